@@ -1,0 +1,69 @@
+"""Positions [token]: integers until the last moment. Offsets, packed documents, padded batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .constants import tracing
+
+
+def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | None = None) -> Tensor:
+    """offset, offset + 1, ... as int64: (n,) for an int or 0-d offset, (batch, n) for an offset of shape (batch,)."""
+    if not isinstance(offset, Tensor):
+        return torch.arange(offset, offset + n, dtype=torch.int64, device=device)
+    steps = torch.arange(n, dtype=torch.int64, device=offset.device)
+    return offset.to(torch.int64)[..., None] + steps if offset.ndim else offset.to(torch.int64) + steps
+
+
+def packed(cu_seqlens: Tensor, n: int, *, offset: int | Tensor = 0) -> Tensor:
+    """Positions (n,) int64 of n tokens in which documents stand one after the other, each counted from its own offset.
+
+    cu_seqlens: (documents + 1,) int32 or int64, cumulative lengths 0 .. n, as flash-attention takes them; empty documents are
+        allowed. Tokens after the last document (a padded tail, on a device where this cannot be checked) continue it.
+    offset: an int, or (documents,) integer tensor: the position of each document's first token.
+
+    TypeError for another dtype; ValueError for a wrong shape and, on the CPU, for lengths that do not start at 0, decrease, or do
+    not end at n. On other devices values are not read: that would wait for the device.
+
+    >>> packed(torch.tensor([0, 3, 5]), 5)
+    tensor([0, 1, 2, 0, 1])
+    """
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
+        raise ValueError(f"cu_seqlens must have shape (documents + 1,), got {tuple(cu_seqlens.shape)}")
+    documents = cu_seqlens.shape[0] - 1
+    if isinstance(offset, Tensor) and offset.ndim and tuple(offset.shape) != (documents,):
+        raise ValueError(f"offset has shape {tuple(offset.shape)}, cu_seqlens {documents} documents: give an int or ({documents},)")
+    if not tracing() and cu_seqlens.device.type == "cpu":
+        _check_lengths(cu_seqlens, n)
+    steps = torch.arange(n, dtype=torch.int64, device=cu_seqlens.device)
+    if documents == 0:
+        return steps + offset
+    starts = cu_seqlens.to(torch.int64)
+    document = (torch.searchsorted(starts, steps, right=True) - 1).clamp(max=documents - 1)
+    return steps - starts[document] + (offset.to(torch.int64)[document] if isinstance(offset, Tensor) and offset.ndim else offset)
+
+
+def _check_lengths(cu_seqlens: Tensor, n: int) -> None:
+    lengths = cu_seqlens.diff()
+    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != n or bool((lengths < 0).any()):
+        raise ValueError(f"cu_seqlens must start at 0, be non-decreasing and end at {n}, got {cu_seqlens.tolist()}")
+
+
+def padded(mask: Tensor) -> Tensor:
+    """Positions (batch, seq) int64 of a padded batch: real tokens count 0, 1, ... within their row, padding stays at 0 before them.
+
+    mask: (batch, seq), bool or integer, true at real tokens, as attention_mask of transformers. ValueError for another shape,
+    TypeError for a floating mask.
+
+    >>> padded(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]))
+    tensor([[0, 0, 0, 1],
+            [0, 1, 2, 3]])
+    """
+    if mask.is_floating_point() or mask.is_complex():
+        raise TypeError(f"mask must be bool or integer, true at real tokens, got {mask.dtype}")
+    if mask.ndim != 2:
+        raise ValueError(f"mask must have shape (batch, seq), got {tuple(mask.shape)}")
+    return ((mask != 0).to(torch.int64).cumsum(-1) - 1).clamp(min=0)
