@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .scaling import Scheme
 
 Angles = Literal["exact", "float32"]
-Length = "int | Tensor | None"
-Frequencies = tuple[Tensor, "float | Tensor"]
-Tables = Callable[[Tensor, torch.dtype, "float | Tensor"], tuple[Tensor, Tensor]]
+Length = int | Tensor | None
+Frequencies = tuple[Tensor, float | Tensor]
+Tables = Callable[[Tensor, torch.dtype, float | Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""Which kernel rotates: the choice, and why one is off.
+
+Chosen by device: "triton" for CUDA tensors, "cpu" (the native loop) for CPU tensors, "eager" (plain torch operations) where the
+first choice is unavailable or does not serve a layout. All agree in every bit on the CPU, so the choice is a matter of speed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from .kernels import eager
+
+NAMES = ("eager", "cpu", "triton")
+Table = tuple[Tensor, Tensor]
+
+
+class Kernel(Protocol):
+    """The contract of rotary.kernels, as a type."""
+
+    def unavailable(self) -> str | None: ...
+    def rotate(
+        self,
+        xs: tuple[Tensor, ...],
+        outs: tuple[Tensor, ...],
+        tables: tuple[Table, ...],
+        *,
+        seq_dim: int,
+        interleaved: bool,
+        conjugate: bool,
+    ) -> str | None: ...
+
+
+_kernels: dict[str, Kernel] = {"eager": cast(Kernel, eager)}
+_chosen: ContextVar[str | None] = ContextVar("rotary_backend", default=None)
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel of that name, imported at its first use: importing rotary imports no triton."""
+    if name not in _kernels:
+        _kernels[name] = cast(Kernel, importlib.import_module(f"{__package__}.kernels.{name}"))
+    return _kernels[name]
+
+
+def backends() -> dict[str, str]:
+    """Each kernel's name and "available", or the reason why it is not.
+
+    >>> backends()["eager"]
+    'available'
+    """
+    return {name: kernel(name).unavailable() or "available" for name in NAMES}
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Rotate with this kernel and no other inside the context, backward passes of its forwards included.
+
+    A context variable: threads and tasks started elsewhere are not touched. Under torch.compile and functorch the plain formula
+    runs whatever is chosen, since those need operations to look into.
+
+    ValueError for an unknown name; RuntimeError, here, where the kernel is unavailable, and at the call, where it does not serve
+    the tensors: an explicit choice never falls back.
+
+    >>> with use_backend("eager"):
+    ...     chosen()
+    'eager'
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown backend {name!r}; known: {', '.join(NAMES)}")
+    reason = kernel(name).unavailable()
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} is unavailable: {reason}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def chosen() -> str | None:
+    """The name given to use_backend here, or None."""
+    return _chosen.get()
+
+
+def run(
+    name: str | None,
+    xs: tuple[Tensor, ...],
+    outs: tuple[Tensor, ...],
+    tables: tuple[Table, ...],
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    conjugate: bool,
+) -> None:
+    """Rotate with the kernel of that name, or, for None, with the best one that serves these tensors."""
+    if name is None:
+        device = xs[0].device.type
+        best = "triton" if device == "cuda" else device
+        if best in NAMES and kernel(best).unavailable() is None:
+            reason = kernel(best).rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+            if reason is None:
+                return
+        name = "eager"
+    reason = kernel(name).rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} does not serve these tensors: {reason}")

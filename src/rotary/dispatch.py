@@ -1,0 +1,141 @@
+"""One rotation, from checked tensors to rotated ones: a kernel where it can run, autograd around it where a gradient is wanted.
+
+    traced, transformed or unusual tensors -> the plain formula, which autograd, functorch and the compiler look into
+    no gradient wanted                     -> the kernel, called directly
+    otherwise                              -> the kernel inside an autograd node whose backward is the conjugate rotation
+
+The backward pass needs cos and sin alone: no copy of a query or key is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import backends, inplace
+from .constants import tracing
+from .kernels import eager
+
+Table = tuple[Tensor, Tensor]
+Tensors = tuple[Tensor, ...]
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def rotate(
+    xs: Tensors,
+    tables: tuple[Table, ...],
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    conjugate: bool,
+    in_place: bool = False,
+    backend: str | None = None,
+    names: tuple[str, ...] = ("q", "k"),
+) -> Tensors:
+    """Rotated xs: fresh tensors with the dtype of x and the strides of empty_like(x), or, in place, the same objects.
+
+    Shapes, dtypes and devices are settled by the caller; seq_dim is not negative. Tables that require a gradient get one.
+    """
+    how: dict[str, Any] = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    grad = torch.is_grad_enabled()
+    if _needs_formula(xs, tables, grad):
+        ys = tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
+        if not in_place:
+            return ys
+        for x, y in zip(xs, ys, strict=True):
+            x.copy_(y)
+        return xs
+    backend = backend or backends.chosen()
+    grad = grad and any(x.requires_grad for x in xs)
+    if in_place:
+        inplace.check(xs, names[: len(xs)])
+        if not grad:
+            backends.run(backend, xs, xs, tables, **how)
+        else:
+            for x, table in zip(xs, tables, strict=True):
+                _RotationInPlace.apply(backend, how, x, *table)
+        return xs
+    if grad:
+        return _Rotation.apply(backend, how, len(xs), *xs, *(t for table in tables for t in table))
+    outs = tuple(torch.empty_like(x) for x in xs)
+    backends.run(backend, xs, outs, tables, **how)
+    return outs
+
+
+def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
+    """Whether a pointer into these tensors would lie, or lose a graph that is wanted."""
+    if tracing() or forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+        return True
+    for x in xs:
+        if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_neg() or x.device.type == "meta":
+            return True
+    for cos, sin in tables:
+        if type(cos) not in _PLAIN or type(sin) not in _PLAIN or cos.is_neg() or sin.is_neg():
+            return True
+        if grad and (cos.requires_grad or sin.requires_grad):
+            return True
+    return False
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """y with the strides of empty_like(x). Under functorch strides belong to the transform and are left alone."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)
+    return y
+
+
+def _pairs(tensors: Tensors) -> tuple[Table, ...]:
+    return tuple(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def _readable(grad: Tensor) -> Tensor:
+    """Gradients of sums arrive expanded, with no memory behind their channels, which no kernel reads."""
+    return grad if grad.stride(-1) == 1 else grad.contiguous()
+
+
+class _Rotation(torch.autograd.Function):
+    """One or two tensors, one launch, fresh outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str | None, how: dict[str, Any], count: int, *tensors: Tensor) -> Tensors:
+        xs, flat = tensors[:count], tensors[count:]
+        outs = tuple(torch.empty_like(x) for x in xs)
+        backends.run(backend, xs, outs, _pairs(flat), **how)
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
+        ctx.backend, ctx.how, ctx.count = backend, how, count
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        tables = _pairs(ctx.saved_tensors)
+        wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
+        rotated: list[Tensor | None] = [None] * ctx.count
+        if wanted:
+            how = ctx.how | {"conjugate": not ctx.how["conjugate"]}
+            given = tuple(_readable(grads[i]) for i in wanted)  # pyright: ignore[reportArgumentType]
+            for i, y in zip(wanted, rotate(given, tuple(tables[i] for i in wanted), backend=ctx.backend, **how), strict=True):
+                rotated[i] = y
+        return None, None, None, *rotated, *(None,) * len(ctx.saved_tensors)
+
+
+class _RotationInPlace(torch.autograd.Function):
+    """One tensor, written over. One node each, because torch allows no node that changes two views (every 3-D linear output is one)."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str | None, how: dict[str, Any], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        backends.run(backend, (x,), (x,), ((cos, sin),), **how)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(cos, sin)
+        ctx.backend, ctx.how = backend, how
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        how = ctx.how | {"conjugate": not ctx.how["conjugate"]}
+        (rotated,) = rotate((_readable(grad),), _pairs(ctx.saved_tensors), backend=ctx.backend, **how)
+        return None, None, rotated, None, None

@@ -1,0 +1,119 @@
+"""What must hold before a tensor is written over: known before the first byte, so that nothing is ever half written."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._C._autograd import CreationMeta, _get_creation_meta  # pyright: ignore[reportPrivateUsage]
+
+_STEPS = 10_000  # of the search, far more than any real layout takes; beyond it the careful answer is "they share"
+
+
+def check(xs: tuple[Tensor, ...], names: tuple[str, ...]) -> None:
+    """Raise RuntimeError, naming the tensor and the remedy, where rotating xs in place would be wrong or is refused by autograd."""
+    for x, name in zip(xs, names, strict=True):
+        if torch.is_grad_enabled() and x.requires_grad:
+            _check_autograd(x, name)
+        if overlaps_itself(x):
+            raise RuntimeError(
+                f"{name} with shape {tuple(x.shape)} and strides {x.stride()} overlaps itself (an expanded tensor?), so it cannot be "
+                f"rotated in place; call {name}.clone() first, or leave inplace=False"
+            )
+    if len(xs) == 2 and overlap(*xs):
+        raise RuntimeError(
+            f"{names[0]} and {names[1]} share memory, so one cannot be rotated in place without changing the other; "
+            f"clone one of them, or leave inplace=False"
+        )
+
+
+def _check_autograd(x: Tensor, name: str) -> None:
+    if x.is_leaf:
+        raise RuntimeError(
+            f"{name} is a leaf tensor that requires a gradient; autograd does not allow it to be rotated in place: leave inplace=False"
+        )
+    if not x._is_view():
+        return
+    base = x._base
+    if base is not None and base.is_leaf and base.requires_grad:
+        raise RuntimeError(
+            f"{name} is a view of a leaf tensor that requires a gradient; autograd does not allow it to be rotated in place: "
+            f"leave inplace=False"
+        )
+    meta = _get_creation_meta(x)
+    if meta == CreationMeta.MULTI_OUTPUT_NODE:
+        raise RuntimeError(
+            f"{name} is an output of split, chunk or unbind, which autograd does not allow to be changed in place; "
+            f"take it by slicing ({name} = qkv[..., :n]), or leave inplace=False"
+        )
+    if meta != CreationMeta.DEFAULT:
+        raise RuntimeError(
+            f"{name} is a view made under {meta.name} that now takes part in autograd, which refuses to change it in place; "
+            f"make the view where gradients are on, or leave inplace=False"
+        )
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether two indices of x name the same element, as in an expanded tensor."""
+    if x.is_contiguous():
+        return False
+    axes = [(stride, 1 - size, size - 1) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
+    return x.numel() > 0 and _reaches(axes, 0, trivial=False)
+
+
+def overlap(x: Tensor, y: Tensor) -> bool:
+    """Whether some element of x is also one of y. Both have elements of one size; slices of one buffer may interleave freely."""
+    if x.numel() == 0 or y.numel() == 0:
+        return False
+    size = x.element_size()
+    x_start, y_start = x.data_ptr(), y.data_ptr()
+    if x_start + _extent(x) * size <= y_start or y_start + _extent(y) * size <= x_start:
+        return False
+    if (y_start - x_start) % size:
+        return True
+    span: dict[int, tuple[int, int]] = {}
+    for tensor, sign in ((x, 1), (y, -1)):
+        for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            low, high = span.get(stride, (0, 0))
+            span[stride] = (low, high + length - 1) if sign > 0 else (low - length + 1, high)
+    axes = [(stride, low, high) for stride, (low, high) in span.items() if low != high]
+    return _reaches(axes, (y_start - x_start) // size, trivial=True)
+
+
+def _extent(x: Tensor) -> int:
+    """Elements from the first to just past the last."""
+    return 1 + sum((length - 1) * stride for length, stride in zip(x.shape, x.stride(), strict=True))
+
+
+def _reaches(axes: list[tuple[int, int, int]], target: int, *, trivial: bool) -> bool:
+    """Whether sum(stride * n) = target for integers low <= n <= high, one per axis (stride, low, high); not all 0 unless trivial.
+
+    Depth first from the longest stride down. In real layouts each stride exceeds the reach of all shorter ones, so that one or two
+    values of n are left to try at each axis.
+    """
+    axes = sorted(axes, reverse=True)
+    below = [0] * (len(axes) + 1)
+    above = [0] * (len(axes) + 1)
+    for i in range(len(axes) - 1, -1, -1):
+        stride, low, high = axes[i]
+        below[i], above[i] = below[i + 1] + stride * low, above[i + 1] + stride * high
+    steps = 0
+    stack = [(0, target, trivial)]
+    while stack:
+        i, rest, found = stack.pop()
+        steps += 1
+        if steps > _STEPS:
+            return True
+        if i == len(axes):
+            if rest == 0 and found:
+                return True
+            continue
+        stride, low, high = axes[i]
+        if stride:  # below[i+1] <= rest - stride n <= above[i+1]
+            low = max(low, -((above[i + 1] - rest) // stride))
+            high = min(high, (rest - below[i + 1]) // stride)
+        elif rest:
+            continue  # only axes of stride 0 are left: nothing moves any more
+        elif found or low != high:
+            return True
+        stack.extend((i + 1, rest - stride * n, found or n != 0) for n in range(low, high + 1))
+    return False
