@@ -91,7 +91,7 @@ def has_float64(device: torch.device) -> bool:
     return True if device.type in ("cpu", "cuda", "meta") else _makes_float64(device.type)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _makes_float64(device_type: str) -> bool:
     try:
         with plain_torch():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import backends, inplace
+from . import choice, inplace
 from .constants import tracing
 from .kernels import eager
 
@@ -48,12 +48,12 @@ def rotate(
         for x, y in zip(xs, ys, strict=True):
             x.copy_(y)
         return xs
-    backend = backend or backends.chosen()
+    backend = backend or choice.chosen()
     grad = grad and any(x.requires_grad for x in xs)
     if in_place:
         inplace.check(xs, names[: len(xs)])
         if not grad:
-            backends.run(backend, xs, xs, tables, **how)
+            choice.run(backend, xs, xs, tables, **how)
         else:
             for x, table in zip(xs, tables, strict=True):
                 _RotationInPlace.apply(backend, how, x, *table)
@@ -61,7 +61,7 @@ def rotate(
     if grad:
         return _Rotation.apply(backend, how, len(xs), *xs, *(t for table in tables for t in table))
     outs = tuple(torch.empty_like(x) for x in xs)
-    backends.run(backend, xs, outs, tables, **how)
+    choice.run(backend, xs, outs, tables, **how)
     return outs
 
 
@@ -103,7 +103,7 @@ class _Rotation(torch.autograd.Function):
     def forward(ctx: Any, backend: str | None, how: dict[str, Any], count: int, *tensors: Tensor) -> Tensors:
         xs, flat = tensors[:count], tensors[count:]
         outs = tuple(torch.empty_like(x) for x in xs)
-        backends.run(backend, xs, outs, _pairs(flat), **how)
+        choice.run(backend, xs, outs, _pairs(flat), **how)
         ctx.save_for_backward(*flat)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
@@ -128,7 +128,7 @@ class _RotationInPlace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, backend: str | None, how: dict[str, Any], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        backends.run(backend, (x,), (x,), ((cos, sin),), **how)
+        choice.run(backend, (x,), (x,), ((cos, sin),), **how)
         ctx.mark_dirty(x)
         ctx.save_for_backward(cos, sin)
         ctx.backend, ctx.how = backend, how

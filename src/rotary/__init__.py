@@ -1,0 +1,22 @@
+"""Rotary position embeddings: exact at every position, forward and backward, for any model.
+
+positions -> angles -> tables (cos, sin) -> rotate.
+"""
+
+from . import pairing, positions
+from .choice import backends, use_backend
+from .embedding import RotaryEmbedding
+from .functional import apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RotaryEmbedding",
+    "apply_rotary",
+    "apply_rotary_pos_emb",
+    "apply_rotary_qk",
+    "backends",
+    "pairing",
+    "positions",
+    "use_backend",
+]
