@@ -112,7 +112,8 @@ class _Rotation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        tables = _pairs(ctx.saved_tensors)
+        saved = ctx.saved_tensors  # read once: activation checkpointing allows no second time
+        tables = _pairs(saved)
         wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
         rotated: list[Tensor | None] = [None] * ctx.count
         if wanted:
@@ -120,7 +121,7 @@ class _Rotation(torch.autograd.Function):
             given = tuple(_readable(grads[i]) for i in wanted)  # pyright: ignore[reportArgumentType]
             for i, y in zip(wanted, rotate(given, tuple(tables[i] for i in wanted), backend=ctx.backend, **how), strict=True):
                 rotated[i] = y
-        return None, None, None, *rotated, *(None,) * len(ctx.saved_tensors)
+        return None, None, None, *rotated, *(None,) * len(saved)
 
 
 class _RotationInPlace(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import arguments, legacy
 from .constants import has_float64, tracing
 from .dispatch import Table, rotate
-from .functional import check_pair, check_tensor, last_rows
+from .functional import check_pair, check_rows, check_tensor, last_rows
 from .positions import sequence
 from .spectrum import Angles, Length, Spectrum
 from .xpos import Role, XPos
@@ -267,6 +267,7 @@ class RotaryEmbedding(nn.Module):
         q_table = k_table = self._tables(where, dtype, "query", length, known, q.dtype)
         if self._xpos is not None:
             k_table = self._tables(where, dtype, "key", length, known, q.dtype)
+        check_rows(q_table, q, "q")
         q_table = last_rows(q_table, q.shape[axis], keys.shape[axis])
         q, k = rotate((q, k), (q_table, k_table), **how)
         return q, k

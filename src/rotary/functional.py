@@ -81,7 +81,8 @@ def apply_rotary_qk(
     q_table = k_table = _check_table(k, cos, sin, axis, length, "k")
     if key_cos is not None and key_sin is not None:
         k_table = _check_table(k, key_cos, key_sin, axis, length, "k")
-    if q_table[0].shape[-1] * 2 > q.shape[-1] or (q_table[0].ndim == 3 and q_table[0].shape[0] not in (1, q.shape[0])):
+    check_rows(q_table, q, "q")
+    if q_table[0].shape[-1] * 2 > q.shape[-1]:
         _check_table(q, cos, sin, axis, length, "q")
     q_table = last_rows(q_table, q.shape[axis], length)
     how = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate, "in_place": inplace}
@@ -153,13 +154,21 @@ def check_pair(q: Tensor, k: Tensor, axis: int, k_axis: int) -> None:
         raise TypeError(f"q is {q.dtype}, k is {k.dtype}: rotate them one by one, or cast one")
     if q.device != k.device:
         raise ValueError(f"q on {q.device}, k on {k.device}")
-    if axis != k_axis or q.ndim != k.ndim or (axis != 0 and q.shape[0] != k.shape[0]):
+    # Of three dimensions the first may be heads as well as batch, so that only rows of their own can tell: check_rows.
+    if axis != k_axis or q.ndim != k.ndim or (axis != 0 and q.ndim > 3 and q.shape[0] != k.shape[0]):
         raise ValueError(f"q with shape {tuple(q.shape)} and k with shape {tuple(k.shape)} differ in more than heads and length")
     if q.shape[axis] > k.shape[axis]:
         raise ValueError(
             f"q is longer than k: {q.shape[axis]} and {k.shape[axis]} along dimension {axis} of shapes {tuple(q.shape)} and "
             f"{tuple(k.shape)}; is seq_dim right?"
         )
+
+
+def check_rows(table: Table, x: Tensor, name: str) -> None:
+    """Raise where tables with rows of their own do not have one for each row of x."""
+    rows = table[0].shape[0]
+    if table[0].ndim == 3 and rows not in (1, x.shape[0]):
+        raise ValueError(f"tables have batch {rows}, {name} with shape {tuple(x.shape)} has {x.shape[0]}")
 
 
 def _check_table(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: str) -> Table:
@@ -178,11 +187,9 @@ def _check_table(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, na
         )
     if shape[-2] != length:
         raise ValueError(f"cos and sin have {shape[-2]} rows, {name} with shape {tuple(x.shape)} has {length} along dimension {axis}")
-    if len(shape) == 3 and shape[0] != 1:
-        if axis == 0:
-            raise ValueError(f"tables with a batch of {shape[0]} need seq_dim other than 0: dimension 0 of {name} {tuple(x.shape)} is the batch")
-        if shape[0] != x.shape[0]:
-            raise ValueError(f"tables have batch {shape[0]}, {name} with shape {tuple(x.shape)} has {x.shape[0]}")
+    if len(shape) == 3 and shape[0] != 1 and axis == 0:
+        raise ValueError(f"tables with a batch of {shape[0]} need seq_dim other than 0: dimension 0 of {name} {tuple(x.shape)} is the batch")
+    check_rows((cos, sin), x, name)
     if cos.device != x.device or sin.device != x.device:
         raise ValueError(f"cos on {cos.device}, sin on {sin.device}, {name} on {x.device}")
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
