@@ -9,8 +9,8 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-import truth
 
+import truth
 from rotary import angles
 from rotary.angles import cos_sin_of_turns, cos_sin_without_float64, turns, turns_per_token
 
@@ -33,7 +33,9 @@ def tables(positions: list[int], inv_freq: torch.Tensor, dtype: torch.dtype, div
     return cos_sin_of_turns(turns(torch.tensor(positions), *words, dtype), dtype)
 
 
-def worst(positions: list[int], inv_freq: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, divisor: float = 1.0) -> float:
+def worst(
+    positions: list[int], inv_freq: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, divisor: float = 1.0
+) -> float:
     errors = [
         max(abs(c - cos[i, j].item()), abs(s - sin[i, j].item()))
         for i, row in enumerate(truth.table(positions, inv_freq.tolist(), divisor))
@@ -131,7 +133,11 @@ def _correctly_rounded(positions: np.ndarray, inv_freq: torch.Tensor) -> float:
     for j, f in enumerate(inv_freq.tolist()):
         scaled = round(Fraction(f) * angles.ONE_TURN / 2 ** (320 - 128))
         turn = np.array([((int(p) * scaled) % 2**128) >> 64 for p in positions], dtype=np.uint64)
-        angle = turn.astype(np.longdouble) / np.longdouble(2) ** 64 * (2 * np.longdouble("3.14159265358979323846264338327950288"))
+        angle = (
+            turn.astype(np.longdouble)
+            / np.longdouble(2) ** 64
+            * (2 * np.longdouble("3.14159265358979323846264338327950288"))
+        )
         for ours, true in ((cos[:, j], np.cos(angle)), (sin[:, j], np.sin(angle))):
             right += int((ours.numpy() == true.astype(np.float32)).sum())
             total += len(positions)
@@ -141,7 +147,9 @@ def _correctly_rounded(positions: np.ndarray, inv_freq: torch.Tensor) -> float:
 def test_G2_below_two_to_the_17():
     rng = np.random.default_rng(0)
     positions = rng.choice(2**17, 8000, replace=False)
-    assert _correctly_rounded(positions, frequencies(1e4)[::4]) >= 0.99999  # the exhaustive run, 99.9999 %, is benchmarks/accuracy.py
+    assert (
+        _correctly_rounded(positions, frequencies(1e4)[::4]) >= 0.99999
+    )  # the exhaustive run, 99.9999 %, is benchmarks/accuracy.py
 
 
 def test_G2_sampled_to_two_to_the_31():
@@ -158,7 +166,9 @@ def test_the_long_double_judge_agrees_with_mpmath():
     scaled = round(Fraction(f) * angles.ONE_TURN / 2 ** (320 - 128))
     for p in (12345, 2**31 - 1):
         turn = ((p * scaled) % 2**128) >> 64
-        angle = np.longdouble(turn) / np.longdouble(2) ** 64 * (2 * np.longdouble("3.14159265358979323846264338327950288"))
+        angle = (
+            np.longdouble(turn) / np.longdouble(2) ** 64 * (2 * np.longdouble("3.14159265358979323846264338327950288"))
+        )
         assert abs(float(np.cos(angle)) - float(truth.cos_sin(p, f)[0])) < 2e-16
 
 

@@ -51,7 +51,9 @@ def test_functorch(rope: RotaryEmbedding):
     shifted = torch.func.vmap(lambda q, p: rope.rotate(q, positions=p, role="query"))(q, positions)
     assert torch.equal(shifted, rope.rotate(q, positions=positions, role="query"))
     primal, tangent = torch.func.jvp(lambda q: rope.rotate(q, role="query"), (q,), (torch.ones_like(q),))
-    assert torch.equal(primal, rope.rotate(q, role="query")) and torch.equal(tangent, rope.rotate(torch.ones_like(q), role="query"))
+    assert torch.equal(primal, rope.rotate(q, role="query")) and torch.equal(
+        tangent, rope.rotate(torch.ones_like(q), role="query")
+    )
 
 
 def test_backward_is_the_conjugate_rotation_and_keeps_no_copy_of_q_or_k():
@@ -89,7 +91,10 @@ def test_tables_that_require_a_gradient_receive_it():
         assert gradcheck(lambda c, s: apply_rotary(x, c, s, interleaved=interleaved), (cos, sin))
     q, k = inputs()
     key_cos, key_sin = (t.detach().clone().requires_grad_() for t in (cos, sin))
-    assert gradcheck(lambda *t: apply_rotary_qk(t[0], t[1], t[2], t[3], key_cos=t[4], key_sin=t[5]), (q, k, cos, sin, key_cos, key_sin))
+    assert gradcheck(
+        lambda *t: apply_rotary_qk(t[0], t[1], t[2], t[3], key_cos=t[4], key_sin=t[5]),
+        (q, k, cos, sin, key_cos, key_sin),
+    )
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mpmath
 import pytest
 import torch
-import truth
 from torch import Tensor
 
+import truth
 from rotary import RotaryEmbedding, apply_rotary_pos_emb
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -33,7 +33,9 @@ def expected(x: Tensor, rope: RotaryEmbedding, positions: list[int], role: str =
 # --- the page ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"base": 500000}, {"interpolation_factor": 3.7}, {"base_rescale_factor": 8.0}, {"use_xpos": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"base": 500000}, {"interpolation_factor": 3.7}, {"base_rescale_factor": 8.0}, {"use_xpos": True}]
+)
 def test_forward_is_the_documented_pair(options: dict):
     rope = RotaryEmbedding(16, **options)
     freqs, scale = rope(50, "cpu")
@@ -138,7 +140,13 @@ def test_tables_for_n_mean_zero_to_n_minus_1():
 
 def test_tables_refuse():
     rope, xpos = RotaryEmbedding(32), RotaryEmbedding(32, use_xpos=True)
-    for positions in (torch.arange(3.0), torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.complex64), 2.5, True):
+    for positions in (
+        torch.arange(3.0),
+        torch.ones(3, dtype=torch.bool),
+        torch.ones(3, dtype=torch.complex64),
+        2.5,
+        True,
+    ):
         with pytest.raises(TypeError, match=r"integer"):
             rope.cos_sin(positions)
     with pytest.raises(TypeError, match="role"):
@@ -244,7 +252,13 @@ def test_layouts_agree():
 def test_strides_and_dtype_are_those_of_empty_like(dtype: torch.dtype):
     rope = RotaryEmbedding(16)
     base = heads(2, 6, 3, 5, 20, dtype=dtype)
-    for x in (base[0], base[:, :, 1].transpose(1, 2), base[..., 2:18][1], base[0].permute(2, 1, 0, 3), base[0, :1].expand(4, 3, 5, 20)):
+    for x in (
+        base[0],
+        base[:, :, 1].transpose(1, 2),
+        base[..., 2:18][1],
+        base[0].permute(2, 1, 0, 3),
+        base[0, :1].expand(4, 3, 5, 20),
+    ):
         y = rope.rotate(x)
         assert y.dtype == dtype and y.stride() == torch.empty_like(x).stride()
         assert torch.equal(y, rope.rotate(x.contiguous()))
@@ -266,7 +280,9 @@ def test_rotate_refuses():
     value_errors = {
         "exceeds head_dim 8": lambda: rope.rotate(q[..., :8]),
         "positions has 1 entries": lambda: rope.rotate(q, positions=torch.tensor([3])),
-        "positions batch 3 does not match x batch 2": lambda: rope.rotate(q, positions=torch.zeros(3, 6, dtype=torch.int64)),
+        "positions batch 3 does not match x batch 2": lambda: rope.rotate(
+            q, positions=torch.zeros(3, 6, dtype=torch.int64)
+        ),
         "offset batch 3": lambda: rope.rotate(q, offset=torch.zeros(3, dtype=torch.int64)),
         "offset has 1 row": lambda: rope.rotate(q, offset=torch.zeros(1, dtype=torch.int64)),
         "q is longer than k": lambda: rope.rotate(q, k[:, :, :3]),
@@ -277,7 +293,9 @@ def test_rotate_refuses():
         "offset has shape": lambda: rope.rotate(q, cu_seqlens=torch.tensor([0, 6]), offset=torch.tensor([1, 2])),
         "larger scale_base": lambda: xpos.rotate(q.half(), k.half(), offset=4000),
         "on meta": lambda: rope.rotate(q, positions=torch.zeros(6, dtype=torch.int64, device="meta")),
-        "needs seq_dim other than 0": lambda: rope.rotate(q[:, 0], positions=torch.zeros(2, 2, dtype=torch.int64), seq_dim=0),
+        "needs seq_dim other than 0": lambda: rope.rotate(
+            q[:, 0], positions=torch.zeros(2, 2, dtype=torch.int64), seq_dim=0
+        ),
     }
     for message, call in value_errors.items():
         with pytest.raises(ValueError, match=message):
@@ -303,7 +321,14 @@ def test_constructor_refuses():
     for dim in (9, 0, -2):
         with pytest.raises(ValueError, match=f"positive even integer, got {dim}"):
             RotaryEmbedding(dim)
-    for wrong in ({"dim": 8.0}, {"dim": True}, {"use_xpos": "no"}, {"base": "10000"}, {"scaling": "yarn"}, {"interleaved": 1}):
+    for wrong in (
+        {"dim": 8.0},
+        {"dim": True},
+        {"use_xpos": "no"},
+        {"base": "10000"},
+        {"scaling": "yarn"},
+        {"interleaved": 1},
+    ):
         with pytest.raises(TypeError):
             RotaryEmbedding(**{"dim": 8, **wrong})
     nan, inf = float("nan"), float("inf")
@@ -338,7 +363,13 @@ def test_from_inv_freq():
 
 
 def test_from_inv_freq_refuses():
-    for wrong in (torch.ones(2, 2), torch.tensor([float("nan")]), torch.ones(0), torch.ones(3, device="meta"), torch.ones(3, requires_grad=True)):
+    for wrong in (
+        torch.ones(2, 2),
+        torch.tensor([float("nan")]),
+        torch.ones(0),
+        torch.ones(3, device="meta"),
+        torch.ones(3, requires_grad=True),
+    ):
         with pytest.raises(ValueError, match="inv_freq"):
             RotaryEmbedding.from_inv_freq(wrong)
     with pytest.raises(TypeError, match="int64"):
@@ -353,14 +384,21 @@ def test_float32_angles_are_those_of_transformers(dim: int, base: float):
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     from transformers import LlamaConfig
 
-    config = LlamaConfig(hidden_size=dim, num_attention_heads=1, head_dim=dim, rope_parameters={"rope_type": "default", "rope_theta": base})
+    config = LlamaConfig(
+        hidden_size=dim,
+        num_attention_heads=1,
+        head_dim=dim,
+        rope_parameters={"rope_type": "default", "rope_theta": base},
+    )
     theirs = llama.LlamaRotaryEmbedding(config)
     ours = RotaryEmbedding(dim, base=base, angles="float32")
     assert torch.equal(ours.inv_freq, theirs.inv_freq)
     for positions in (torch.arange(300), torch.tensor([0, 5, 70_001, 2**24 + 1, 131_071, 1_000_000])):
         cos, sin = theirs(torch.zeros(1, dtype=torch.float32), positions[None])
         our_cos, our_sin = ours.cos_sin(positions)
-        assert torch.equal(cos[0], torch.cat((our_cos, our_cos), -1)) and torch.equal(sin[0], torch.cat((our_sin, our_sin), -1))
+        assert torch.equal(cos[0], torch.cat((our_cos, our_cos), -1)) and torch.equal(
+            sin[0], torch.cat((our_sin, our_sin), -1)
+        )
 
 
 # --- schemes that depend on the length: the hook, with a scheme of the test's own ----------------------------------------------------
@@ -390,7 +428,9 @@ def test_length_per_call_and_per_row():
     whole = rope.rotate(q, length=rows)
     for i, n in enumerate(rows.tolist()):
         assert torch.equal(rope.rotate(q[i : i + 1], length=n), whole[i : i + 1])
-        given = RotaryEmbedding.from_inv_freq(RotaryEmbedding(16).inv_freq.double() / max(1, n / 16), attention_factor=1 + max(1, n / 16) / 8)
+        given = RotaryEmbedding.from_inv_freq(
+            RotaryEmbedding(16).inv_freq.double() / max(1, n / 16), attention_factor=1 + max(1, n / 16) / 8
+        )
         torch.testing.assert_close(given.rotate(q[i : i + 1]), whole[i : i + 1], atol=1e-5, rtol=1e-5)
     assert torch.equal(rope.rotate(q[:, :, :9]), RotaryEmbedding(16).rotate(q[:, :, :9]))  # nothing was remembered
     static = RotaryEmbedding(16)

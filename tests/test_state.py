@@ -27,7 +27,11 @@ def answers(rope: RotaryEmbedding) -> list[torch.Tensor]:
     """What a module says, in every way, at positions where a wrong bit shows."""
     x = torch.randn(2, 3, 5, 64, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 257, 2049, 3001])
-    said = [*rope(6, "cpu"), *rope.cos_sin(positions, role="query"), *rope.cos_sin(positions, torch.float64, role="key")]
+    said = [
+        *rope(6, "cpu"),
+        *rope.cos_sin(positions, role="query"),
+        *rope.cos_sin(positions, torch.float64, role="key"),
+    ]
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         said += rope.rotate(x.to(dtype), x.to(dtype), positions=positions)
     return said
@@ -40,7 +44,10 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 def mirrors(rope: RotaryEmbedding) -> bool:
     fresh = copy.deepcopy(rope)
     fresh.reset_parameters()
-    return all(torch.equal(buffer, dict(fresh.named_buffers())[name]) and buffer.dtype == torch.float32 for name, buffer in rope.named_buffers())
+    return all(
+        torch.equal(buffer, dict(fresh.named_buffers())[name]) and buffer.dtype == torch.float32
+        for name, buffer in rope.named_buffers()
+    )
 
 
 def garbage(rope: RotaryEmbedding) -> RotaryEmbedding:
@@ -248,7 +255,9 @@ def test_legacy_keys_that_do_not_agree_are_refused_by_name_and_value(strict: boo
     with pytest.raises(RuntimeError, match=r"inv_freq.*0\.74989.*0\.6636"):
         rope.load_state_dict({"inv_freq": theirs.inv_freq}, strict=strict)
     with pytest.raises(RuntimeError, match=r"model\.rope\.inv_freq"):
-        nn.ModuleDict({"model": nn.ModuleDict({"rope": rope})}).load_state_dict({"model.rope.inv_freq": theirs.inv_freq}, strict=strict)
+        nn.ModuleDict({"model": nn.ModuleDict({"rope": rope})}).load_state_dict(
+            {"model.rope.inv_freq": theirs.inv_freq}, strict=strict
+        )
     near = theirs.inv_freq.clone()
     near[5] *= 1 + 2.0**-19
     with pytest.raises(RuntimeError, match="entry 5"):

@@ -7,11 +7,11 @@ from . import pairing, positions
 from .choice import backends, use_backend
 from .embedding import RotaryEmbedding
 from .functional import apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "RotaryEmbedding",
+    "__version__",
     "apply_rotary",
     "apply_rotary_pos_emb",
     "apply_rotary_qk",

@@ -1,4 +1,4 @@
-"""What comes over the border of RotaryEmbedding, checked once: the argument that is meant, or the error that says what came, and what to do."""
+"""What comes over the border of RotaryEmbedding: the argument that is meant, or the error that says what came and what to do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def number(name: str, value: Any, *, at_least: float | None = None) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {type(value).__name__} {value!r}")
     if not math.isfinite(value) or (value <= 0 if at_least is None else value < at_least):
-        raise ValueError(f"{name} must be a finite number {'> 0' if at_least is None else f'>= {at_least}'}, got {value}")
+        raise ValueError(
+            f"{name} must be a finite number {'> 0' if at_least is None else f'>= {at_least}'}, got {value}"
+        )
     return float(value)
 
 
@@ -56,7 +58,9 @@ def rescaled_base(base: Any, factor: Any, dim: int) -> float:
     if factor == 1.0:
         return base
     if dim == 2:
-        raise ValueError(f"base_rescale_factor needs dim >= 4, got dim 2 and factor {factor}: one plane has no longest wavelength to stretch")
+        raise ValueError(
+            f"base_rescale_factor needs dim >= 4, got dim 2 and factor {factor}: one plane has no longest wavelength to stretch"
+        )
     return number("base x base_rescale_factor^(dim / (dim - 2))", base * factor ** (dim / (dim - 2)))
 
 
@@ -130,32 +134,28 @@ def positions(
 ) -> tuple[Tensor, Range | None]:
     """int64 positions of keys, (seq,) or (batch, seq), from whichever way they were given, and their range where an int says it."""
     n = keys.shape[axis]
-    whole = not isinstance(offset, Tensor)
     if given is not None:
-        if not whole or offset != 0:
+        if isinstance(offset, Tensor) or offset != 0:
             raise TypeError("give positions or offset, not both")
         if cu_seqlens is not None:
             raise TypeError("give positions or cu_seqlens, not both")
         return _given_positions(keys, axis, given), None
-    if whole:
-        offset = _index("offset", offset)
-    else:
-        integers("offset", offset)
-        _same_device("offset", offset, keys)
+    start: int | Tensor = offset if isinstance(offset, Tensor) else _index("offset", offset)
+    if isinstance(start, Tensor):
+        integers("offset", start)
+        _same_device("offset", start, keys)
     if cu_seqlens is not None:
         if not isinstance(cu_seqlens, Tensor):
             raise TypeError(f"cu_seqlens must be an integer tensor, got {type(cu_seqlens).__name__}")
         _same_device("cu_seqlens", cu_seqlens, keys)
         if queries != n:
             raise ValueError(f"with cu_seqlens q and k must be equally long, got {queries} and {n}")
-        return packed(cu_seqlens, n, offset=offset), None
-    if whole:
-        bounds = None if tracing() or n == 0 else (offset, offset + n - 1)
-        return sequence(n, offset, device=keys.device), bounds
-    _check_rows("offset", offset, keys, axis)
-    if offset.ndim and offset.shape[0] == 1:
-        offset = offset[0]
-    return sequence(n, offset), None
+        return packed(cu_seqlens, n, offset=start), None
+    if not isinstance(start, Tensor):
+        known = None if tracing() or n == 0 else (start, start + n - 1)
+        return sequence(n, start, device=keys.device), known
+    _check_rows("offset", start, keys, axis)
+    return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
 
 
 def _given_positions(keys: Tensor, axis: int, given: Any) -> Tensor:
@@ -167,7 +167,9 @@ def _given_positions(keys: Tensor, axis: int, given: Any) -> Tensor:
     if given.ndim not in (1, 2):
         raise ValueError(f"positions must have shape (seq,) or (batch, seq), got {shape}")
     if shape[-1] != n:
-        raise ValueError(f"positions has {shape[-1]} entries along the sequence, x with shape {tuple(keys.shape)} has {n} along dimension {axis}")
+        raise ValueError(
+            f"positions has {shape[-1]} entries along the sequence, x with shape {tuple(keys.shape)} has {n} along dimension {axis}"
+        )
     if given.ndim == 2 and shape[0] == 1:
         return given[0]
     if given.ndim == 2:
@@ -183,12 +185,16 @@ def _check_rows(name: str, value: Tensor, x: Tensor | None, axis: int) -> None:
         if value.ndim and value.shape[0] != 1:
             _check_batch(name, value.shape[0], x, axis)
         elif value.ndim and axis != 0 and x.ndim > 2 and x.shape[0] != 1:
-            raise ValueError(f"{name} has 1 row, x with shape {tuple(x.shape)} has a batch of {x.shape[0]}; give an int or 0-d for all rows")
+            raise ValueError(
+                f"{name} has 1 row, x with shape {tuple(x.shape)} has a batch of {x.shape[0]}; give an int or 0-d for all rows"
+            )
 
 
 def _check_batch(name: str, rows: int, x: Tensor, axis: int) -> None:
     if axis == 0:
-        raise ValueError(f"{name} with {rows} rows needs seq_dim other than 0: the batch is dimension 0 of x with shape {tuple(x.shape)}")
+        raise ValueError(
+            f"{name} with {rows} rows needs seq_dim other than 0: the batch is dimension 0 of x with shape {tuple(x.shape)}"
+        )
     if rows != x.shape[0]:
         raise ValueError(f"{name} batch {rows} does not match x batch {x.shape[0]} (x has shape {tuple(x.shape)})")
 
@@ -207,4 +213,3 @@ def _index(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}") from None
-

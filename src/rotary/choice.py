@@ -7,7 +7,7 @@ first choice is unavailable or does not serve a layout. All agree in every bit o
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, cast
@@ -57,7 +57,7 @@ def backends() -> dict[str, str]:
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str) -> Generator[None, None, None]:
     """Rotate with this kernel and no other inside the context, backward passes of its forwards included.
 
     A context variable: threads and tasks started elsewhere are not touched. Under torch.compile and functorch the plain formula
@@ -102,7 +102,9 @@ def run(
         device = xs[0].device.type
         best = "triton" if device == "cuda" else device
         if best in NAMES and kernel(best).unavailable() is None:
-            reason = kernel(best).rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+            reason = kernel(best).rotate(
+                xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate
+            )
             if reason is None:
                 return
         name = "eager"

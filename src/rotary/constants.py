@@ -7,12 +7,13 @@ so they are the source, and the tensors made from them are only a memory of the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack  # pyright: ignore[reportMissingModuleSource, reportUnknownVariableType]
 from torch.utils._python_dispatch import _disable_current_modes  # pyright: ignore[reportPrivateUsage]
 
 
@@ -21,13 +22,13 @@ def tracing() -> bool:
     return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or transforming()
         or torch._C._is_tracing()
     )
 
 
 @contextmanager
-def plain_torch() -> Iterator[None]:
+def plain_torch() -> Generator[None, None, None]:
     """Ordinary CPU tensors inside, whatever surrounds the call: fake tensors, a default device, inference mode, autocast."""
     with (
         _disable_current_modes(),
@@ -84,6 +85,11 @@ class Constants:
 
     def __repr__(self) -> str:
         return f"Constants({self.values!r}, {self.dtype})"
+
+
+def transforming() -> bool:
+    """Whether a functorch transform (grad, vmap, jvp, batched gradients) is under way."""
+    return peek_interpreter_stack() is not None  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def has_float64(device: torch.device) -> bool:

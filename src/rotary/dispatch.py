@@ -9,18 +9,28 @@ The backward pass needs cos and sin alone: no copy of a query or key is kept.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import choice, inplace
-from .constants import tracing
+from .constants import tracing, transforming
 from .kernels import eager
 
 Table = tuple[Tensor, Tensor]
 Tensors = tuple[Tensor, ...]
+
+
+class How(TypedDict):
+    """What every kernel is told beside tensors: where the sequence lies, which channels pair, which way to turn."""
+
+    seq_dim: int
+    interleaved: bool
+    conjugate: bool
+
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -39,7 +49,7 @@ def rotate(
 
     Shapes, dtypes and devices are settled by the caller; seq_dim is not negative. Tables that require a gradient get one.
     """
-    how: dict[str, Any] = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     grad = torch.is_grad_enabled()
     if _needs_formula(xs, tables, grad):
         ys = tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
@@ -82,9 +92,13 @@ def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
 
 def _like(x: Tensor, y: Tensor) -> Tensor:
     """y with the strides of empty_like(x). Under functorch strides belong to the transform and are left alone."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if torch.compiler.is_compiling() or not transforming():
         return y if x.is_contiguous() else torch.empty_like(x).copy_(y)
     return y
+
+
+def _back(how: How) -> How:
+    return {**how, "conjugate": not how["conjugate"]}
 
 
 def _pairs(tensors: Tensors) -> tuple[Table, ...]:
@@ -100,7 +114,7 @@ class _Rotation(torch.autograd.Function):
     """One or two tensors, one launch, fresh outputs."""
 
     @staticmethod
-    def forward(ctx: Any, backend: str | None, how: dict[str, Any], count: int, *tensors: Tensor) -> Tensors:
+    def forward(ctx: Any, backend: str | None, how: How, count: int, *tensors: Tensor) -> Tensors:
         xs, flat = tensors[:count], tensors[count:]
         outs = tuple(torch.empty_like(x) for x in xs)
         choice.run(backend, xs, outs, _pairs(flat), **how)
@@ -117,9 +131,11 @@ class _Rotation(torch.autograd.Function):
         wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
         rotated: list[Tensor | None] = [None] * ctx.count
         if wanted:
-            how = ctx.how | {"conjugate": not ctx.how["conjugate"]}
+            how = _back(ctx.how)
             given = tuple(_readable(grads[i]) for i in wanted)  # pyright: ignore[reportArgumentType]
-            for i, y in zip(wanted, rotate(given, tuple(tables[i] for i in wanted), backend=ctx.backend, **how), strict=True):
+            for i, y in zip(
+                wanted, rotate(given, tuple(tables[i] for i in wanted), backend=ctx.backend, **how), strict=True
+            ):
                 rotated[i] = y
         return None, None, None, *rotated, *(None,) * len(saved)
 
@@ -128,7 +144,7 @@ class _RotationInPlace(torch.autograd.Function):
     """One tensor, written over. One node each, because torch allows no node that changes two views (every 3-D linear output is one)."""
 
     @staticmethod
-    def forward(ctx: Any, backend: str | None, how: dict[str, Any], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, backend: str | None, how: How, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         choice.run(backend, (x,), (x,), ((cos, sin),), **how)
         ctx.mark_dirty(x)
         ctx.save_for_backward(cos, sin)
@@ -137,6 +153,6 @@ class _RotationInPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        how = ctx.how | {"conjugate": not ctx.how["conjugate"]}
+        how = _back(ctx.how)
         (rotated,) = rotate((_readable(grad),), _pairs(ctx.saved_tensors), backend=ctx.backend, **how)
         return None, None, rotated, None, None

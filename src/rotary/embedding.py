@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import arguments, legacy
 from .constants import has_float64, tracing
-from .dispatch import Table, rotate
+from .dispatch import How, Table, rotate
 from .functional import check_pair, check_rows, check_tensor, last_rows
 from .positions import sequence
 from .spectrum import Angles, Length, Spectrum
@@ -52,6 +52,7 @@ class RotaryEmbedding(nn.Module):
 
     inv_freq: Tensor
     scale: Tensor | None
+    base: float | None
 
     def __init__(
         self,
@@ -127,10 +128,12 @@ class RotaryEmbedding(nn.Module):
 
         config: a dict, the path of a config.json, or a config object of transformers.
         """
-        from . import config as configs
+        from . import config as configs  # pyright: ignore[reportAttributeAccessIssue]
 
         read = configs.read(config, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
-        return cls(read.dim, base=read.base, scaling=read.scaling, interleaved=read.interleaved, angles=angles, device=device)
+        return cls(
+            read.dim, base=read.base, scaling=read.scaling, interleaved=read.interleaved, angles=angles, device=device
+        )
 
     def _settle(
         self, spectrum: Spectrum, xpos: XPos | None, interleaved: bool, device: torch.device | str | None
@@ -173,7 +176,7 @@ class RotaryEmbedding(nn.Module):
         freqs = torch.cat((freqs, freqs), -1)
         if self._xpos is None:
             return freqs, torch.as_tensor(factor, dtype=torch.float32, device=where)
-        if isinstance(n, int):
+        if not tracing():
             self._xpos.check(n - n // 2, torch.float32)
         scale = (self._xpos.scale(positions - n // 2) * factor).to(where, torch.float32)
         return freqs, torch.cat((scale, scale), -1)
@@ -208,8 +211,14 @@ class RotaryEmbedding(nn.Module):
             known = (0, n - 1) if n and not tracing() else None
             positions = sequence(n, device=self.inv_freq.device)
         length = arguments.context_length(length, None, 0)
-        if isinstance(length, Tensor) and length.ndim and (positions.ndim > 2 or (positions.ndim == 2 and positions.shape[0] not in (1, length.shape[0]))):
-            raise ValueError(f"length has shape {tuple(length.shape)}, positions {tuple(positions.shape)}: (seq,) or (batch, seq) is needed")
+        if (
+            isinstance(length, Tensor)
+            and length.ndim
+            and (positions.ndim > 2 or (positions.ndim == 2 and positions.shape[0] not in (1, length.shape[0])))
+        ):
+            raise ValueError(
+                f"length has shape {tuple(length.shape)}, positions {tuple(positions.shape)}: (seq,) or (batch, seq) is needed"
+            )
         return self._tables(positions, dtype, self._check_role(role), length, known, dtype)
 
     @overload
@@ -254,14 +263,16 @@ class RotaryEmbedding(nn.Module):
         keys = q if k is None else k
         for x, name in ((q, "q"), (keys, "k")):
             if x.shape[-1] < self.dim:
-                raise ValueError(f"rotary dim {self.dim} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}")
+                raise ValueError(
+                    f"rotary dim {self.dim} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}"
+                )
         where, known = arguments.positions(keys, axis, q.shape[axis], offset, positions, cu_seqlens)
         length = arguments.context_length(length, keys, axis)
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        how = {"seq_dim": axis, "interleaved": self.interleaved, "conjugate": False, "in_place": inplace}
+        how: How = {"seq_dim": axis, "interleaved": self.interleaved, "conjugate": False}
         if k is None:
             table = self._tables(where, dtype, self._check_role(role), length, known, q.dtype)
-            return rotate((q,), (table,), **how)[0]
+            return rotate((q,), (table,), in_place=inplace, **how)[0]
         if role is not None:
             raise TypeError("role says what one tensor alone is; with q and k both given it is known")
         q_table = k_table = self._tables(where, dtype, "query", length, known, q.dtype)
@@ -269,7 +280,7 @@ class RotaryEmbedding(nn.Module):
             k_table = self._tables(where, dtype, "key", length, known, q.dtype)
         check_rows(q_table, q, "q")
         q_table = last_rows(q_table, q.shape[axis], keys.shape[axis])
-        q, k = rotate((q, k), (q_table, k_table), **how)
+        q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
     def _tables(
@@ -289,7 +300,9 @@ class RotaryEmbedding(nn.Module):
             return self._spectrum.cos_sin(positions, dtype, length=length)
         if known is not None:
             xpos.check(max(abs(known[0]), abs(known[1])), held)
-        return self._spectrum.cos_sin(positions, dtype, length=length, scale=lambda positions: xpos.scale(positions, role))
+        return self._spectrum.cos_sin(
+            positions, dtype, length=length, scale=lambda positions: xpos.scale(positions, role)
+        )
 
     def _check_role(self, role: Role | None) -> Role:
         if role is None and self._xpos is not None:
@@ -317,7 +330,14 @@ class RotaryEmbedding(nn.Module):
         return self
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: Any, unexpected_keys: Any, error_msgs: list[str]
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: Any,
+        unexpected_keys: Any,
+        error_msgs: list[str],
     ) -> None:
         kept = dict(state_dict)
         for name, values in (("inv_freq", self._spectrum.inv_freq), ("scale", self._xpos.zeta if self._xpos else None)):
@@ -329,7 +349,13 @@ class RotaryEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         said = [f"{self.dim}"] if self.base is not None else [f"{self.dim}, inv_freq=given"]
-        defaults: dict[str, Any] = {"use_xpos": False, "scale_base": 512, "interpolation_factor": 1.0, "base": 10000, "base_rescale_factor": 1.0}
+        defaults: dict[str, Any] = {
+            "use_xpos": False,
+            "scale_base": 512,
+            "interpolation_factor": 1.0,
+            "base": 10000,
+            "base_rescale_factor": 1.0,
+        }
         defaults |= {"scaling": (), "interleaved": False, "angles": "exact"}
         for name, default in defaults.items():
             value = getattr(self, name)

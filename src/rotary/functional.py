@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dispatch import Table, rotate
+from .dispatch import How, Table, rotate
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -30,8 +30,9 @@ def apply_rotary(
 
     x: (..., seq, head_dim) or any layout with the sequence at seq_dim and channels last; float64, float32, float16 or bfloat16.
         The batch is dimension 0. dim <= head_dim: channels past dim pass through bit for bit.
-    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype, on x's device; used as they are given, in float64 for a
-        float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where they require a gradient they get it.
+    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype, on x's device; used as they are given, in
+        float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
+        they require a gradient they get it.
     interleaved: planes are channels (2j, 2j + 1); otherwise (j, j + dim/2).
     conjugate: turn by minus the angle: the adjoint, and where cos^2 + sin^2 = 1 the inverse.
     inplace: write over x and return the same object.
@@ -48,8 +49,8 @@ def apply_rotary(
     """
     seq_dim = check_tensor(x, seq_dim, "x")
     table = _check_table(x, cos, sin, seq_dim, x.shape[seq_dim], "x")
-    how = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate, "in_place": inplace}
-    return rotate((x,), (table,), names=("x",), **how)[0]
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    return rotate((x,), (table,), in_place=inplace, names=("x",), **how)[0]
 
 
 def apply_rotary_qk(
@@ -85,8 +86,8 @@ def apply_rotary_qk(
     if q_table[0].shape[-1] * 2 > q.shape[-1]:
         _check_table(q, cos, sin, axis, length, "q")
     q_table = last_rows(q_table, q.shape[axis], length)
-    how = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate, "in_place": inplace}
-    q, k = rotate((q, k), (q_table, k_table), **how)
+    how: How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
+    q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
     return q, k
 
 
@@ -97,14 +98,17 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
         through. scale: a number, a 0-d tensor or (rows, dim); keys under xPos take 1 / scale. With more rows than t is long, the
         last are used, as when decoding.
 
-    Returns t's shape and dtype; cos and sin are taken in float64 and the arithmetic is float32 (float64 for a float64 t).
-    Differentiable in each argument. Radians in float32 are only as good as float32 is at that size: RotaryEmbedding.rotate is exact at every position.
+    Returns t's shape and dtype; cos and sin are taken in float64, the arithmetic is float32 (float64 for a float64 t).
+    Differentiable in each argument. Radians in float32 are only as good as float32 is at that size:
+    RotaryEmbedding.rotate is exact at every position.
 
     TypeError for a t that is not floating; ValueError for shapes that do not fit.
     """
     check_tensor(t, -2, "t")
     if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
-        raise ValueError(f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}")
+        raise ValueError(
+            f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}"
+        )
     seq, dim = t.shape[-2], freqs.shape[-1]
     if dim > t.shape[-1]:
         raise ValueError(f"rotary dim {dim} exceeds head_dim {t.shape[-1]} of t with shape {tuple(t.shape)}")
@@ -113,7 +117,9 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     if freqs.device != t.device:
         raise ValueError(f"freqs on {freqs.device}, t on {t.device}")
     if isinstance(scale, Tensor) and scale.ndim and scale.shape != freqs.shape:
-        raise ValueError(f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}")
+        raise ValueError(
+            f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"
+        )
     work = torch.float64 if t.dtype == torch.float64 else torch.float32
     first = freqs.shape[0] - seq
     if isinstance(scale, Tensor):
@@ -156,7 +162,9 @@ def check_pair(q: Tensor, k: Tensor, axis: int, k_axis: int) -> None:
         raise ValueError(f"q on {q.device}, k on {k.device}")
     # Of three dimensions the first may be heads as well as batch, so that only rows of their own can tell: check_rows.
     if axis != k_axis or q.ndim != k.ndim or (axis != 0 and q.ndim > 3 and q.shape[0] != k.shape[0]):
-        raise ValueError(f"q with shape {tuple(q.shape)} and k with shape {tuple(k.shape)} differ in more than heads and length")
+        raise ValueError(
+            f"q with shape {tuple(q.shape)} and k with shape {tuple(k.shape)} differ in more than heads and length"
+        )
     if q.shape[axis] > k.shape[axis]:
         raise ValueError(
             f"q is longer than k: {q.shape[axis]} and {k.shape[axis]} along dimension {axis} of shapes {tuple(q.shape)} and "
@@ -186,9 +194,13 @@ def _check_table(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, na
             f"tables are half width, one column per plane"
         )
     if shape[-2] != length:
-        raise ValueError(f"cos and sin have {shape[-2]} rows, {name} with shape {tuple(x.shape)} has {length} along dimension {axis}")
+        raise ValueError(
+            f"cos and sin have {shape[-2]} rows, {name} with shape {tuple(x.shape)} has {length} along dimension {axis}"
+        )
     if len(shape) == 3 and shape[0] != 1 and axis == 0:
-        raise ValueError(f"tables with a batch of {shape[0]} need seq_dim other than 0: dimension 0 of {name} {tuple(x.shape)} is the batch")
+        raise ValueError(
+            f"tables with a batch of {shape[0]} need seq_dim other than 0: dimension 0 of {name} {tuple(x.shape)} is the batch"
+        )
     check_rows((cos, sin), x, name)
     if cos.device != x.device or sin.device != x.device:
         raise ValueError(f"cos on {cos.device}, sin on {sin.device}, {name} on {x.device}")

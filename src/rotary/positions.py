@@ -35,7 +35,9 @@ def packed(cu_seqlens: Tensor, n: int, *, offset: int | Tensor = 0) -> Tensor:
         raise ValueError(f"cu_seqlens must have shape (documents + 1,), got {tuple(cu_seqlens.shape)}")
     documents = cu_seqlens.shape[0] - 1
     if isinstance(offset, Tensor) and offset.ndim and tuple(offset.shape) != (documents,):
-        raise ValueError(f"offset has shape {tuple(offset.shape)}, cu_seqlens {documents} documents: give an int or ({documents},)")
+        raise ValueError(
+            f"offset has shape {tuple(offset.shape)}, cu_seqlens {documents} documents: give an int or ({documents},)"
+        )
     if not tracing() and cu_seqlens.device.type == "cpu":
         _check_lengths(cu_seqlens, n)
     steps = torch.arange(n, dtype=torch.int64, device=cu_seqlens.device)
@@ -43,7 +45,11 @@ def packed(cu_seqlens: Tensor, n: int, *, offset: int | Tensor = 0) -> Tensor:
         return steps + offset
     starts = cu_seqlens.to(torch.int64)
     document = (torch.searchsorted(starts, steps, right=True) - 1).clamp(max=documents - 1)
-    return steps - starts[document] + (offset.to(torch.int64)[document] if isinstance(offset, Tensor) and offset.ndim else offset)
+    return (
+        steps
+        - starts[document]
+        + (offset.to(torch.int64)[document] if isinstance(offset, Tensor) and offset.ndim else offset)
+    )
 
 
 def _check_lengths(cu_seqlens: Tensor, n: int) -> None:

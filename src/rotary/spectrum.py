@@ -53,7 +53,9 @@ class Spectrum:
             values = tuple(inv_freq.tolist())
             words = (tuple(high.tolist()), tuple(low.tolist()))
         if not all(abs(value) < float("inf") for value in values):
-            raise ValueError(f"frequencies must be finite in float32, got {values} from base {self.base} and {self.schemes}")
+            raise ValueError(
+                f"frequencies must be finite in float32, got {values} from base {self.base} and {self.schemes}"
+            )
         object.__setattr__(self, "inv_freq", values)
         object.__setattr__(self, "attention_factor", float(factor))
         object.__setattr__(self, "_inv_freq", Constants(values, torch.float32))
@@ -72,7 +74,12 @@ class Spectrum:
         return self._frequencies(device, length)
 
     def cos_sin(
-        self, positions: Tensor, dtype: torch.dtype, *, length: Length = None, scale: Callable[[Tensor], Tensor] | None = None
+        self,
+        positions: Tensor,
+        dtype: torch.dtype,
+        *,
+        length: Length = None,
+        scale: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tables (..., dim/2) for int64 positions (...), times the attention factor and scale(positions), an amplitude (..., dim/2).
 
@@ -109,7 +116,11 @@ class Spectrum:
             factor: float | Tensor = self.given_factor
             return inv_freq, factor
         assert self.base is not None
-        return self._float32(device, length, self.base) if self.angles == "float32" else self._exact(device, length, self.base)
+        return (
+            self._float32(device, length, self.base)
+            if self.angles == "float32"
+            else self._exact(device, length, self.base)
+        )
 
     def _exact(self, device: torch.device, length: Length, base: float) -> Frequencies:
         """base^(-2i / dim) (Su et al. 2021, arXiv:2104.09864, section 3.2.2) and the schemes in float64, rounded once to float32."""
@@ -121,7 +132,7 @@ class Spectrum:
         return inv_freq.to(torch.float32), factor
 
     def _float32(self, device: torch.device, length: Length, base: float) -> Frequencies:
-        """The same in float32 and the order of operations of transformers 5.23, models/llama/modeling_llama.py and modeling_rope_utils.py."""
+        """The same in float32, in the order of operations of transformers 5.23 (modeling_llama.py, modeling_rope_utils.py)."""
         inv_freq = 1.0 / (base ** (torch.arange(0, self.dim, 2, dtype=torch.float, device=device) / self.dim))
         factor = 1.0
         for scheme in self.schemes:

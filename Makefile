@@ -1,0 +1,52 @@
+# make run    the main job on real text          make test    every test
+# Both create .venv and install what they need on a fresh machine; the second time they start at once.
+
+SHELL  := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := $(wildcard setup.py src/rotary/kernels/native/*.cpp)
+
+.PHONY: run test lint accuracy bench clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.run
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q && echo "make test: every test passed" || { echo "make test: FAILED"; exit 1; }
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+accuracy: $(VENV)/.dev
+	$(BIN)/python benchmarks/accuracy.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/cpu.py
+
+clean:
+	rm -rf $(VENV) build dist out src/*.egg-info
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "rotary's development needs Python 3.11 or later; none was found (PYTHON=... names one)"; exit 1; }
+	@echo "1/3 creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and by itself: a range asked for by another package may choose a build with several GB for GPUs.
+$(VENV)/.run: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
+	@echo "2/3 installing torch 2.13.0 (the longest step)"
+	@$(PIP) torch==2.13.0
+	@echo "3/3 installing rotary and what the example shows"
+	@$(PIP) numpy matplotlib mpmath
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "installing the development tools and the libraries rotary is compared with"
+	@$(PIP) --editable '.[dev]'
+	@touch $@

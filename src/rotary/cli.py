@@ -1,0 +1,36 @@
+"""`rotary` on the command line. Each command is a module with `register(commands)`; imported late, so that help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 for arguments that cannot be honoured, said in one line."""
+    parser = argparse.ArgumentParser(prog="rotary", description="Rotary position embeddings: exact at every position.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    info = commands.add_parser("info", help="version, torch, device, and each kernel with the reason if it is off")
+    info.set_defaults(run=_info)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"rotary {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _info(options: argparse.Namespace) -> int:
+    import torch
+
+    from . import __version__, backends
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    print(f"rotary   {__version__}")
+    print(f"torch    {torch.__version__}")
+    print(f"python   {sys.version.split()[0]}")
+    print(f"device   {device}")
+    for name, state in backends().items():
+        print(f"{name:8} {state}")
+    return 0
