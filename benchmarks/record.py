@@ -1,0 +1,46 @@
+"""What every result file says about where its numbers come from, and how it is written."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def circumstances(*packages: str) -> dict[str, Any]:
+    """Device, versions and commit. A commit that ends in + had changes beside it when the numbers were taken."""
+    versions = {name: metadata.version(name) for name in ("torch", *packages)}
+    return {"device": device(), "python": platform.python_version(), "versions": versions, "commit": commit()}
+
+
+def device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=True).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "../../src") else "")
+
+
+def write(name: str, result: dict[str, Any], table: str) -> None:
+    """results/name.json and results/name.md; the README shows parts of the second, held equal by tests/test_readme.py."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(table.rstrip() + "\n")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, the first column left, the others right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
