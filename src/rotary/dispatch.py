@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
 from . import choice, inplace
@@ -81,6 +82,8 @@ def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
         return True
     for x in xs:
         if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_neg() or x.device.type == "meta":
+            return True
+        if is_legacy_batchedtensor(x):  # the gradients of is_grads_batched=True: vmap of an older kind, with no interpreter
             return True
     for cos, sin in tables:
         if type(cos) not in _PLAIN or type(sin) not in _PLAIN or cos.is_neg() or sin.is_neg():

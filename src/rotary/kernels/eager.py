@@ -41,7 +41,8 @@ def formula(x: Tensor, cos: Tensor, sin: Tensor, *, seq_dim: int, interleaved: b
     """The rotation as a pure function of (x, cos, sin), differentiable in each of them."""
     dim = 2 * cos.shape[-1]
     y_a, y_b = _turn(x, cos, sin, seq_dim, interleaved, conjugate)
-    y = torch.stack((y_a, y_b), -1).flatten(-2) if interleaved else torch.cat((y_a, y_b), -1)
+    # reshape and not flatten, for which the older vmap behind is_grads_batched=True has no rule
+    y = torch.stack((y_a, y_b), -1).reshape(*y_a.shape[:-1], dim) if interleaved else torch.cat((y_a, y_b), -1)
     y = y.to(x.dtype)
     return y if dim == x.shape[-1] else torch.cat((y, x[..., dim:]), -1)
 
