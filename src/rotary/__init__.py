@@ -3,7 +3,7 @@
 positions -> angles -> tables (cos, sin) -> rotate.
 """
 
-from . import pairing, positions
+from . import pairing, positions, scaling
 from .choice import backends, use_backend
 from .embedding import RotaryEmbedding
 from .functional import apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
@@ -18,5 +18,6 @@ __all__ = [
     "backends",
     "pairing",
     "positions",
+    "scaling",
     "use_backend",
 ]
