@@ -49,13 +49,13 @@ class Spectrum:
     def __post_init__(self) -> None:
         with plain_torch():
             inv_freq, factor = self._frequencies(torch.device("cpu"), None)
-            high, low = turns_per_token(inv_freq, self.divisor)
             values = tuple(inv_freq.tolist())
+            if not bool(inv_freq.isfinite().all()):
+                raise ValueError(
+                    f"frequencies must be finite in float32, got {values} from base {self.base}, {self.schemes}"
+                )
+            high, low = turns_per_token(inv_freq, self.divisor)
             words = (tuple(high.tolist()), tuple(low.tolist()))
-        if not all(abs(value) < float("inf") for value in values):
-            raise ValueError(
-                f"frequencies must be finite in float32, got {values} from base {self.base} and {self.schemes}"
-            )
         object.__setattr__(self, "inv_freq", values)
         object.__setattr__(self, "attention_factor", float(factor))
         object.__setattr__(self, "_inv_freq", Constants(values, torch.float32))

@@ -1,0 +1,73 @@
+"""The border: what is accepted as which argument. What module methods do with it is in test_embedding.py."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from rotary import arguments
+
+
+def test_numbers():
+    for value in (1, 2.5, Fraction(3, 2)):
+        assert arguments.number("base", value) == float(value)
+    for value in (True, "1", None, torch.tensor(1.0), 1j):
+        with pytest.raises(TypeError, match="base must be a real number"):
+            arguments.number("base", value)
+    assert arguments.number("interpolation_factor", 1, at_least=1.0) == 1.0
+
+
+def test_indices():
+    numpy = pytest.importorskip("numpy")
+    assert arguments.length("seq_len", numpy.int32(7)) == 7
+    assert arguments.even_dim(torch.tensor(8)) == 8
+    for value in (True, 1.0, "1", torch.tensor(True)):
+        if isinstance(value, torch.Tensor):
+            continue
+        with pytest.raises(TypeError, match="must be an integer"):
+            arguments.length("seq_len", value)
+
+
+def test_schemes():
+    def scheme(inv_freq, **options):
+        return inv_freq, 1.0
+
+    scheme.window = None
+    assert arguments.schemes(None) == ()
+    assert arguments.schemes(scheme) == (scheme,)
+    assert arguments.schemes([scheme, scheme]) == (scheme, scheme)
+    for wrong in ("yarn", {"rope_type": "yarn"}, int, lambda x: x, [scheme, 4]):
+        with pytest.raises(TypeError, match="rotary.scaling"):
+            arguments.schemes(wrong)
+
+
+def test_known_range():
+    assert arguments.known_range(torch.tensor([[3, -4], [9, 0]])) == (-4, 9)
+    assert arguments.known_range(torch.empty(0, dtype=torch.int64)) is None
+    assert arguments.known_range(torch.zeros(3, dtype=torch.int64, device="meta")) is None
+
+
+def test_positions_from_every_way_of_giving_them():
+    k = torch.zeros(2, 5, 4, 8)  # batch, seq, heads, channels
+
+    def made(**given):
+        return arguments.positions(k, 1, 5, given.get("offset", 0), given.get("positions"), given.get("cu_seqlens"))
+
+    positions, known = made(offset=7)
+    assert positions.tolist() == [7, 8, 9, 10, 11] and known == (7, 11)
+    positions, known = made(offset=torch.tensor([1, 2]))
+    assert positions.shape == (2, 5) and known is None
+    assert made(offset=torch.tensor(3))[0].tolist() == [3, 4, 5, 6, 7]
+    assert made(positions=torch.arange(5)[None])[0].shape == (5,)
+    assert made(cu_seqlens=torch.tensor([0, 2, 5]))[0].tolist() == [0, 1, 0, 1, 2]
+    for wrong in ([0, 1], 3.0, "here"):
+        with pytest.raises(TypeError, match="positions must be an integer tensor"):
+            made(positions=wrong)
+        with pytest.raises(TypeError, match="cu_seqlens must be an integer tensor"):
+            made(cu_seqlens=wrong)
+    with pytest.raises(ValueError, match=r"\(1, 1, 5\)"):
+        made(positions=torch.zeros(1, 1, 5, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"offset must be an int, 0-d or \(batch,\)"):
+        made(offset=torch.zeros(2, 1, dtype=torch.int64))

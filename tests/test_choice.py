@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import rotary
+from rotary import RotaryEmbedding, backends, choice, use_backend
+
+
+class Recorder:
+    """A kernel that serves what it is told to, and keeps count."""
+
+    def __init__(self, unavailable: str | None = None, refusal: str | None = None) -> None:
+        self.reason, self.refusal, self.calls = unavailable, refusal, 0
+
+    def unavailable(self) -> str | None:
+        return self.reason
+
+    def rotate(self, xs, outs, tables, **how) -> str | None:
+        self.calls += 1
+        return self.refusal or choice.kernel("eager").rotate(xs, outs, tables, **how)
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch):
+    def put(kernel: Recorder) -> Recorder:
+        monkeypatch.setitem(choice._kernels, "cpu", kernel)
+        return kernel
+
+    return put
+
+
+ROPE, X = RotaryEmbedding(8), torch.randn(2, 3, 8)
+
+
+def test_names_and_reasons(cpu):
+    cpu(Recorder("no compiler was found"))
+    said = backends()
+    assert list(said) == ["eager", "cpu", "triton"]
+    assert said["eager"] == "available" and said["cpu"] == "no compiler was found"
+    assert rotary.backends is backends
+
+
+def test_the_device_chooses(cpu):
+    kernel = cpu(Recorder())
+    wanted = ROPE.rotate(X)
+    assert kernel.calls == 1
+    with use_backend("eager"):
+        assert torch.equal(ROPE.rotate(X), wanted)
+    assert kernel.calls == 1
+
+
+def test_what_the_choice_of_the_device_does_not_serve_goes_to_eager(cpu):
+    kernel = cpu(Recorder(refusal="odd strides"))
+    assert torch.equal(ROPE.rotate(X), RotaryEmbedding(8).rotate(X))
+    assert kernel.calls == 2
+    absent = cpu(Recorder(unavailable="not built"))
+    ROPE.rotate(X)
+    assert absent.calls == 0
+
+
+def test_an_explicit_choice_never_falls_back(cpu):
+    cpu(Recorder(unavailable="not built"))
+    with pytest.raises(RuntimeError, match="'cpu' is unavailable: not built"), use_backend("cpu"):
+        pass
+    cpu(Recorder(refusal="odd strides"))
+    with use_backend("cpu"), pytest.raises(RuntimeError, match="odd strides"):
+        ROPE.rotate(X)
+    with pytest.raises(ValueError, match="'tpu'; known: eager, cpu, triton"), use_backend("tpu"):
+        pass
+    assert choice.chosen() is None
+
+
+def test_the_choice_is_of_one_context(cpu):
+    kernel, seen = cpu(Recorder()), []
+    with use_backend("eager"):
+        thread = threading.Thread(target=lambda: seen.append(choice.chosen()))
+        thread.start()
+        thread.join()
+        with use_backend("cpu"):
+            assert choice.chosen() == "cpu"
+        assert choice.chosen() == "eager"
+    assert seen == [None] and kernel.calls == 0
+
+
+def test_backward_runs_where_forward_did(cpu):
+    kernel = cpu(Recorder())
+    x = X.clone().requires_grad_()
+    with use_backend("eager"):
+        y = ROPE.rotate(x)
+    y.sum().backward()
+    assert kernel.calls == 0
+    ROPE.rotate(x).sum().backward()
+    assert kernel.calls == 2

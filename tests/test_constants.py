@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from rotary.constants import Constants, has_float64, plain_torch, tracing, transforming
+
+CPU = torch.device("cpu")
+
+
+def test_made_once_per_device_and_never_part_of_a_copy():
+    numbers = Constants((1, 2, 3), torch.int64)
+    made = numbers.on(CPU)
+    assert made.tolist() == [1, 2, 3]
+    assert numbers.on(CPU) is made
+    assert copy.deepcopy(numbers) is numbers is copy.copy(numbers)
+    again = pickle.loads(pickle.dumps(numbers))
+    assert again == numbers and again.on(CPU) is not made
+    assert numbers != Constants((1, 2, 4), torch.int64) and numbers != Constants((1, 2, 3), torch.int32)
+    assert numbers.on(torch.device("meta")).is_meta
+
+
+def test_nothing_made_while_tracing_is_kept():
+    numbers = Constants((1.0, 2.0), torch.float32)
+    with FakeTensorMode():
+        assert tracing()
+        assert isinstance(numbers.on(CPU), FakeTensor)
+    assert not tracing()
+    assert type(numbers.on(CPU)) is torch.Tensor
+    other = Constants((1.0, 2.0), torch.float32)
+
+    def inside(x: torch.Tensor) -> torch.Tensor:
+        assert transforming() and tracing()
+        return x * other.on(CPU)
+
+    torch.func.vmap(inside)(torch.ones(3, 2))
+    assert other._made == {}
+
+
+def test_ordinary_tensors_whatever_surrounds():
+    numbers = Constants((1.0, 2.0), torch.float32)
+    with torch.inference_mode(), torch.device("meta"):
+        made = numbers.on(CPU)
+    assert not made.is_inference() and made.device == CPU
+    with FakeTensorMode(), torch.device("meta"), torch.inference_mode(), plain_torch():
+        x = torch.ones(2)
+        assert type(x) is torch.Tensor and x.device == CPU and not x.is_inference() and x.sum().item() == 2.0
+
+
+def test_float64_is_found_missing_without_raising():
+    assert has_float64(CPU) and has_float64(torch.device("cuda")) and has_float64(torch.device("meta"))
+    assert not has_float64(torch.device("mps"))  # absent here: what cannot be made is not there

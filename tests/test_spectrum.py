@@ -1,0 +1,65 @@
+"""The spectrum as a value; its numbers are judged in test_angles.py and test_embedding.py."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from rotary.spectrum import Spectrum
+
+CPU = torch.device("cpu")
+
+
+class Scaled:
+    """A static scheme of the test's own."""
+
+    window = None
+
+    def __init__(self, by: float, factor: float) -> None:
+        self.by, self.factor = by, factor
+
+    def __call__(self, inv_freq, *, base, dim, length=None):
+        assert inv_freq.dtype == torch.float64 and dim == 8
+        return inv_freq / self.by, self.factor
+
+    def in_float32(self, inv_freq, *, base, dim, length=None):
+        assert inv_freq.dtype == torch.float32
+        return inv_freq / self.by, self.factor
+
+
+def test_schemes_apply_from_left_to_right_and_their_factors_multiply():
+    plain = Spectrum(8, 100.0)
+    for angles in ("exact", "float32"):
+        chained = Spectrum(8, 100.0, (Scaled(2.0, 1.5), Scaled(4.0, 3.0)), angles=angles)
+        assert chained.attention_factor == 4.5
+        for f, g in zip(chained.inv_freq, plain.inv_freq, strict=True):
+            assert f == pytest.approx(g / 8, rel=1e-6)
+
+
+def test_a_value_that_pickles_small():
+    one, other = Spectrum(8, 100.0), Spectrum(8, 100.0)
+    assert one == other == pickle.loads(pickle.dumps(one)) and hash(one) == hash(other)
+    assert one != Spectrum(8, 100.0, divisor=2.0)
+    assert len(pickle.dumps(Spectrum(128, 1e4))) < 8000
+    assert one.window is None
+
+
+def test_rows_of_lengths_leave_static_spectra_alone():
+    spectrum = Spectrum(8, 100.0)
+    inv_freq, factor = spectrum.frequencies(CPU, torch.tensor([4, 5]))
+    assert inv_freq.shape == (4,) and factor == 1.0
+
+
+def test_frequencies_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="finite in float32"):
+        Spectrum(128, 1e-300)
+
+
+def test_float32_products_are_rounded_where_transformers_rounds():
+    spectrum = Spectrum(8, 100.0, divisor=3.0, angles="float32")
+    positions = torch.tensor([1, 5, 2**24 + 1])
+    cos, sin = spectrum.cos_sin(positions, torch.float32)
+    angles = positions[:, None].float() * (torch.tensor(spectrum.inv_freq) / 3.0)
+    assert torch.equal(cos, angles.cos()) and torch.equal(sin, angles.sin())
