@@ -132,8 +132,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     text = f"""# Accuracy of cos and sin
 
-Largest |error| over {POSITIONS} positions in the upper half of each range x {DIM // 2} planes (dim {DIM}), float32 tables, judged by mpmath at
-{mpmath.mp.dps} digits. `python benchmarks/accuracy.py`, {at["device"]}, {versions}, commit {at["commit"]}.
+Largest |error| over {POSITIONS} positions in the upper half of each range x {DIM // 2} planes (dim {DIM}), float32 tables,
+judged by mpmath at {mpmath.mp.dps} digits. `python benchmarks/accuracy.py`, {at["device"]}, {versions}, commit {at["commit"]}.
 
 ## Against exact arithmetic on the float32 frequencies that each shows
 

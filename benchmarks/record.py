@@ -28,7 +28,9 @@ def device() -> str:
 
 def commit() -> str:
     def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "../../src") else "")
 
