@@ -1,0 +1,110 @@
+"""The laws of a rotation, for anybody's implementation: assert_rotation(rotate, head_dim=...).
+
+    R(0) = 1        |R(p) x| = |x|        R(p)^T R(m) depends on m - p        R(-p) R(p) = 1        R(p) R(m) = R(p + m)
+    R is linear     rows and tokens are independent                         channels past dim pass through bit for bit
+
+Laws find a wrong sign, pairing, axis, broadcast, offset or cache. They do not find wrong frequencies, which obey every law: for those
+assert_angles compares with exact arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .angles import cos_sin_of_turns, turns, turns_per_token
+
+Rotate = Callable[[Tensor, Tensor], Tensor]
+"""rotate(x, positions): x (batch, heads, seq, head_dim), integer positions (seq,) -> x's shape and dtype."""
+
+
+def assert_rotation(
+    rotate: Rotate,
+    *,
+    head_dim: int,
+    dim: int | None = None,
+    furthest: int = 1 << 20,
+    tolerance: float = 1e-9,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> None:
+    """Hold an implementation against every law, on random queries, keys and positions within +-furthest.
+
+    tolerance: absolute, for vectors of norm 1. An implementation with float32 angles needs about 1e-7 x furthest.
+    AssertionError names the law, the largest error and where it stands.
+
+    >>> from rotary import RotaryEmbedding
+    >>> rope = RotaryEmbedding(32)
+    >>> assert_rotation(lambda x, positions: rope.rotate(x, positions=positions), head_dim=64, dim=32)
+    """
+    draw = torch.Generator().manual_seed(seed)
+    dim = head_dim if dim is None else dim
+    seq = 12
+    x, y = (torch.randn(3, 2, seq, head_dim, generator=draw, dtype=torch.float64) for _ in range(2))
+    x, y = ((t / t.norm(dim=-1, keepdim=True)).to(dtype) for t in (x, y))
+    p, m = (torch.randint(-furthest // 2, furthest // 2 + 1, (seq,), generator=draw) for _ in range(2))
+    shift = int(torch.randint(1, furthest // 2 + 1, (1,), generator=draw))
+    order = torch.randperm(seq, generator=draw)
+
+    def holds(law: str, got: Tensor, wanted: Tensor, within: float = tolerance) -> None:
+        if got.shape != wanted.shape or got.dtype != wanted.dtype:
+            raise AssertionError(
+                f"{law}: got {got.dtype} {tuple(got.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
+            )
+        error = (got.double() - wanted.double()).abs()
+        worst = float(error.max()) if error.numel() else 0.0
+        if not worst <= within:  # NaN too
+            at = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+            raise AssertionError(f"{law}: error {worst:.3g} at {at}, allowed {within:.3g}")
+
+    kept = x.clone()
+    holds("channels past dim pass through bit for bit", rotate(x, p)[..., dim:], x[..., dim:], 0.0)
+    holds("identity at position 0", rotate(x, torch.zeros_like(p)), x)
+    holds("the input is left alone", x, kept, 0.0)
+    turned = rotate(x, p)
+    holds("norms are kept", turned.norm(dim=-1), x.norm(dim=-1))
+    score, shifted = (turned * rotate(y, m)).sum(-1), (rotate(x, p + shift) * rotate(y, m + shift)).sum(-1)
+    holds(f"scores depend on the distance alone (shift {shift})", shifted, score)
+    holds("turning back undoes turning", rotate(turned, -p), x)
+    holds("turning twice is turning by the sum", rotate(turned, m), rotate(x, p + m))
+    holds("linearity", rotate((2 * x - y).to(dtype), p), 2 * turned - rotate(y, p), 4 * tolerance)
+    holds("tokens are independent", rotate(x[:, :, order], p[order]), turned[:, :, order])
+    for row in range(x.shape[0]):
+        holds("rows of a batch are independent", rotate(x[row : row + 1], p), turned[row : row + 1])
+    for t in range(seq):
+        holds("one token alone", rotate(x[:, :, t : t + 1], p[t : t + 1]), turned[:, :, t : t + 1])
+    if dim > 0 and bool((p != 0).any()) and torch.equal(turned, x):
+        raise AssertionError("something turns: the output equals the input at every position")
+
+
+def assert_angles(
+    cos: Tensor, sin: Tensor, positions: Sequence[int] | Tensor, inv_freq: Tensor, *, tolerance: float = 3.1e-8
+) -> None:
+    """Compare tables with exact ones: |cos, sin - truth| <= tolerance, absolute.
+
+    cos, sin: (seq, dim/2) for integer positions (seq,) with |position| <= 2^31 and float32 frequencies inv_freq (dim/2,) [rad/token].
+    The truth is of fixed-point turns in 95 bits, within 5e-16 of mpmath. AssertionError names position, plane and error.
+
+    >>> from rotary import RotaryEmbedding
+    >>> rope = RotaryEmbedding(64)
+    >>> assert_angles(*rope.cos_sin(100), range(100), rope.inv_freq)
+    """
+    at = torch.as_tensor(list(positions) if not isinstance(positions, Tensor) else positions, dtype=torch.int64).cpu()
+    if inv_freq.dtype != torch.float32:
+        raise TypeError(f"inv_freq must be float32, whose bits define the angles, got {inv_freq.dtype}")
+    words = turns_per_token(inv_freq.detach().cpu())
+    exact = cos_sin_of_turns(turns(at, *words, torch.float64), torch.float64)
+    for name, got, truth in zip(("cos", "sin"), (cos, sin), exact, strict=True):
+        if got.shape != truth.shape:
+            raise AssertionError(f"{name}: shape {tuple(got.shape)}, expected {tuple(truth.shape)}")
+        error = (got.detach().cpu().double() - truth).abs()
+        worst = float(error.max()) if error.numel() else 0.0
+        if not worst <= tolerance or math.isnan(worst):
+            row, plane = divmod(int(error.argmax()), truth.shape[1])
+            raise AssertionError(
+                f"{name} of position {int(at[row])}, plane {plane} (inv_freq {float(inv_freq[plane]):.6g}) is off by {worst:.3g}, "
+                f"allowed {tolerance:.3g}"
+            )
