@@ -1,0 +1,133 @@
+"""The picture of the quickstart: what rotation does to a text, and what becomes of it far into one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from mpmath import mp
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from rotary import RotaryEmbedding, apply_rotary
+
+DIM = 64
+LETTERS = 48
+OURS, USUAL, INK, GREY, PAPER = "#1f6f8b", "#c8553d", "#1d2733", "#7b838b", "#fbfaf7"
+WAVE = (USUAL, "#eec9bd", PAPER, "#bcd8df", OURS)
+
+
+def usual_cos_sin(inv_freq: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """What is usual: position x inv_freq in float32, then cos and sin."""
+    angles = positions.to(torch.float32)[..., None] * inv_freq
+    return angles.cos(), angles.sin()
+
+
+def draw(text: bytes, path: Path) -> str:
+    """Save the picture; returns its path, or the reason why there is none."""
+    try:
+        import matplotlib
+    except ImportError:
+        return "none, because matplotlib is not installed (pip install 'rotary[plot]')"
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    spines = {"axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False}
+    with pyplot.rc_context({**colours, **spines, "font.size": 9.5, "axes.facecolor": PAPER, "axes.titlepad": 10}):
+        figure, axes = pyplot.subplots(2, 2, figsize=(12, 9.6), layout="constrained", facecolor=PAPER)
+        rope = RotaryEmbedding(DIM)
+        _turning(axes[0, 0], rope)
+        _scores(axes[0, 1], rope, text)
+        _errors(axes[1, 0], rope)
+        _same_pair(axes[1, 1], rope)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=90)
+        pyplot.close(figure)
+    return str(path)
+
+
+def _title(axis: Any, title: str, note: str) -> None:
+    axis.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
+    axis.text(0, 1.025, note, transform=axis.transAxes, color=GREY)
+
+
+def _image(axis: Any, values: Tensor, **options: Any) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    axis.spines[:].set_visible(False)
+    wave = LinearSegmentedColormap.from_list("wave", WAVE)
+    return axis.imshow(values, cmap=wave, vmin=-1, vmax=1, interpolation="nearest", aspect="auto", **options)
+
+
+def _turning(axis: Any, rope: RotaryEmbedding) -> None:
+    cos, _ = rope.cos_sin(256)
+    _title(
+        axis, "Each plane turns at a speed of its own", f"cos(position × inv_freq[j]), {DIM // 2} planes, base 10,000"
+    )
+    _image(axis, cos.T)
+    axis.set(xlabel="position [token]", ylabel="plane j")
+
+
+def _scores(axis: Any, rope: RotaryEmbedding, text: bytes) -> None:
+    """Each byte is one random unit vector, query and key alike: scores then show same letters, weighed by their distance."""
+    shown = text.partition(b"\n\n")[2][:LETTERS]
+    letters = shown.decode()
+    vectors = torch.randn(256, DIM, generator=torch.Generator().manual_seed(1))
+    x = rope.rotate(normalize(vectors, dim=-1)[list(shown)])
+    scores = (x @ x.T).masked_fill(torch.ones(LETTERS, LETTERS).triu(1).bool(), float("nan"))
+    _title(axis, "A text meets itself", "a letter scores high with its like, and higher when near; random unit vectors")
+    image = _image(axis, scores)
+    scale = axis.inset_axes((0.55, 0.86, 0.42, 0.03))
+    axis.figure.colorbar(image, cax=scale, orientation="horizontal", ticks=(-1, 0, 1)).outline.set_visible(False)
+    scale.set_title("rotated query · rotated key", fontsize=9, color=INK)
+    for set_ticks in (axis.set_xticks, axis.set_yticks):
+        set_ticks(range(LETTERS), [c if c > " " else "·" for c in letters], fontsize=7)
+    axis.tick_params(length=0, pad=1.5)
+    axis.set(xlabel="key", ylabel="query")
+
+
+def _errors(axis: Any, rope: RotaryEmbedding) -> None:
+    mp.dps = 40
+    chosen = _positions(160, 0)
+    positions = torch.tensor(chosen)
+    truth = [[mp.cos_sin(p * mp.mpf(f)) for f in rope.inv_freq.tolist()] for p in chosen]
+    exact = torch.tensor([[[float(v) for v in pair] for pair in row] for row in truth], dtype=torch.float64)
+    _title(axis, "Exact at every position", "largest error of cos and sin over all planes, judged by mpmath")
+    for given, colour in ((usual_cos_sin(rope.inv_freq, positions), USUAL), (rope.cos_sin(positions), OURS)):
+        axis.loglog(positions, (torch.stack(given, -1) - exact).abs().amax((1, 2)), color=colour, linewidth=2)
+    axis.text(2.5e3, 1.2e-3, "the usual\nfloat32 product", color=USUAL, ha="right")
+    axis.text(1e6, 5e-8, "rotary", color=OURS, ha="right", fontweight="bold")
+    axis.text(1.3, 1.5e-8, "3.0e-8: half a unit in the last place of float32", color=GREY)
+    axis.text(4e8, 0.35, "noise", color=USUAL, ha="center")
+    axis.set(xlabel="position [token]", ylabel="|error|", xlim=(1, 2**31), ylim=(1e-8, 8))
+
+
+def _same_pair(axis: Any, rope: RotaryEmbedding) -> None:
+    """The score depends on the distance alone, in exact arithmetic."""
+    starts = torch.tensor(_positions(600, 4))
+    x = normalize(torch.randn(DIM, generator=torch.Generator().manual_seed(2)), dim=0).expand(len(starts), DIM)
+
+    def score(here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]) -> Tensor:
+        return (apply_rotary(x, *here) * apply_rotary(x, *there)).sum(-1)
+
+    usual = score(usual_cos_sin(rope.inv_freq, starts), usual_cos_sin(rope.inv_freq, starts + 33))
+    ours = score(rope.cos_sin(starts), rope.cos_sin(starts + 33))
+    note = "one query and one key, 33 tokens apart: their score at ever later positions"
+    _title(axis, "Attention knows the distance alone, however far", note)
+    axis.semilogx(starts, usual, ".", color=USUAL, markersize=4, markeredgewidth=0)
+    axis.semilogx(starts, ours, color=OURS, linewidth=2)
+    axis.text(2e4, float(ours[0]) + 0.03, "rotary", color=OURS, fontweight="bold")
+    axis.text(2e4, float(ours[0]) - 0.05, "the usual float32 product", color=USUAL)
+    axis.set(
+        xlabel="position of the key [token]", ylabel="rotated query · rotated key", xlim=(1e4, 2**31), ylim=(0.2, 1.05)
+    )
+
+
+def _positions(n: int, magnitude: int) -> list[int]:
+    """n positions from 10^magnitude to 2^31, log-uniform; powers of two, whose float32 products are exact, do not stand out."""
+    chance = random.Random(5)
+    low, high = magnitude * 3.321928, 31.0
+    return sorted(int(2 ** (low + (high - low) * (i + chance.random()) / n)) for i in range(n))
