@@ -1,0 +1,394 @@
+"""One test per class of real failures of rotary embeddings, by its number in the catalogue of docs/reliability.md.
+
+Where a library that is installed here has the failure, the test shows it there first: a test that would not have caught it proves
+nothing. Those libraries are transformers 5.23 (HF) and rotary-embedding-torch 0.9.1.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
+from rotary.testing import assert_angles
+
+
+def hf(dim: int = 64, **rope: object) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    parameters = {"rope_type": "default", "rope_theta": 10000.0, **rope}
+    config = transformers.LlamaConfig(
+        hidden_size=dim, num_attention_heads=1, head_dim=dim, max_position_embeddings=2048, rope_parameters=parameters
+    )
+    return LlamaRotaryEmbedding(config)
+
+
+def hf_cos(module: nn.Module, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    return module(torch.zeros(1, dtype=dtype), positions[None])[0][0, :, : module.inv_freq.shape[0]]
+
+
+def lucid(**options: object) -> nn.Module:
+    return pytest.importorskip("rotary_embedding_torch").RotaryEmbedding(dim=32, **options)
+
+
+def worst(cos: Tensor, positions: Tensor, inv_freq: Tensor) -> float:
+    return float((cos.double() - (positions.double()[:, None] * inv_freq.double()).cos()).abs().max())
+
+
+FAR = torch.tensor([255, 257, 1000, 4000, 32_000])
+
+
+# --- precision ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cast", ["bfloat16", "half"])
+def test_F01_frequencies_cast_to_a_half_precision(cast: str):
+    theirs = hf()
+    inv_freq = theirs.inv_freq.clone()
+    assert worst(hf_cos(getattr(theirs, cast)(), FAR), FAR, inv_freq) > 0.2
+    ours = RotaryEmbedding(64)
+    frequencies = ours.inv_freq.clone()
+    assert_angles(*getattr(ours, cast)().float().cos_sin(FAR), FAR, frequencies)
+
+
+def test_F02_positions_counted_in_the_dtype_of_q():
+    q = torch.ones(1, 1, 600, 32, dtype=torch.bfloat16)
+    theirs = lucid().rotate_queries_or_keys(q).float()
+    assert torch.equal(theirs[0, 0, 256], theirs[0, 0, 257])  # bfloat16 cannot tell 256 from 257
+    ours = RotaryEmbedding(32, interleaved=True).rotate(q).float()
+    assert not torch.equal(ours[0, 0, 256], ours[0, 0, 257])
+    assert torch.equal(ours, RotaryEmbedding(32, interleaved=True).rotate(q.float()).bfloat16().float())
+
+
+def test_F03_autocast_in_the_angles():
+    rope = RotaryEmbedding(64)
+    plain = rope.cos_sin(FAR)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(rope.cos_sin(FAR), plain, strict=True))
+
+
+def test_F04_float32_angles_at_long_positions():
+    far = torch.tensor([1_000_000, 10_000_000])
+    theirs, ours = hf(), RotaryEmbedding(64)
+    assert worst(hf_cos(theirs, far), far, theirs.inv_freq) > 1e-2
+    assert_angles(*ours.cos_sin(far), far, ours.inv_freq)
+
+
+def test_F05_devices_without_float64():
+    from rotary.angles import cos_sin_without_float64, turns, turns_per_token
+
+    rope = RotaryEmbedding(64)
+    words = turns_per_token(rope.inv_freq)
+    assert_angles(*cos_sin_without_float64(turns(FAR, *words, torch.float32)), FAR, rope.inv_freq, tolerance=1e-7)
+
+
+def test_F06_no_complex_buffer_to_be_cast_to_real():
+    rope = RotaryEmbedding(64, use_xpos=True)
+    assert not any(buffer.is_complex() for buffer in rope.to(torch.bfloat16).buffers())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_F07_output_dtype_drifts(dtype: torch.dtype):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as theirs
+
+    q, table = torch.ones(1, 1, 3, 8, dtype=torch.bfloat16), torch.ones(1, 3, 8)
+    assert theirs(q, q, table, table)[0].dtype == torch.float32
+    x = torch.ones(3, 8, dtype=dtype)
+    cos, sin = torch.ones(2, 3, 4)
+    assert apply_rotary(x, cos, sin).dtype == RotaryEmbedding(8).rotate(x).dtype == dtype
+    assert apply_rotary_pos_emb(x, *RotaryEmbedding(8)(3)).dtype == dtype
+    with pytest.raises(TypeError, match="int64"):
+        apply_rotary(torch.ones(3, 8, dtype=torch.int64), cos, sin)
+
+
+# --- state, caches, lifecycle --------------------------------------------------------------------------------------------------------
+
+
+def test_F08_meta_to_empty_leaves_garbage():
+    theirs, wanted = hf(), hf().inv_freq
+    theirs = theirs.to("meta").to_empty(device="cpu")
+    assert not torch.equal(theirs.inv_freq, wanted)
+    ours, before = RotaryEmbedding(64), RotaryEmbedding(64).rotate(torch.ones(5, 64))
+    emptied = ours.to("meta").to_empty(device="cpu")
+    assert torch.equal(emptied.rotate(torch.ones(5, 64)), before)
+    assert torch.equal(emptied.inv_freq, RotaryEmbedding(64).inv_freq)
+
+
+def test_F09_state_dict_keys():
+    assert "freqs" in lucid().state_dict()
+    rope = RotaryEmbedding(32)
+    assert rope.state_dict() == {}
+    rope.load_state_dict({"inv_freq": rope.inv_freq.clone()})
+    with pytest.raises(RuntimeError, match="inv_freq"):
+        rope.load_state_dict({"inv_freq": rope.inv_freq * 2})
+
+
+def test_F10_a_cache_keyed_too_narrowly():
+    theirs = lucid()
+    first = theirs(torch.arange(8), seq_len=8).clone()
+    assert torch.equal(theirs(torch.arange(8) + 100, seq_len=8), first)  # other positions, the old table
+    ours = RotaryEmbedding(32)
+    x = torch.ones(8, 32)
+    near, far = ours.rotate(x, positions=torch.arange(8)), ours.rotate(x, positions=torch.arange(8) + 100)
+    assert not torch.equal(near, far)
+    ours.rotate(x.bfloat16())
+    assert torch.equal(ours.rotate(x), near)
+
+
+def test_F11_cached_autograd_or_inference_tensors():
+    rope = RotaryEmbedding(32)
+    with torch.inference_mode():
+        rope.rotate(torch.ones(8, 32))
+    x = torch.ones(8, 32, requires_grad=True)
+    for _ in range(2):
+        rope.rotate(x).sum().backward()
+    cos, sin = rope.cos_sin(8)
+    assert not cos.is_inference() and not sin.requires_grad
+
+
+def test_F12_sequences_longer_than_a_table():
+    rope = RotaryEmbedding(32)
+    rope.rotate(torch.ones(4, 32))
+    assert_angles(*rope.cos_sin(torch.tensor([5_000_000])), [5_000_000], rope.inv_freq)
+    assert rope.rotate(torch.ones(70_000, 32)).isfinite().all()
+
+
+def test_F13_threads():
+    rope, x = RotaryEmbedding(32), torch.randn(2, 300, 32)
+    wanted, wrong = {dtype: rope.rotate(x.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}, []
+
+    def work(dtype: torch.dtype) -> None:
+        wrong.extend(1 for _ in range(50) if not torch.equal(rope.rotate(x.to(dtype)), wanted[dtype]))
+
+    threads = [threading.Thread(target=work, args=(dtype,)) for dtype in list(wanted) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_F14_memory_of_modules():
+    theirs = lucid()
+    theirs.rotate_queries_or_keys(torch.ones(1, 1, 8000, 32))
+    assert len(pickle.dumps(theirs)) > 500_000
+    rope = RotaryEmbedding(128)
+    rope.rotate(torch.ones(1, 20_000, 128))
+    held = sum(t.numel() for t in rope._spectrum._words._made.values()) + sum(b.numel() for b in rope.buffers())
+    assert held <= 4 * 64
+    assert len(pickle.dumps(rope)) < 10_000
+
+
+def test_F15_devices_that_do_not_match():
+    rope, x = RotaryEmbedding(32), torch.ones(1, 8, 32)
+    with pytest.raises(ValueError, match="positions on meta, x on cpu"):
+        rope.rotate(x, positions=torch.arange(8, device="meta"))
+    away = RotaryEmbedding(32, device="meta")
+    assert torch.equal(away.rotate(x), rope.rotate(x))  # tables follow x, wherever the module lies
+
+
+def test_F16_sharded_modules_find_no_parameter():
+    assert list(RotaryEmbedding(32, use_xpos=True).parameters()) == []
+    assert len(list(lucid().parameters())) == 1
+
+
+def test_F17_functorch_and_float64():
+    rope, x = RotaryEmbedding(32), torch.randn(4, 32, dtype=torch.float64)
+    gradient = torch.func.grad(lambda x: rope.rotate(x).pow(2).sum())(x)
+    torch.testing.assert_close(gradient, 2 * x, rtol=1e-12, atol=1e-12)
+    far = torch.tensor([600_000])
+    assert_angles(*rope.cos_sin(far, torch.float64), far, rope.inv_freq, tolerance=1e-14)
+
+
+# --- formula and configuration ---------------------------------------------------------------------------------------------------------
+
+
+def test_F18_dynamic_scaling_remembers_and_mixes_rows():
+    from rotary.scaling import DynamicNTK
+
+    theirs, positions = hf(rope_type="dynamic", factor=2.0), torch.arange(3000)
+    before = hf_cos(theirs, positions).clone()
+    hf_cos(theirs, torch.arange(8000))
+    assert (hf_cos(theirs, positions) - before).abs().max() > 0.1
+    ours = RotaryEmbedding(64, scaling=DynamicNTK(2.0, 2048))
+    x = torch.ones(2, 1, 3000, 64)
+    alone = ours.rotate(x[:1], length=3000)
+    ours.rotate(torch.ones(1, 1, 8000, 64), length=8000)
+    together = ours.rotate(x, length=torch.tensor([3000, 8000]))
+    assert torch.equal(together[:1], alone)
+    assert not torch.equal(together[1:], alone)
+    with pytest.raises(ValueError, match="length="):
+        ours.rotate(x)
+
+
+def test_F22_xpos_and_cached_keys():
+    theirs = lucid(use_xpos=True, xpos_scale_base=32)
+    q = k = torch.ones(1, 1, 64, 32)
+    full_q, full_k = theirs.rotate_queries_and_keys(q, k)
+    last_q, all_k = theirs.rotate_queries_with_cached_keys(q[:, :, -1:], k)
+    full, step = full_q[:, :, -1:] @ full_k.mT, last_q @ all_k.mT
+    assert (full - step).abs().max() > 0.1  # the centre was lost
+    ours = RotaryEmbedding(32, use_xpos=True, scale_base=32)
+    full_q, full_k = ours.rotate(q, k)
+    cached = torch.cat([ours.rotate(k[:, :, t : t + 1], offset=t, role="key") for t in range(64)], 2)
+    last_q = ours.rotate(q[:, :, -1:], offset=63, role="query")
+    assert torch.equal(last_q @ cached.mT, full_q[:, :, -1:] @ full_k.mT)
+    with pytest.raises(TypeError, match="role"):
+        ours.rotate(q)
+
+
+# --- shape and layout --------------------------------------------------------------------------------------------------------------------
+
+
+def test_F24_pairing_converts_both_ways():
+    from rotary.pairing import half_to_interleaved, interleaved_to_half
+
+    x = torch.randn(2, 5, 16)
+    through = RotaryEmbedding(16, interleaved=True).rotate(half_to_interleaved(x))
+    assert torch.equal(interleaved_to_half(through), RotaryEmbedding(16).rotate(x))
+
+
+def test_F25_the_wrong_axis():
+    rope = RotaryEmbedding(8)
+    cos, sin = rope.cos_sin(6)
+    x = torch.randn(2, 4, 6, 8)
+    with pytest.raises(ValueError, match="6 rows.*4 along dimension 1"):
+        apply_rotary(x, cos, sin, seq_dim=1)
+    with pytest.raises(ValueError, match="seq_dim"):
+        rope.rotate(x, seq_dim=-1)
+
+
+def test_F26_silent_broadcast():
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as theirs
+
+    cos, sin = hf(8)(torch.zeros(1), torch.arange(1)[None])
+    q = torch.ones(1, 1, 16, 8)
+    assert theirs(q, q, cos, sin)[0].shape == q.shape  # one position served sixteen tokens
+    rope = RotaryEmbedding(8)
+    for positions in (torch.arange(1), torch.zeros(3, 16, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="positions"):
+            rope.rotate(q, positions=positions)
+    with pytest.raises(ValueError, match="1 rows"):
+        apply_rotary(q, *rope.cos_sin(1))
+    with pytest.raises(ValueError, match="batch 3"):
+        apply_rotary(q, *rope.cos_sin(torch.zeros(3, 16, dtype=torch.int64)))
+
+
+def test_F27_positions_ignored_when_packing():
+    rope, x = RotaryEmbedding(8), torch.randn(10, 2, 8)
+    whole = rope.rotate(x, cu_seqlens=torch.tensor([0, 4, 10]), seq_dim=0)
+    assert torch.equal(whole[4:], rope.rotate(x[4:], seq_dim=0))
+    assert not torch.equal(whole[4:], rope.rotate(x, seq_dim=0)[4:])
+
+
+def test_F28_offsets_of_a_key_cache():
+    rope, x = RotaryEmbedding(8), torch.randn(2, 3, 9, 8)
+    whole = rope.rotate(x, offset=torch.tensor([0, -2]))
+    steps = [rope.rotate(x[:, :, t : t + 1], offset=torch.tensor([t, t - 2])) for t in range(9)]
+    assert torch.equal(torch.cat(steps, 2), whole)
+
+
+def test_F29_positions_out_of_range():
+    rope, x = RotaryEmbedding(8), torch.randn(1, 8, dtype=torch.float64)
+    back = rope.rotate(rope.rotate(x, offset=-(2**31)), offset=2**31)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-13)
+    assert_angles(*rope.cos_sin(torch.tensor([-1])), [-1], rope.inv_freq)
+
+
+def test_F30_addresses_beyond_two_to_the_31_elements():
+    torch.utils.deterministic.fill_uninitialized_memory = False  # 4 GiB of addresses of which two pages are touched
+    memory = torch.empty(2**31 + 4096, dtype=torch.bfloat16)
+    x = memory.as_strided((2, 4, 8), (2**31 + 64, 8, 1))
+    x.copy_(torch.randn(2, 4, 8))
+    rope = RotaryEmbedding(8)
+    wanted = rope.rotate(x.clone())
+    assert torch.equal(rope.rotate(x), wanted)
+    rope.rotate(x, inplace=True)
+    assert torch.equal(x, wanted)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_F31_strides_and_degenerate_shapes(heads: int):
+    rope = RotaryEmbedding(8)
+    qkv = torch.randn(2, 5, 3, heads, 8)
+    for x in (
+        qkv[:, :, 1].transpose(1, 2),
+        qkv[:, :1, 2].transpose(1, 2),
+        qkv[:1, :, 0].expand(2, 5, heads, 8).transpose(1, 2),
+    ):
+        assert torch.equal(rope.rotate(x), rope.rotate(x.contiguous()))
+    one = qkv[:, :1, 0].transpose(1, 2)
+    assert not torch.equal(rope.rotate(one, offset=3), one)
+    x = torch.randn(2, 5, 8, requires_grad=True)
+    rope.rotate(x).sum().backward()  # a gradient with stride 0
+    assert torch.equal(x.grad, apply_rotary(torch.ones(2, 5, 8), *rope.cos_sin(5), conjugate=True))
+
+
+def test_F32_autograd():
+    rope = RotaryEmbedding(8)
+    x = torch.randn(2, 5, 8, dtype=torch.float64, requires_grad=True)
+    before = x.detach().clone()
+    assert torch.autograd.gradcheck(rope.rotate, x) and torch.autograd.gradgradcheck(rope.rotate, x)
+    assert torch.equal(x.detach(), before)
+
+
+def test_F33_torch_compile_without_breaks():
+    torch._dynamo.reset()
+    rope = RotaryEmbedding(8)
+    x = torch.randn(1, 2, 5, 8)
+    assert torch.equal(torch.compile(rope.rotate, fullgraph=True, backend="eager")(x), rope.rotate(x))
+
+
+def test_F34_export_with_a_dynamic_length():
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rope = RotaryEmbedding(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rope.rotate(x)
+
+    x = torch.randn(1, 2, 5, 8)
+    program = torch.export.export(Layer(), (x,), dynamic_shapes={"x": {2: torch.export.Dim("seq", min=2, max=4096)}})
+    longer = torch.randn(1, 2, 77, 8)
+    assert torch.equal(program.module()(longer), RotaryEmbedding(8).rotate(longer))
+
+
+def test_F35_edge_dims():
+    for dim in (9, 0, -4):
+        with pytest.raises(ValueError, match=str(dim)):
+            RotaryEmbedding(dim)
+    with pytest.raises(ValueError, match="dim >= 4"):
+        RotaryEmbedding(2, base_rescale_factor=2.0)
+    x = torch.empty(2, 0, 8, requires_grad=True)
+    RotaryEmbedding(8).rotate(x).sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("head_dim", [2, 4, 6, 8, 64, 128])
+def test_F36_the_companion_works_at_every_head_dim(head_dim: int):
+    freqs, scale = RotaryEmbedding(head_dim)(5)
+    t = torch.randn(2, 5, head_dim, dtype=torch.float64)
+    y = apply_rotary_pos_emb(t, freqs, scale)
+    torch.testing.assert_close(y.norm(dim=-1), t.norm(dim=-1))
+    j = head_dim // 2
+    turned = t[0, 4, 0] * math.cos(4) - t[0, 4, j] * math.sin(4)
+    assert abs(y[0, 4, 0] - turned) < 1e-12
+
+
+def test_a_copy_is_independent():
+    rope = RotaryEmbedding(8)
+    other = copy.deepcopy(rope)
+    other.inv_freq.zero_()
+    assert rope.inv_freq[0] == 1
+    q, k = torch.randn(2, 1, 3, 8)
+    assert all(
+        torch.equal(a, b) for a, b in zip(apply_rotary_qk(q, k, *rope.cos_sin(3)), other.rotate(q, k), strict=True)
+    )
