@@ -1,0 +1,248 @@
+"""Every rope type of transformers 5.23 over random parameters: ours within an ulp of the papers, theirs matched bit for bit on demand.
+
+Two judges: mpmath (formulas.py) says what is right, transformers says what checkpoints were trained with.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import formulas
+from rotary import RotaryEmbedding
+from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
+
+pytest.importorskip("transformers")
+from transformers import LlamaConfig, logging
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+logging.set_verbosity_error()
+
+DIMS = st.sampled_from([4, 6, 16, 64, 80, 96, 128, 256])
+BASES = st.one_of(st.sampled_from([10000.0, 500000.0, 1000000.0]), st.floats(100.0, 1e7))
+FACTORS = st.one_of(st.sampled_from([1.0, 2.0, 4.0, 8.0, 32.0, 40.0]), st.floats(1.0, 64.0))
+WINDOWS = st.sampled_from([512, 2048, 4096, 8192, 32768, 131072])
+EXAMPLES = settings(max_examples=60, deadline=None)
+
+
+def theirs(rope_type: str, dim: int, base: float, window: int, head_dim: int | None = None, **parameters: Any) -> Any:
+    """A config of theirs with these rope parameters."""
+    return LlamaConfig(
+        hidden_size=4 * (head_dim or dim),
+        num_attention_heads=4,
+        head_dim=head_dim or dim,
+        max_position_embeddings=window,
+        rope_parameters={"rope_type": rope_type, "rope_theta": base, **parameters},
+    )
+
+
+def compare(config: Any, scheme: Any, exact: formulas.Planes, length: int | None = None, rtol: float = 1e-5) -> None:
+    """inv_freq and attention factor of the scheme against mpmath and transformers, in both arithmetics, and their tables."""
+    rope_type, base = config.rope_parameters["rope_type"], config.rope_parameters["rope_theta"]
+    dim = 2 * len(exact)
+    window = config.max_position_embeddings
+    reference, amplitude = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu", seq_len=length)
+    ours = RotaryEmbedding(dim, base=base, scaling=scheme)
+    shown, factor = ours._spectrum.frequencies(torch.device("cpu"), length)
+    assert factor == amplitude
+    assert max(formulas.ulps(a, b) for a, b in zip(shown.tolist(), exact, strict=True)) <= 1
+    torch.testing.assert_close(shown, reference, atol=0.0, rtol=rtol)
+
+    like = RotaryEmbedding(dim, base=base, scaling=scheme, angles="float32")
+    bits, factor = like._spectrum.frequencies(torch.device("cpu"), length)
+    assert factor == amplitude and torch.equal(bits, reference)
+    if length is None:
+        module = LlamaRotaryEmbedding(config)
+        positions = torch.tensor([0, 1, 5, 100, window - 1])
+        cos, sin = module(torch.zeros(1), positions[None])
+        for a, b in zip(like.cos_sin(positions), (cos, sin), strict=True):
+            assert torch.equal(torch.cat((a, a), -1), b[0])
+
+
+@EXAMPLES
+@given(dim=DIMS, base=BASES, factor=FACTORS)
+def test_linear(dim: int, base: float, factor: float):
+    exact = formulas.linear(formulas.progression(dim, base), factor)
+    compare(theirs("linear", dim, base, 2048, factor=factor), Linear(factor), exact)
+
+
+@EXAMPLES
+@given(dim=DIMS, base=BASES, factor=FACTORS, window=WINDOWS, longer=st.floats(0.01, 40.0))
+def test_dynamic(dim: int, base: float, factor: float, window: int, longer: float):
+    length = max(1, int(window * longer))
+    config = theirs("dynamic", dim, base, window, factor=factor)
+    stretch = formulas.dynamic_factor(factor, length, window)
+    compare(config, DynamicNTK(factor, window), formulas.change_of_base(dim, base, stretch), length)
+    compare(config, DynamicNTK(factor, window), formulas.progression(dim, base))
+
+
+@EXAMPLES
+@given(
+    dim=DIMS,
+    base=BASES,
+    factor=FACTORS,
+    window=WINDOWS,
+    betas=st.tuples(st.floats(0.5, 4.0), st.floats(4.5, 64.0)),
+    truncate=st.booleans(),
+    amplitude=st.one_of(st.none(), st.floats(0.1, 3.0), st.tuples(st.floats(0.1, 2.0), st.floats(0.1, 2.0))),
+)
+def test_yarn(dim, base, factor, window, betas, truncate, amplitude):
+    slow, fast = betas
+    optional: dict[str, Any] = {"beta_slow": slow, "beta_fast": fast, "truncate": truncate}
+    expected = formulas.temperature(factor)
+    if isinstance(amplitude, tuple):
+        optional |= {"mscale": amplitude[0], "mscale_all_dim": amplitude[1]}
+        expected = formulas.temperature(factor, amplitude[0]) / formulas.temperature(factor, amplitude[1])
+    elif amplitude is not None:
+        optional["attention_factor"] = expected = amplitude
+    config = theirs("yarn", dim, base, window, factor=factor, original_max_position_embeddings=window, **optional)
+    exact = formulas.by_planes(dim, base, factor, window, fast, slow, truncate)
+    scheme = YaRN(factor, window, **optional)
+    compare(config, scheme, exact)
+    assert RotaryEmbedding(dim, base=base, scaling=scheme).attention_factor == pytest.approx(float(expected), rel=1e-14)
+
+
+@EXAMPLES
+@given(
+    dim=DIMS,
+    base=BASES,
+    factor=FACTORS,
+    window=WINDOWS,
+    low=st.floats(0.5, 4.0),
+    more=st.one_of(st.just(0.0), st.floats(1.0, 16.0)),
+)
+def test_llama3(dim: int, base: float, factor: float, window: int, low: float, more: float):
+    high = low + more
+    parameters = {"factor": factor, "low_freq_factor": low, "high_freq_factor": high}
+    config = theirs("llama3", dim, base, 2 * window, original_max_position_embeddings=window, **parameters)
+    exact = formulas.by_turns(formulas.progression(dim, base), factor, window, low, high)
+    # A blend amplifies their float32 error by up to factor x high / (high - low) where it begins.
+    compare(config, Llama3(factor, window, low, high), exact, rtol=1e-5 * max(1.0, factor / 8))
+
+
+@EXAMPLES
+@given(dim=DIMS, base=BASES, window=WINDOWS, factor=FACTORS, data=st.data())
+def test_longrope(dim: int, base: float, window: int, factor: float, data: st.DataObject):
+    lists = st.lists(st.floats(1.0, 64.0), min_size=dim // 2, max_size=dim // 2)
+    short, long = data.draw(lists), data.draw(lists)
+    said = data.draw(st.one_of(st.none(), st.floats(0.5, 2.0)))
+    optional = {} if said is None else {"attention_factor": said}
+    parameters = {
+        "short_factor": short,
+        "long_factor": long,
+        "original_max_position_embeddings": window,
+        "factor": factor,
+    }
+    config = theirs("longrope", dim, base, window, **parameters, **optional)
+    scheme = LongRoPE(short, long, window, factor=factor, **optional)
+    plain = formulas.progression(dim, base)
+    for length, factors in ((None, short), (window, short), (window + 1, long), (10 * window, long)):
+        compare(config, scheme, formulas.searched(plain, factors), length)
+    if said is None:
+        amplitude = RotaryEmbedding(dim, base=base, scaling=scheme).attention_factor
+        assert amplitude == pytest.approx(float(formulas.searched_amplitude(factor, window)), rel=1e-14)
+
+
+@EXAMPLES
+@given(
+    dim=DIMS, base=BASES, factor=FACTORS, share=st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0.0, 1.0))
+)
+def test_proportional(dim: int, base: float, factor: float, share: float):
+    config = theirs("proportional", dim, base, 2048, factor=factor, partial_rotary_factor=share)
+    count = int(share * dim // 2)
+    plain = formulas.linear(formulas.progression(dim, base), factor)
+    exact = plain[:count] + [formulas.mpf(0)] * (dim // 2 - count)
+    compare(config, Proportional(share, factor), exact)
+
+
+@pytest.mark.parametrize("length", [1, 2048, 2049, 5000, 131072])
+def test_dynamic_per_row_is_their_forward(length: int):
+    """Their forward pass computes with a tensor seq_len, their function with an int: each is matched by the same kind of length."""
+    window, factor, dim, base = 2048, 3.7, 128, 10000.0
+    config = theirs("dynamic", dim, base, window, factor=factor)
+    like = RotaryEmbedding(dim, base=base, scaling=DynamicNTK(factor, window), angles="float32")
+    module = LlamaRotaryEmbedding(config)
+    positions = torch.arange(length - 1, -1, -max(1, length // 7)).flip(0)
+    cos, sin = module(torch.zeros(1), positions[None])
+    rows = torch.tensor([7, length, 10**6])
+    batched = like.cos_sin(positions, length=rows)
+    for a, b, row in zip(like.cos_sin(positions, length=torch.tensor(length)), (cos, sin), batched, strict=True):
+        assert torch.equal(torch.cat((a, a), -1), b[0])
+        assert torch.equal(row[1], a)
+
+
+def test_longrope_switch_is_their_forward():
+    window, dim, base = 64, 16, 10000.0
+    short, long = [1.0 + i / 8 for i in range(8)], [2.0 + 3 * i for i in range(8)]
+    parameters = {"short_factor": short, "long_factor": long, "original_max_position_embeddings": window, "factor": 8.0}
+    config = theirs("longrope", dim, base, window * 8, **parameters)
+    like = RotaryEmbedding(dim, base=base, scaling=LongRoPE(short, long, window, factor=8.0), angles="float32")
+    for n in (1, 64, 65, 500):
+        cos, sin = LlamaRotaryEmbedding(config)(torch.zeros(1), torch.arange(n)[None])
+        for length in (n, torch.tensor(n)):
+            for a, b in zip(like.cos_sin(n, length=length), (cos, sin), strict=True):
+                assert torch.equal(torch.cat((a, a), -1), b[0])
+
+
+# --- where theirs is wrong, or depends on more than it should --------------------------------------------------------------------
+
+
+def test_theirs_loses_truncate_of_a_nested_dict():
+    """Per layer type, `truncate` is read from the top level, where it never is."""
+    nested = {"full_attention": {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "truncate": False}}
+    nested["full_attention"]["original_max_position_embeddings"] = 4096
+    config = LlamaConfig(head_dim=64, hidden_size=256, num_attention_heads=4, max_position_embeddings=131072)
+    config.layer_types = ["full_attention"] * config.num_hidden_layers
+    config.rope_parameters = nested
+    wrong, _ = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu", layer_type="full_attention")
+    asked = formulas.by_planes(64, 150000.0, 32.0, 4096, truncate=False)
+    rounded = formulas.by_planes(64, 150000.0, 32.0, 4096, truncate=True)
+    ours = RotaryEmbedding(64, base=150000.0, scaling=YaRN(32.0, 4096, truncate=False)).inv_freq
+    assert max(formulas.ulps(a, b) for a, b in zip(ours.tolist(), asked, strict=True)) <= 1
+    torch.testing.assert_close(wrong, torch.tensor([float(r) for r in rounded]), rtol=1e-5, atol=0.0)
+    assert ((wrong / ours).log().abs().max() > math.log(1.05)).item()
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "yarn", "longrope"])
+def test_theirs_crashes_where_head_dim_is_none(rope_type: str):
+    config = theirs(rope_type, 64, 10000.0, 4096, factor=4.0, short_factor=[1.0] * 32, long_factor=[2.0] * 32)
+    config.head_dim = None
+    with pytest.raises(TypeError):
+        ROPE_INIT_FUNCTIONS[rope_type](config, "cpu")
+
+
+def test_theirs_depends_on_history_and_batch_mates_and_ours_does_not():
+    window, dim = 32, 16
+    config = theirs("dynamic", dim, 10000.0, window, factor=4.0)
+    fresh, used = LlamaRotaryEmbedding(config), LlamaRotaryEmbedding(config)
+    used(torch.zeros(1), torch.arange(300)[None])
+    positions = torch.arange(40)[None]
+    assert not torch.equal(fresh(torch.zeros(1), positions)[0], used(torch.zeros(1), positions)[0])
+    mates = torch.stack((torch.arange(40), torch.arange(260, 300)))
+    assert not torch.equal(
+        LlamaRotaryEmbedding(config)(torch.zeros(1), mates)[0][0], fresh(torch.zeros(1), positions)[0][0]
+    )
+
+    for angles in ("exact", "float32"):
+        rope = RotaryEmbedding(dim, scaling=DynamicNTK(4.0, window), angles=angles)
+        before = rope.cos_sin(40, length=torch.tensor(40))
+        rope.cos_sin(300, length=300)
+        both = rope.cos_sin(torch.arange(40), length=torch.tensor([40, 300]))
+        for a, b, c in zip(before, rope.cos_sin(40, length=torch.tensor(40)), both, strict=True):
+            assert torch.equal(a, b) and torch.equal(a, c[0])
+
+
+def test_their_arithmetic_is_tens_of_ulps_off():
+    """Why angles="float32" is not the default, and why parity is stated at 1e-5."""
+    config = theirs("default", 128, 500000.0, 8192)
+    exact = formulas.progression(128, 500000.0)
+    shown = LlamaRotaryEmbedding(config).inv_freq.tolist()
+    ours = RotaryEmbedding(128, base=500000.0).inv_freq.tolist()
+    assert max(formulas.ulps(a, b) for a, b in zip(shown, exact, strict=True)) > 1
+    assert max(formulas.ulps(a, b) for a, b in zip(ours, exact, strict=True)) <= 0.51
