@@ -1,8 +1,9 @@
 """Builds the native CPU kernel, src/rotary/kernels/native/rotate.cpp, into a plain shared library inside the package.
 
 It links neither Python nor torch, so one wheel per platform (py3-none-<platform>) serves every Python and every torch, and an
-isolated build needs nothing but setuptools. CXX, CC, CXXFLAGS, CFLAGS and LDFLAGS are respected. Where it cannot be built the install succeeds all
-the same: one warning, the reason in native/build.txt, which `rotary info` shows, and rotary rotates with plain torch operations.
+isolated build needs nothing but setuptools. CXX, CC, CXXFLAGS, CFLAGS and LDFLAGS are respected. Where it cannot be built the
+install succeeds all the same: one warning, the reason in native/build.txt, which `rotary info` shows, and rotary rotates with
+plain torch operations.
 """
 
 from __future__ import annotations

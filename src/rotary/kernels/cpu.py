@@ -41,7 +41,11 @@ def unavailable() -> str | None:
     if _call is None and _why is None:
         reason = _load()
         if reason is not None:
-            warnings.warn(f"rotary rotates CPU tensors with plain torch operations, many times slower: {reason}", RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f"rotary rotates CPU tensors with plain torch operations, many times slower: {reason}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         _why = reason
     return _why
 
@@ -64,9 +68,9 @@ def rotate(
 ) -> str | None:
     if _call is None:
         reason = unavailable()
-        return reason if reason is not None else rotate(
-            xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate
-        )
+        if reason is not None:
+            return reason
+        assert _call is not None
     x = xs[0]
     dtype = _DTYPES.get(x.dtype)
     if dtype is None:
@@ -92,7 +96,9 @@ def rotate(
     status = _call(pack(*words))
     if status:
         if status < 0:
-            raise RuntimeError("torch's thread pool reported an error in torch_parallel_for; the output is not complete")
+            raise RuntimeError(
+                "torch's thread pool reported an error in torch_parallel_for; the output is not complete"
+            )
         return _REASONS[status - 1]
     if in_place:  # a write through an address is invisible to autograd, whose saved tensors would go stale in silence
         for x, out in zip(xs, outs, strict=True):
