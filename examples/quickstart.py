@@ -1,6 +1,6 @@
 """The main job, on a real text: bytes -> embedding -> q, k, v -> rotated q, k -> causal attention, as a prefill and token by token.
 
-    python examples/quickstart.py [--out out]
+    python examples/quickstart.py [--out FOLDER] [--rounds N]
 
 Every line it prints is measured in this run. It ends with a verdict and the exit status 0, or 1 where one of its checks failed.
 """
@@ -86,7 +86,7 @@ def errors(rope: RotaryEmbedding, position: int) -> tuple[float, float]:
     return worst(*rope.cos_sin(at)), worst(*usual_cos_sin(rope.inv_freq, at))
 
 
-def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: int = 7) -> tuple[float, float]:
+def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
     """Median milliseconds of both, measured A B A B after one round that does not count."""
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds + 1):
@@ -97,14 +97,13 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
     return statistics.median(taken[0][1:]), statistics.median(taken[1][1:])
 
 
-def speed(dtype: torch.dtype) -> tuple[float, float]:
+def speed(dtype: torch.dtype, rounds: int) -> tuple[float, float]:
     """Milliseconds to rotate Llama-3-8B's q and k for 4,096 tokens from ready tables: (ours, the usual formula)."""
     rope = RotaryEmbedding(128, base=500_000)
     q, k = torch.randn(1, 32, 4096, 128).to(dtype), torch.randn(1, 8, 4096, 128).to(dtype)
     cos, sin = rope.cos_sin(4096)
     wide = [torch.cat((t, t), -1)[None, None].to(dtype) for t in (cos, sin)]
-    with torch.no_grad():
-        return in_turn(lambda: apply_rotary_qk(q, k, cos, sin), lambda: usual_formula(q, k, *wide))
+    return in_turn(lambda: apply_rotary_qk(q, k, cos, sin), lambda: usual_formula(q, k, *wide), rounds)
 
 
 def progress(done: int, of: int) -> None:
@@ -112,13 +111,14 @@ def progress(done: int, of: int) -> None:
         print(f"\r  decoding, one token at a time: {done:,} of {of:,}", end="\n" if done == of else "", flush=True)
 
 
+@torch.no_grad()
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Rotary embeddings on a real text.")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the picture")
-    out = parser.parse_args(arguments).out
+    parser.add_argument("--rounds", type=int, default=7, help="of each measurement of time")
+    options = parser.parse_args(arguments)
     checks: dict[str, bool] = {}
     torch.manual_seed(0)
-    torch.set_grad_enabled(False)
 
     print("1  the documented module")
     freqs, scale = RotaryEmbedding(dim=64, use_xpos=True)(10)
@@ -150,10 +150,10 @@ def main(arguments: list[str] | None = None) -> int:
     where = ", ".join(f"{name}: {state}" for name, state in backends().items())
     print(f"4  Llama-3-8B's q and k, 4,096 tokens, {torch.get_num_threads()} threads ({where})")
     for dtype in (torch.bfloat16, torch.float32):
-        fast, slow = speed(dtype)
+        fast, slow = speed(dtype, options.rounds)
         print(f"  {str(dtype)[6:]:8}  rotary {fast:7.1f} ms   usual eager formula {slow:7.1f} ms   {slow / fast:.1f} x")
 
-    print(f"5  the picture: {draw(text, out / 'quickstart.png')}")
+    print(f"5  the picture: {draw(text, options.out / 'quickstart.png')}")
 
     for failed in (name for name, held in checks.items() if not held):
         print(f"FAILED: {failed}")
