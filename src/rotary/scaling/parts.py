@@ -44,8 +44,7 @@ class NTKByParts(Scheme):
         if self.ramp == "rotations":
             keep = kept_by_rotations(inv_freq, self.original_max_position_embeddings, self.beta_slow, self.beta_fast)
         else:
-            low, high = ramp_of_planes(self, base, dim)
-            keep = 1.0 - ((planes(inv_freq) - low) / (high - low)).clamp(0.0, 1.0)
+            keep = kept_by_planes(inv_freq, self, base, dim)
         return (1.0 - keep) * (inv_freq / self.factor) + keep * inv_freq, 1.0
 
 
@@ -89,15 +88,8 @@ class YaRN(Scheme):
         return mscale(self.factor)
 
     def __call__(self, inv_freq: Tensor, *, base: float, dim: int, length: Length = None) -> Frequencies:
-        parts = NTKByParts(
-            self.factor,
-            self.original_max_position_embeddings,
-            self.beta_fast,
-            self.beta_slow,
-            ramp="planes",
-            truncate=self.truncate,
-        )
-        return parts(inv_freq, base=base, dim=dim)[0], self.amplitude()
+        keep = kept_by_planes(inv_freq, self, base, dim)
+        return (1.0 - keep) * (inv_freq / self.factor) + keep * inv_freq, self.amplitude()
 
     def in_float32(self, inv_freq: Tensor, *, base: float, dim: int, length: Length = None) -> Frequencies:
         low, high = ramp_of_planes(self, base, dim)
@@ -171,6 +163,12 @@ def kept_by_rotations(inv_freq: Tensor, window: int, slow: float, fast: float) -
     if slow == fast:
         return (turns >= fast).to(inv_freq.dtype)
     return ((turns - slow) / (fast - slow)).clamp(0.0, 1.0)
+
+
+def kept_by_planes(inv_freq: Tensor, scheme: NTKByParts | YaRN, base: float, dim: int) -> Tensor:
+    """1 for planes up to that of beta_fast turns, 0 from that of beta_slow turns on, linear in the index between."""
+    low, high = ramp_of_planes(scheme, base, dim)
+    return 1.0 - ((planes(inv_freq) - low) / (high - low)).clamp(0.0, 1.0)
 
 
 def _check_order(fast_name: str, fast: float, slow_name: str, slow: float) -> None:
