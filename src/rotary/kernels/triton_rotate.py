@@ -7,7 +7,8 @@ heads and sequence in elements; `BT` tokens and `BH` heads per program; capitals
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
-# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportInvalidTypeForm=false
+# pyright: reportAssignmentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
