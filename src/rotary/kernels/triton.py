@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -18,33 +18,31 @@ import torch
 from torch import Tensor
 
 Table = tuple[Tensor, Tensor]
+Sizes = tuple[int, ...]
 
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-_OLDEST_TRITON = (3, 3)  # tuples inside kernels, and a compiled kernel that takes every argument
-_OLDEST_CHIP = (8, 0)  # conversions from and to bfloat16
-_BANKS = 16  # bytes one thread moves in one access
-
-# compiled kernels by everything that decides their code, so that a call does not pay for Triton's own look-up: it costs more than
-# all the rest of the launch, see docs/kernels.md
-_compiled: dict[tuple[Any, ...], Any] = {}
+OLDEST_TRITON = (3, 3)  # tuples inside kernels, and a compiled kernel that is launched with every argument
+OLDEST_CHIP = (8, 0)  # conversions from and to bfloat16
+ACCESS = 16  # bytes that one thread moves at once
+_SIZES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4, torch.float64: 8}
 
 
 class Tile(NamedTuple):
-    """How much one program does: `heads` heads of as many tokens as give each thread of `warps` warps two accesses per head."""
+    """What one program does: `heads` heads of as many tokens as give each thread of `warps` warps two accesses per head."""
 
     heads: int
     warps: int
 
 
 # Work that fills the chip: four heads share one reading of the tables and are loaded before anything is stored, 128 bytes in flight
-# per thread. Less work than that: the smallest programs, so that more multiprocessors take part.
+# per thread. With fewer than two such programs per multiprocessor: the smallest programs, so that all of them take part.
 LARGE = Tile(heads=4, warps=4)
 SMALL = Tile(heads=1, warps=1)
-_PROGRAMS_PER_MULTIPROCESSOR = 2  # of the large kind; with fewer the small kind takes over
+_FILLED = 2
+_MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernel, addresses 64
 
 
 class Axes(NamedTuple):
-    """One tensor as (batch, heads, seq, channels): sizes, then strides [elements] of x, of y and of the tables' rows."""
+    """One tensor as (batch, heads, seq, channels): sizes, then strides [elements] of x, of y and of the rows of its tables."""
 
     batch: int
     heads: int
@@ -59,6 +57,26 @@ class Axes(NamedTuple):
     table_s: int
 
 
+@dataclass(eq=False)
+class Code:
+    """One compiled kernel, where there is one already: Triton's own way from arguments to it costs more than all the rest of a call."""
+
+    warps: int
+    constants: tuple[int, ...]
+    compiled: Any = None
+
+
+@dataclass(eq=False)
+class Launch:
+    """Which of the tensors, on how many programs, with which integers, in which code. `count` 0: nothing to do."""
+
+    first: int
+    last: int
+    count: int
+    integers: Sizes
+    code: Code
+
+
 @functools.cache
 def unavailable() -> str | None:
     if not _interpreting():
@@ -66,19 +84,18 @@ def unavailable() -> str | None:
             return "no CUDA device"
         if torch.version.hip is not None:
             return "ROCm: this kernel has been neither tested nor measured there"
-        chips = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
-        if max(chips) < _OLDEST_CHIP:
-            return f"compute capability {max(chips)[0]}.{max(chips)[1]} is older than {_dotted(_OLDEST_CHIP)}"
+        newest = max(torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count()))
+        if newest < OLDEST_CHIP:
+            return f"compute capability {_dotted(newest)} is older than {_dotted(OLDEST_CHIP)}"
     if find_spec("triton") is None:
         return "triton is not installed"
     try:
         import triton
 
-        version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-        if version < _OLDEST_TRITON:
-            return f"triton {triton.__version__} is older than {_dotted(_OLDEST_TRITON)}"
+        if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
+            return f"triton {triton.__version__} is older than {_dotted(OLDEST_TRITON)}"
         _kernel()
-    except Exception as error:  # a broken installation fails in ways of its own; the reason is what is asked for
+    except Exception as error:  # a broken installation fails in ways of its own, and the reason is what is asked for
         return f"triton does not load: {type(error).__name__}: {error}"
     return None
 
@@ -92,147 +109,177 @@ def rotate(
     interleaved: bool,
     conjugate: bool,
 ) -> str | None:
-    reason = unavailable() or _unserved(xs, outs)
+    x = xs[0]
+    reason = unavailable()
+    if reason is None and not (x.is_cuda or (x.is_cpu and _interpreting())):
+        reason = f"tensors on {x.device}"
     if reason is not None:
         return reason
-    tables = tuple(_rows_adjacent(cos, sin) for cos, sin in tables)
-    axes: list[Axes] = []
-    for x, out, (cos, _) in zip(xs, outs, tables, strict=True):
-        one = axes_of(x, out, cos, seq_dim)
-        if one is None:
-            return f"more than two independent dimensions beside sequence and channels, shape {tuple(x.shape)} strides {x.stride()}"
-        axes.append(one)
-    if all(one.seq == 1 for one in axes):  # decoding: the batch takes the place of the sequence, so that tiles are full
-        axes = [one._replace(batch=1, seq=one.batch, x_s=one.x_b, y_s=one.y_b, table_s=one.table_b) for one in axes]
-    together = len(xs) == 2 and (
-        axes[0].batch == axes[1].batch
-        and xs[0].shape[-1] == xs[1].shape[-1]
-        and tables[0][0].shape[-1] == tables[1][0].shape[-1]
-        and (outs[0] is xs[0]) == (outs[1] is xs[1])
-    )
-    for first in (0,) if together else range(len(xs)):
-        last = 2 if together else first + 1
-        _launch(xs[first:last], outs[first:last], tables[first:last], axes[first:last], interleaved, conjugate)
+    geometry: list[Any] = []
+    for x, out, (cos, sin) in zip(xs, outs, tables, strict=True):
+        in_place = out is x
+        strides = x.stride()
+        geometry += (x.shape, strides, strides if in_place else out.stride(), in_place)
+        geometry += (cos.shape, cos.stride(), sin.stride())
+    plan = _plan(x.dtype, x.device, seq_dim, interleaved, conjugate, *geometry)
+    if plan is None:  # tables are small against q and k, and nearly always well laid out already
+        tables = tuple((cos.contiguous(), sin.contiguous()) for cos, sin in tables)
+        return rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+    if isinstance(plan, str):
+        return plan
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        with torch.cuda.device(x.device):
+            _run(plan, xs, outs, tables)
+    else:
+        _run(plan, xs, outs, tables)
     for x, out in zip(xs, outs, strict=True):
         if out is x and not x.is_inference():  # a write through an address is invisible to autograd's version counter
             torch.autograd.graph.increment_version(x)
     return None
 
 
-def axes_of(x: Tensor, out: Tensor, cos: Tensor, seq_dim: int) -> Axes | None:
-    """x and out as (batch, heads, seq, channels), or None where the other dimensions do not fold into two.
+def _run(plan: tuple[Launch, ...], xs: tuple[Tensor, ...], outs: tuple[Tensor, ...], tables: tuple[Table, ...]) -> None:
+    for launch in plan:
+        if not launch.count:
+            continue
+        i, j, code = launch.first, launch.last, launch.code
+        pointers = (xs[i], outs[i], *tables[i], xs[j], outs[j], *tables[j])
+        addresses = 0
+        for tensor in pointers:
+            addresses |= tensor.data_ptr()
+        aligned = not addresses % ACCESS
+        compiled = code.compiled
+        if compiled is not None and aligned:
+            compiled[(launch.count, 1, 1)](*pointers, *launch.integers, *code.constants)
+            continue
+        # enable_fp_fusion would contract a * c - b * s and leave out a rounding: pinned, so that the bits are those of the plain
+        # formula under every version of Triton. Where memory is what is waited for it costs nothing.
+        compiled = _kernel()[(launch.count,)](
+            *pointers, *launch.integers, *code.constants, num_warps=code.warps, enable_fp_fusion=False
+        )
+        if aligned:
+            code.compiled = compiled  # None from the interpreter
+
+
+# Nothing in a plan depends on anything but its arguments: forgetting one costs microseconds.
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    dtype: torch.dtype, device: torch.device, seq_dim: int, interleaved: bool, conjugate: bool, *geometry: Any
+) -> tuple[Launch, ...] | str | None:
+    """The launches, or why these tensors are not served, or None where the tables must be copied first.
+
+    geometry: per tensor the shape, strides of x, strides of out, whether it is in place; shape of cos, strides of cos and of sin.
+    """
+    size = _SIZES.get(dtype)
+    if size is None:
+        return f"no kernel for {dtype}"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_CHIP:
+        return f"compute capability of {device} is older than {_dotted(OLDEST_CHIP)}"
+    every: list[Axes] = []
+    dims: list[tuple[int, int]] = []
+    for shape, x_strides, y_strides, in_place, table, cos_strides, sin_strides in zip(
+        *(geometry[i::7] for i in range(7)), strict=True
+    ):
+        if shape[-1] > 1 and not x_strides[-1] == y_strides[-1] == 1:
+            return "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)"
+        if 0 not in table and not _alike(table, cos_strides, sin_strides):
+            return None
+        axes = fold(shape, x_strides, y_strides, table, cos_strides, seq_dim)
+        if axes is None:
+            return f"more than two independent dimensions beside sequence and channels: shape {shape}, strides {x_strides}"
+        every.append(axes)
+        dims.append((2 * table[-1], 0 if in_place else shape[-1] - 2 * table[-1]))
+    if all(axes.seq == 1 for axes in every):  # decoding: the batch takes the place of the sequence, so that tiles are full
+        every = [axes._replace(batch=1, seq=axes.batch, x_s=axes.x_b, y_s=axes.y_b, table_s=axes.table_b) for axes in every]
+    if max(max(axes[:3]) for axes in every) > _MOST:
+        return f"more than {_MOST} rows along one dimension"
+    together = len(every) == 2 and dims[0] == dims[1] and every[0].batch == every[1].batch
+    spans = ((0, 1),) if together else tuple((i, i) for i in range(len(every)))
+    launches = tuple(
+        _launch(dtype, size, device, interleaved, conjugate, *dims[i], i, j, every[i], every[j]) for i, j in spans
+    )
+    return launches if all(launch.count <= _MOST for launch in launches) else f"more than {_MOST} programs"
+
+
+def _launch(
+    dtype: torch.dtype,
+    size: int,
+    device: torch.device,
+    interleaved: bool,
+    conjugate: bool,
+    dim: int,
+    tail: int,
+    i: int,
+    j: int,
+    q: Axes,
+    k: Axes,
+) -> Launch:
+    seq = max(q.seq, k.seq)
+
+    def programs(tile: Tile) -> int:
+        groups = sum(-(-axes.heads // tile.heads) for axes in ((q,) if i == j else (q, k)))
+        return groups * q.batch * -(-seq // tokens_per_program(tile, dim, tail, size))
+
+    tile = LARGE if programs(LARGE) >= _FILLED * _multiprocessors(device) else SMALL
+    # What divides every stride divides the first address of every row, and so decides how wide the accesses may be.
+    unit = math.gcd(ACCESS // size, *q[3:9], *k[3:9])
+    table_unit = math.gcd(ACCESS // max(size, 4), *q[9:], *k[9:])
+    tokens = tokens_per_program(tile, dim, tail, size)
+    constants = (dim, tail, interleaved, conjugate, unit, table_unit, tokens, tile.heads, i != j)
+    code = _code(dtype, device, tile.warps, constants)
+    return Launch(i, j, programs(tile) if dim + tail else 0, (*q[1:], *k[1:], q.batch), code)
+
+
+@functools.cache
+def _code(dtype: torch.dtype, device: torch.device, warps: int, constants: tuple[int, ...]) -> Code:
+    """The one place for the kernel compiled for these constants; how many there are does not depend on lengths."""
+    return Code(warps, constants)
+
+
+def fold(
+    shape: Sizes, x_strides: Sizes, y_strides: Sizes, table: Sizes, table_strides: Sizes, seq_dim: int
+) -> Axes | None:
+    """Any dimensions as (batch, heads, seq, channels), or None where the others do not fold into two.
 
     Strides of dimensions of size 1 are 0: nothing is ever added to an address for them, and nothing should be inferred from them.
     """
-    shape, x_strides, y_strides = x.shape, x.stride(), out.stride()
-    own_rows = cos.ndim == 3 and cos.shape[0] > 1
+    own_rows = len(table) == 3 and table[0] > 1
     others = [
-        (n, x_strides[i], y_strides[i]) if n > 1 else (1, 0, 0) for i, n in enumerate(shape[:-1]) if i != seq_dim
+        (n, x_strides[i], y_strides[i]) if n > 1 else (n, 0, 0) for i, n in enumerate(shape[:-1]) if i != seq_dim
     ]
     while len(others) > 2:
         # Two neighbours are one dimension where a step of the outer is as long as all steps of the inner.
         for i in range(own_rows, len(others) - 1):
             (n, x_outer, y_outer), (m, x_inner, y_inner) = others[i : i + 2]
-            if n == 1 or m == 1 or (x_outer == m * x_inner and y_outer == m * y_inner):
-                inner = others[i + 1] if m > 1 else others[i]
-                others[i : i + 2] = [(n * m, *inner[1:])]
+            if n <= 1 or m <= 1:
+                others[i : i + 2] = [(n * m, *(others[i][1:] if m == 1 else others[i + 1][1:]))]
+                break
+            if x_outer == m * x_inner and y_outer == m * y_inner:
+                others[i : i + 2] = [(n * m, x_inner, y_inner)]
                 break
         else:
             return None
     nothing = (1, 0, 0)
-    if len(others) < 2:
-        others = [*others, nothing] if own_rows else [nothing] * (2 - len(others)) + others
+    others = [*others, nothing, nothing][:2] if own_rows else [*(nothing,) * (2 - len(others)), *others]
     (batch, x_b, y_b), (heads, x_h, y_h) = others
     seq = shape[seq_dim]
-    x_s, y_s = (x_strides[seq_dim], y_strides[seq_dim]) if seq > 1 else (0, 0)
-    table_b = cos.stride(0) if own_rows else 0
-    table_s = cos.stride(-2) if seq > 1 else 0
-    return Axes(batch, heads, seq, x_b, x_h, x_s, y_b, y_h, y_s, table_b, table_s)
+    x_s, y_s, table_s = (x_strides[seq_dim], y_strides[seq_dim], table_strides[-2]) if seq > 1 else (0, 0, 0)
+    return Axes(
+        batch, heads, seq, x_b, x_h, x_s, y_b, y_h, y_s, table_strides[0] if own_rows else 0, table_s
+    )
 
 
-def tokens_per_program(tile: Tile, planes: int, element_size: int) -> int:
-    """Rows of one tile: as many as give each thread one access of 16 bytes to each of the two channels of its planes."""
-    width = 1 << (planes - 1).bit_length()
-    return min(max(32 * tile.warps * (_BANKS // element_size) // width, 1), 256)
+def _alike(table: Sizes, cos_strides: Sizes, sin_strides: Sizes) -> bool:
+    """Whether one set of strides, with adjacent columns, says where both tables lie."""
+    steps = [(a, b) for n, a, b in zip(table, cos_strides, sin_strides, strict=True) if n > 1]
+    return all(a == b for a, b in steps) and (table[-1] <= 1 or steps[-1][0] == 1)
 
 
-def _launch(
-    xs: tuple[Tensor, ...],
-    outs: tuple[Tensor, ...],
-    tables: tuple[Table, ...],
-    axes: list[Axes],
-    interleaved: bool,
-    conjugate: bool,
-) -> None:
-    x, cos = xs[0], tables[0][0]
-    q, k = axes[0], axes[-1]
-    size, dim = x.element_size(), 2 * cos.shape[-1]
-    pair = len(xs) == 2
-    seq = max(q.seq, k.seq)
-    if not seq or not q.batch or not (q.heads or (pair and k.heads)):
-        return
-    tail = 0 if outs[0] is x else x.shape[-1] - dim
-    # What divides every stride divides every row's first address: the width of the accesses follows from it.
-    unit = math.gcd(_BANKS // size, *q[3:9], *k[3:9])
-    table_unit = math.gcd(_BANKS // cos.element_size(), *q[9:], *k[9:])
-
-    def programs(tile: Tile) -> int:
-        groups = -(-q.heads // tile.heads) + (-(-k.heads // tile.heads) if pair else 0)
-        return groups * q.batch * -(-seq // tokens_per_program(tile, dim // 2, size))
-
-    tile = LARGE
-    count = programs(tile)
-    if count < _PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(x.device):
-        tile = SMALL
-        count = programs(tile)
-    pointers = (xs[0], outs[0], *tables[0], xs[-1], outs[-1], *tables[-1])
-    block = tokens_per_program(tile, dim // 2, size)
-    constants = (dim, tail, interleaved, conjugate, unit, table_unit, block, tile.heads, pair)
-    arguments = (*pointers, *q[1:], *k[1:], q.batch, *constants)
-    key = (x.device, x.dtype, cos.dtype, tile.warps, *constants)
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
-        with torch.cuda.device(x.device):
-            _run(key, count, tile.warps, pointers, arguments)
-    else:
-        _run(key, count, tile.warps, pointers, arguments)
-
-
-def _run(
-    key: tuple[Any, ...], count: int, warps: int, pointers: tuple[Tensor, ...], arguments: tuple[Any, ...]
-) -> None:
-    compiled = _compiled.get(key)
-    addresses = 0
-    for tensor in pointers:
-        addresses |= tensor.data_ptr()
-    if compiled is not None and not addresses % _BANKS:
-        compiled[(count, 1, 1)](*arguments)
-        return
-    # fp fusion would contract a * c - b * s into one rounding less: pinned, so that the bits are those of the plain formula on
-    # every version of Triton. It costs nothing where memory is what is waited for.
-    compiled = _kernel()[(count,)](*arguments, num_warps=warps, enable_fp_fusion=False)
-    if compiled is not None and not addresses % _BANKS:  # the interpreter compiles nothing
-        _compiled[key] = compiled
-
-
-def _unserved(xs: tuple[Tensor, ...], outs: tuple[Tensor, ...]) -> str | None:
-    x = xs[0]
-    if x.dtype not in _DTYPES:
-        return f"no kernel for {x.dtype}"
-    if not x.is_cuda and not (x.is_cpu and _interpreting()):
-        return f"tensors on {x.device}"
-    if x.is_cuda and _capability(x.device) < _OLDEST_CHIP:
-        return f"compute capability of {x.device} is older than {_dotted(_OLDEST_CHIP)}"
-    for tensor in (*xs, *outs):
-        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
-            return "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)"
-    return None
-
-
-def _rows_adjacent(cos: Tensor, sin: Tensor) -> Table:
-    """Tables with adjacent columns and one set of strides for both: small against q and k, and nearly always so already."""
-    if cos.stride() != sin.stride() or (cos.stride(-1) != 1 and cos.shape[-1] > 1):
-        return cos.contiguous(), sin.contiguous()
-    return cos, sin
+def tokens_per_program(tile: Tile, dim: int, tail: int, size: int) -> int:
+    """Rows of one tile: as many as give each thread one access to each of the two channels of its planes."""
+    width = max(dim // 2, tail // 2, 1)
+    width = 1 << (width - 1).bit_length()
+    return min(max(32 * tile.warps * (ACCESS // size) // width, 1), 128)
 
 
 @functools.cache
@@ -251,11 +298,6 @@ def _interpreting() -> bool:
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
 
 
 def _dotted(version: tuple[int, int]) -> str:
