@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -31,6 +32,9 @@ def _info(options: argparse.Namespace) -> int:
     print(f"torch    {torch.__version__}")
     print(f"python   {sys.version.split()[0]}")
     print(f"device   {device}")
-    for name, state in backends().items():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a kernel that is off warns at its first use; here the reason is printed
+        states = backends()
+    for name, state in states.items():
         print(f"{name:8} {state}")
     return 0
