@@ -77,8 +77,8 @@ class DynamicNTK(Scheme):
         if length is None:
             return inv_freq, 1.0
         exponents = planes(inv_freq) * (-2.0 / (dim - 2))
-        if not isinstance(length, Tensor):
-            return inv_freq * torch.exp(exponents * math.log(self._stretch(max(length, self.window)))), 1.0
+        if not isinstance(length, Tensor):  # through a tensor too, so that a row and a whole call give the same bits
+            length = torch.full((), length, dtype=torch.int64, device=inv_freq.device)
         stretch = self._stretch(length.clamp(min=self.window).to(inv_freq.dtype))
         assert isinstance(stretch, Tensor)
         # exp(e log z), never pow: a row must keep its bits whatever the batch around it
