@@ -1,0 +1,186 @@
+"""The rotation on a GPU beside its peers: time, share of the copy bandwidth, host time, launches. Needs CUDA; says so where there is none.
+
+    python benchmarks/gpu.py                    everything, about ten minutes; writes results/gpu.json and results/gpu.md
+    python benchmarks/gpu.py 4096 32768         only shapes of so many tokens
+    python benchmarks/gpu.py --check            every peer's result judged, nothing timed; runs without a GPU too
+
+The floor is a copy: queries and keys are read once and written once, and nothing else has to move but the tables, which all calls
+share, as the layers of a model do. So every time is also given as the share of the bandwidth of `Tensor.copy_`, measured in the
+same run. No time is reported for a peer whose result is not the rotation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import gpu_clock as clock
+import torch
+from gpu_peers import MODES, PEERS, Layout, Rotation, Tables, absent, exact, tables
+from gpu_report import report
+from record import circumstances, write
+from torch import Tensor
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16
+HEAD_DIM = 128
+HEADS = {"32 + 8": (32, 8), "4 + 1": (4, 1)}  # Llama-3-8B, and one of eight GPUs among which its heads are split
+SHAPES = ((1, 1), (1, 128), (256, 1), (1, 4096), (1, 32768), (1, 131072))  # (batch, seq)
+COPIED = 2**30  # bytes of the copy whose bandwidth everything is compared with
+HOST_UP_TO = 256  # tokens: beyond, the device is what a loop of calls waits for
+JUDGED = 2048  # tokens at either end
+CLOSE = 1e-2  # |y - exact| / |exact|, over all: bfloat16 rounds to 2e-3, a wrong pairing or direction is off by 1
+
+
+class Case(NamedTuple):
+    heads: str
+    batch: int
+    seq: int
+    interleaved: bool
+    mode: str
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.seq
+
+    @property
+    def bytes(self) -> int:
+        """Queries and keys, read once and written once. Tables are not counted, here nor for anybody."""
+        return 2 * self.tokens * sum(HEADS[self.heads]) * HEAD_DIM * DTYPE.itemsize
+
+    def draw(self) -> list[Tensor]:
+        """New q and k, (batch, seq, heads, head_dim)."""
+        return [torch.randn(self.batch, self.seq, n, HEAD_DIM, dtype=DTYPE, device=DEVICE) for n in HEADS[self.heads]]
+
+
+def cases(tokens: list[int]) -> Iterator[Case]:
+    for batch, seq in SHAPES:
+        for heads in HEADS:
+            for interleaved in (False, True):
+                for mode in MODES:
+                    if not tokens or batch * seq in tokens:
+                        yield Case(heads, batch, seq, interleaved, mode)
+
+
+def prepared(case: Case, rotate: Rotation, layout: Layout) -> Callable[[], Any]:
+    """A call on tensors of its own, with nothing left to do but what is to be timed; it returns (q, k) or their gradients."""
+    q, k = (layout.view(t) for t in case.draw())
+    if case.mode != "backward":
+        return lambda: rotate(q, k)
+    leaves = [t.requires_grad_() for t in (q, k)]
+    outs = rotate(*leaves)
+    grads = [layout.view(t) for t in case.draw()]
+    return lambda: torch.autograd.grad(outs, leaves, grads, retain_graph=True)
+
+
+def error(case: Case, made: Tables, rotate: Rotation, layout: Layout) -> float:
+    """|result - exact| / |exact| of one call on new data, over the first and the last tokens."""
+    q, k = case.draw()
+    back = case.mode == "backward"
+    seen = torch.arange(case.seq, device=DEVICE)
+    seen = torch.cat((seen[:JUDGED], seen[max(JUDGED, case.seq - JUDGED) :]))
+    part = made._replace(cos=made.cos[:, seen], sin=made.sin[:, seen])
+    wanted = [exact(t[:, seen], part, conjugate=back) for t in (q, k)]
+    given = [layout.view(t) for t in (q, k)]
+    if back:
+        leaves = [torch.zeros_like(t).requires_grad_() for t in given]
+        found = torch.autograd.grad(rotate(*leaves), leaves, given)
+    else:
+        with torch.no_grad():
+            found = rotate(*given)
+    found = [layout.back(f, t.shape)[:, seen] for f, t in zip(found, (q, k), strict=True)]
+    return max(float((f.double() - w).norm() / w.norm()) for f, w in zip(found, wanted, strict=True))
+
+
+def measure(case: Case, name: str, *, timed: bool) -> dict[str, Any]:
+    """What is known of one peer in one case: its times, or the word that says why there are none."""
+    peer = PEERS[name]
+    made = tables(case.batch, case.seq, HEAD_DIM, interleaved=case.interleaved, device=DEVICE)
+    record: dict[str, Any] = {**case._asdict(), "bytes": case.bytes, "peer": name}
+    rotate = peer.make(made, case.mode)
+    if isinstance(rotate, str):
+        return {**record, "none": rotate}
+    record["error"] = error(case, made, rotate, peer.layout)
+    if not record["error"] < CLOSE:
+        return {**record, "none": f"wrong: relative error {record['error']:.1e}"}
+    if not timed:
+        return record
+    with torch.set_grad_enabled(case.mode == "backward"):
+        calls = [prepared(case, rotate, peer.layout) for _ in range(clock.cold_calls(case.bytes))]
+        record["cold"] = clock.cold(calls)
+        record["warm"] = clock.warm(calls[0])
+        record["launches"] = clock.launches(calls[0])
+        if case.tokens <= HOST_UP_TO:
+            record["host"] = clock.host(calls[0])
+    return record
+
+
+def copied(count: int) -> clock.Time:
+    """Microseconds of a copy that reads so many bytes and writes as many, cold."""
+    pairs = [
+        (
+            torch.empty(count, dtype=torch.uint8, device=DEVICE).random_(),
+            torch.empty(count, dtype=torch.uint8, device=DEVICE),
+        )
+        for _ in range(clock.cold_calls(2 * count))
+    ]
+    return clock.cold([lambda a=a, b=b: b.copy_(a) for a, b in pairs])
+
+
+def bandwidth() -> float:
+    """Bytes per second, read and written, of a copy too large for any cache."""
+    return 2 * COPIED / (copied(COPIED).median * 1e-6)
+
+
+def run(tokens: list[int], *, timed: bool) -> dict[str, Any]:
+    """Every peer in every case of so many tokens (all where none are named). The files are written after each case."""
+    missing = absent()
+    packages = ("triton", "transformers", "flash-attn", "liger-kernel", "flashinfer-python")
+    at = circumstances(*(name for name in packages if installed(name)))
+    result: dict[str, Any] = {**at, "absent": missing, "dtype": str(DTYPE), "head_dim": HEAD_DIM}
+    result.update(bandwidth=[], copies={}, records=[])
+    shape: tuple[Any, ...] = ()
+    for case in cases(tokens):
+        if timed and case[:3] != shape:
+            shape = case[:3]
+            torch.cuda.empty_cache()
+            result["bandwidth"].append(bandwidth())
+            result["copies"][f"{case.heads} heads {case.batch} x {case.seq}"] = copied(case.bytes // 2)
+        for name in PEERS:
+            if name in missing:
+                continue
+            torch.compiler.reset()
+            try:
+                record = measure(case, name, timed=timed)
+            except torch.OutOfMemoryError:
+                record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": "out of memory"}
+            result["records"].append(record)
+            print(*case, name, record.get("none") or record.get("cold") or record["error"], sep="   ", flush=True)
+        if timed and not tokens:
+            write("gpu", result, report(result))
+    return result
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    timed = "--check" not in arguments
+    if timed and DEVICE == "cpu":
+        print("no CUDA device: nothing measured (--check judges results without one)")
+        return
+    result = run([int(a) for a in arguments if a != "--check"], timed=timed)
+    if timed:
+        print(report(result))
+
+
+def installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

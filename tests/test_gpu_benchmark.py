@@ -1,0 +1,100 @@
+"""benchmarks/gpu.py without a GPU: its peers are judged for real, its times are made up, and its report is read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script as a module, on the CPU, smallest heads, and forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    before = set(sys.modules)
+    import gpu as script
+
+    monkeypatch.setattr(script, "DEVICE", "cpu")
+    monkeypatch.setattr(script, "HEADS", {"32 + 8": (3, 1), "4 + 1": (1, 1)})
+    monkeypatch.setattr(script, "SHAPES", ((1, 1), (3, 1), (1, 9)))
+    yield script
+    for name in set(sys.modules) - before:
+        if name.startswith(("gpu", "record")):
+            del sys.modules[name]
+
+
+def test_without_a_gpu_it_says_so_and_measures_nothing():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = subprocess.run([sys.executable, FOLDER / "gpu.py"], capture_output=True, text=True, check=True)
+    assert "no CUDA device" in done.stdout
+
+
+def test_rotary_and_transformers_are_the_rotation_in_every_mode(gpu: ModuleType):
+    peers = ("rotary", "transformers")
+    for case in gpu.cases([]):
+        for peer in peers:
+            found = gpu.measure(case, peer, timed=False)
+            assert found.get("none") == ("out of place only" if peer == peers[1] and case.mode == "in place" else None)
+
+
+def test_a_wrong_peer_is_named_and_not_timed(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    from gpu_peers import PEERS, Peer
+
+    for make in (
+        lambda tables, mode: PEERS["rotary"].make(tables._replace(interleaved=not tables.interleaved), mode),
+        lambda tables, mode: PEERS["rotary"].make(tables._replace(sin=-tables.sin), mode),
+        lambda tables, mode: lambda q, k: (q * float("nan"), k),
+    ):
+        monkeypatch.setitem(gpu.PEERS, "wrong", Peer(make, PEERS["rotary"].layout))
+        for case in gpu.cases([9]):
+            assert gpu.measure(case, "wrong", timed=True)["none"].startswith("wrong")
+
+
+def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Times made up so that rotary moves bytes at 95 % of the speed of a copy and all others at 10 %: what is then written."""
+    now: dict[str, Any] = {}
+    measure = gpu.measure
+
+    def noting(case: Any, name: str, *, timed: bool) -> dict[str, Any]:
+        now.update(case=case, name=name)
+        return measure(case, name, timed=timed)
+
+    def made_up(*_: object) -> Any:
+        micro = now["case"].bytes / 4e6 / (0.95 if now["name"] == "rotary" else 0.1)
+        return gpu.clock.Time(micro, micro, micro)
+
+    def copied(count: int) -> Any:
+        return gpu.clock.Time(2 * count / 4e6, 0.0, 0.0)
+
+    stubs = {"cold": made_up, "warm": made_up, "launches": lambda _: 1, "cold_calls": lambda _: 1}
+    for name, stub in {**stubs, "host": lambda _: gpu.clock.Time(17.0, 0.0, 0.0)}.items():
+        monkeypatch.setattr(gpu.clock, name, stub)
+    away = {name: "left out" for name in gpu.PEERS if name not in ("rotary", "transformers")}
+    for name, stub in {"measure": noting, "copied": copied, "absent": lambda: away}.items():
+        monkeypatch.setattr(gpu, name, stub)
+    monkeypatch.setattr(gpu, "SHAPES", ((1, 1), (1, 4096)))
+    monkeypatch.setattr(sys.modules["record"], "RESULTS", tmp_path)
+    monkeypatch.setattr(sys.modules["record"], "commit", lambda: "0123")
+    gpu.run([], timed=True)
+    text = (tmp_path / "gpu.md").read_text()
+    assert len(json.loads((tmp_path / "gpu.json").read_text())["records"]) == 2 * 2 * 2 * 3 * 2
+    assert "4.00 TB/s" in text and "left out" in text and "out of place only" in text
+    rows = {
+        (cells := line.strip("| ").split(" | "))[0]: cells[1:] for line in text.splitlines() if line.startswith("|")
+    }
+    assert rows["forward, 32 + 8 heads, 4k to 128k: share of copy >= 90 %"] == ["95.0%", "yes"]
+    assert rows["faster than transformers everywhere"] == ["9.50", "yes"]
+    assert rows["32k: >= 1.5 x torch.compile"][0] == "not measured"
+    assert rows["launches for q and k"] == ["1", "yes"]
+    assert rows["host time of a call <= 15 us"] == ["17.0", "NO"]
+    assert rows["1 x 4096, half"][0].endswith("(95%)")
