@@ -42,6 +42,11 @@ def kernel(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def interpreted(kernel: str) -> bool:
+    """Whether this kernel runs through Triton's interpreter, thousands of times slower: a part of the battery has to do."""
+    return kernel == "triton" and DEVICE[kernel] == "cpu"
+
+
 @dataclass(frozen=True)
 class Work:
     """Arguments of one call. base of a tensor: the whole memory it is a view of, so that stray writes are seen."""
@@ -89,11 +94,10 @@ def _judge_by_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
         assert torch.equal(_bits(y[..., dim:]), _bits(wanted[..., dim:])), (
             f"{kernel}, channels past {dim}: {work.said()}"
         )
-        if kernel == "cpu":
-            differs = (_bits(y) != _bits(wanted)) & ~(y.isnan() & wanted.isnan())
-            assert not differs.any(), f"{kernel}: {int(differs.sum())} of {y.numel()} differ: {work.said()}"
-        else:
-            _judge_within_bound(x, y, table, work.how)
+        differs = (_bits(y) != _bits(wanted)) & ~(y.isnan() & wanted.isnan())
+        if kernel == "triton" and differs.any():
+            differs &= ~within_bound(x, y, table, work.how)
+        assert not differs.any(), f"{kernel}: {int(differs.sum())} of {y.numel()} differ: {work.said()}"
 
 
 def _judge_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
@@ -111,31 +115,30 @@ def _judge_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
             assert not differs.any(), f"{int(differs.sum())} differ from the formula: {work.said()}"
 
 
-def _judge_within_bound(x: Tensor, y: Tensor, table: Table, how: How) -> None:
-    """In exact arithmetic for float64, in float64 (products of float32 are exact there) for the rest."""
+def within_bound(x: Tensor, y: Tensor, table: Table, how: How) -> Tensor:
+    """Which channels are as near to the exact rotation as a contracting compiler may leave them.
+
+    In fractions for float64; for the rest in float64, where products of float32 are exact.
+    """
     double = x.dtype == torch.float64
-    unit = 2.0**-53 if double else 2.0**-24
     a, b, cos, sin = (_numpy(t).astype(np.float64) for t in _planes(x, table, how))
     sin = -sin if how["conjugate"] else sin
-    finite = np.isfinite(a) & np.isfinite(b)
+    finite = (abs(a) < 1e150) & (abs(b) < 1e150)  # larger ones have no finite products to speak of
     a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+    unit: float | Fraction = 2.0**-24 * (1 + 1e-9)
+    smallest: float | Fraction = 2.0**-149
     if double:
-        a, b, cos, sin = (
-            np.vectorize(Fraction, otypes=[object])(t) if t.size else t.astype(object) for t in (a, b, cos, sin)
-        )
-    for part, (first, second) in zip(
-        _planes(y, table, how)[:2], ((a * cos, -b * sin), (b * cos, a * sin)), strict=True
-    ):
-        exact, slack = (
-            first + second,
-            (abs(first) + abs(second)) * 2 * Fraction(unit) if double else (abs(first) + abs(second)) * 2 * unit,
-        )
-        slack = slack if double else slack * (1 + 1e-9) + 2.0**-149
-        low, high = (torch.from_numpy(np.asarray(t, np.float64)).to(x.dtype) for t in (exact - slack, exact + slack))
-        outside = ~((low <= part) & (part <= high)) & torch.from_numpy(np.asarray(finite))
-        assert not outside.any(), (
-            f"{int(outside.sum())} of {part.numel()} are further from the exact rotation than the bound"
-        )
+        unit, smallest = Fraction(2) ** -53, Fraction(2) ** -1074
+        a, b, cos, sin = (np.vectorize(Fraction, otypes=[object])(t) if t.size else t for t in (a, b, cos, sin))
+    within = torch.ones_like(y, dtype=torch.bool)
+    parts = _planes(within, table, how)[:2], _planes(y, table, how)[:2], ((a * cos, -b * sin), (b * cos, a * sin))
+    for mark, part, (first, second) in zip(*parts, strict=True):
+        slack = (abs(first) + abs(second)) * 2 * unit + smallest
+        low, high = (np.asarray(first + second + side, np.float64) for side in (-slack, slack))
+        # Rounding keeps order, so that the one rounding at the end maps the interval onto the values that are allowed.
+        low, high = (torch.from_numpy(t).to(x.dtype) for t in (low, high))
+        mark.copy_((low <= part) & (part <= high) & torch.from_numpy(finite))
+    return within
 
 
 def _planes(x: Tensor, table: Table, how: How) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -350,7 +353,7 @@ DIRECTIONS = tuple(itertools.product((False, True), (False, True)))
 @pytest.mark.parametrize("interleaved", [False, True], ids=["half", "interleaved"])
 def test_numbers(kernel: str, dtype: torch.dtype, interleaved: bool, make: Maker):
     DRAW.manual_seed(0)
-    heads = HEADS if kernel != "triton" else HEADS[2:10:2]
+    heads = HEADS[2:10:2] if interpreted(kernel) else HEADS
     for (channels, dim), conjugate in itertools.product(heads, (False, True)):
         how: How = {"seq_dim": 2, "interleaved": interleaved, "conjugate": conjugate}
         for work in works(((2, 3, 5, channels), (2, 1, 5, channels)), dim, dtype, how, layout="shifted", make=make):
@@ -383,7 +386,7 @@ def test_loops(kernel: str, shape: str, dtype: torch.dtype):
     shapes, seq_dim = SHAPES[shape]
     layouts = (*LAYOUTS, *INPUTS_ONLY)
     for number, (layout, tables) in enumerate(itertools.product(layouts, TABLES)):
-        if (seq_dim == 0 and tables in ("per row", "expanded")) or (kernel == "triton" and number % 3):
+        if (seq_dim == 0 and tables in ("per row", "expanded")) or (interpreted(kernel) and (number + len(shape)) % 7):
             continue
         interleaved, conjugate = DIRECTIONS[number % 4]
         how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
@@ -397,7 +400,7 @@ def test_loops(kernel: str, shape: str, dtype: torch.dtype):
 @pytest.mark.parametrize("seq_dim", [0, 1, 2])
 def test_sizes_that_take_threads_and_blocks(kernel: str, dtype: torch.dtype, seq_dim: int):
     """Several pieces of work, none of them a round number of positions."""
-    if kernel == "triton" and DEVICE[kernel] == "cpu":
+    if interpreted(kernel):
         pytest.skip("the interpreter is too slow for sizes")
     DRAW.manual_seed(2)
     sizes, how = [2, 5], How(seq_dim=seq_dim, interleaved=False, conjugate=False)
@@ -415,7 +418,7 @@ def test_sizes_that_take_threads_and_blocks(kernel: str, dtype: torch.dtype, seq
 
 def test_steps_longer_than_32_bits(kernel: str):
     """Rows of a memory of 4.5 GB of which few pages are ever touched."""
-    if DEVICE[kernel] != "cpu" or kernel == "triton":
+    if kernel == "triton":
         pytest.skip("needs memory that costs nothing until it is touched")
     step = 2**30 + 64
     memory = torch.from_numpy(np.empty(2 * step + 64, np.float16))
