@@ -48,17 +48,7 @@ _TYPES = {"su": "longrope"}
 def parameters(config: Config, layer_type: str | None) -> dict[str, Any]:
     """{"rope_type", "rope_theta", ...} for layers of that type; keys whose value is None are left out."""
     family: Family = FAMILIES.get(config.get("model_type"), {})  # type: ignore[arg-type]
-    unknown = [key for key in rotary_keys(config) if key not in KNOWN]
-    if unknown:
-        raise TypeError(
-            f"unknown rotary key {unknown[0]!r} = {config[unknown[0]]!r} in the config{nearest(unknown[0], KNOWN)}"
-        )
-    top = _renamed(config)
-    given = _agreeing(
-        "rope_scaling", _mapping(config, "rope_scaling"), "rope_parameters", _mapping(config, "rope_parameters")
-    )
-    nested = bool(given) and all(isinstance(value, Mapping) or value is None for value in given.values())
-    by_layer = cast("dict[str, dict[str, Any] | None]", given) if nested else _split(top, given, family)
+    top, given, by_layer = _spelled_out(config, family)
     if by_layer is None:
         _check_layer_type(layer_type, config)
         found = given
@@ -70,6 +60,32 @@ def parameters(config: Config, layer_type: str | None) -> dict[str, Any]:
         found = _agreeing("rope parameters", found, "config", {key: top[key]} if top.get(key) is not None else {})
     _fill(found, family, config)
     return found
+
+
+def layer_types(config: Config) -> tuple[str, ...]:
+    """The layer types that have rope parameters of their own and rotate; () where all layers share one set."""
+    _, _, by_layer = _spelled_out(config, FAMILIES.get(config.get("model_type"), {}))  # type: ignore[arg-type]
+    if by_layer is None or len({repr(value) for value in by_layer.values()}) == 1:
+        return ()
+    return tuple(name for name, value in by_layer.items() if value is not None)
+
+
+def _spelled_out(
+    config: Config, family: Family
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any] | None] | None]:
+    """Rotary keys of the config under their 5.x names, its rope parameters, and these per layer type, None where they are one set."""
+    unknown = [key for key in rotary_keys(config) if key not in KNOWN]
+    if unknown:
+        raise TypeError(
+            f"unknown rotary key {unknown[0]!r} = {config[unknown[0]]!r} in the config{nearest(unknown[0], KNOWN)}"
+        )
+    top = _renamed(config)
+    given = _agreeing(
+        "rope_scaling", _mapping(config, "rope_scaling"), "rope_parameters", _mapping(config, "rope_parameters")
+    )
+    nested = bool(given) and all(isinstance(value, Mapping) or value is None for value in given.values())
+    by_layer = cast("dict[str, dict[str, Any] | None]", given) if nested else _split(top, given, family)
+    return top, given, by_layer
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
