@@ -22,7 +22,8 @@ NO_COMPILER = {"CXX": "/nonexistent/c++"}
 def pip(*arguments: str | Path, python: Path | str = sys.executable, **environment: str) -> str:
     """Run pip for an interpreter, offline, with the build tools that are here."""
     command = (sys.executable, "-m", "pip", "--python", python, *arguments, "--disable-pip-version-check")
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, **environment})
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
