@@ -181,7 +181,7 @@ def test_F14_memory_of_modules():
     assert len(pickle.dumps(theirs)) > 500_000
     rope = RotaryEmbedding(128)
     rope.rotate(torch.ones(1, 20_000, 128))
-    held = sum(t.numel() for t in rope._spectrum._words._made.values()) + sum(b.numel() for b in rope.buffers())
+    held = sum(t.numel() for t in rope._tables.spectrum._words._made.values()) + sum(b.numel() for b in rope.buffers())
     assert held <= 4 * 64
     assert len(pickle.dumps(rope)) < 10_000
 

@@ -116,6 +116,16 @@ def context_length(value: Any, x: Tensor | None, axis: int) -> int | Tensor | No
     return value
 
 
+def check_rows_of_length(length: int | Tensor | None, positions: Tensor) -> None:
+    """Raise where a (batch,) length does not go with the rows of positions."""
+    if not isinstance(length, Tensor) or not length.ndim or positions.ndim < 2:
+        return
+    if positions.ndim > 2 or positions.shape[0] not in (1, length.shape[0]):
+        raise ValueError(
+            f"length has shape {tuple(length.shape)}, positions {tuple(positions.shape)}: (seq,) or (batch, seq) is needed"
+        )
+
+
 def integers(name: str, value: Tensor) -> None:
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer tensor, got {value.dtype}")

@@ -83,7 +83,7 @@ def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
     for x in xs:
         if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_neg() or x.device.type == "meta":
             return True
-        if is_legacy_batchedtensor(x):  # the gradients of is_grads_batched=True: vmap of an older kind, with no interpreter
+        if is_legacy_batchedtensor(x):  # gradients of is_grads_batched=True: vmap of an older kind, with no interpreter
             return True
     for cos, sin in tables:
         if type(cos) not in _PLAIN or type(sin) not in _PLAIN or cos.is_neg() or sin.is_neg():

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from . import arguments, legacy
-from .constants import has_float64, tracing
-from .dispatch import How, Table, rotate
+from .constants import tracing
+from .dispatch import How, rotate
 from .functional import check_pair, check_rows, check_tensor, last_rows
 from .positions import sequence
 from .spectrum import Angles, Length, Spectrum
+from .tables import Table, Tables
 from .xpos import Role, XPos
 
 if TYPE_CHECKING:
-    from .arguments import Range
+    from typing_extensions import Unpack
+
     from .scaling import Scheme
+
+
+class Options(TypedDict, total=False):
+    """What rotate() takes beside q and k."""
+
+    offset: int | Tensor
+    positions: Tensor | None
+    cu_seqlens: Tensor | None
+    length: Length
+    role: Role | None
+    seq_dim: int
+    inplace: bool
 
 
 class RotaryEmbedding(nn.Module):
@@ -144,9 +158,9 @@ class RotaryEmbedding(nn.Module):
         self.angles = spectrum.angles
         self.scaling = spectrum.schemes
         self.attention_factor = spectrum.attention_factor
-        self._spectrum, self._xpos = spectrum, xpos
-        self.register_buffer("inv_freq", self._mirror(spectrum.inv_freq, device), persistent=False)
-        self.register_buffer("scale", self._mirror(xpos.zeta, device) if xpos else None, persistent=False)
+        self._tables = Tables(spectrum, xpos)
+        for name, values in self._tables.mirrored.items():
+            self.register_buffer(name, _mirror(values, device), persistent=False)
 
     # --- the documented pair -------------------------------------------------------------------------------------------------
 
@@ -165,21 +179,7 @@ class RotaryEmbedding(nn.Module):
         (torch.Size([10, 64]), torch.Size([10, 64]))
         """
         n = arguments.length("seq_len", seq_len)
-        where = self.inv_freq.device if device is None else torch.device(device)
-        work = where if has_float64(where) else torch.device("cpu")
-        inv_freq, factor = self._spectrum.frequencies(work, n)
-        if self.angles == "exact":
-            inv_freq = inv_freq.to(torch.float64)
-        positions = torch.arange(n, device=work)
-        divided = positions.to(inv_freq.dtype) / self._spectrum.divisor
-        freqs = (divided[:, None] * inv_freq).to(where, torch.float32)
-        freqs = torch.cat((freqs, freqs), -1)
-        if self._xpos is None:
-            return freqs, torch.as_tensor(factor, dtype=torch.float32, device=where)
-        if not tracing():
-            self._xpos.check(n - n // 2, torch.float32)
-        scale = (self._xpos.scale(positions - n // 2) * factor).to(where, torch.float32)
-        return freqs, torch.cat((scale, scale), -1)
+        return self._tables.pair(n, self.inv_freq.device if device is None else torch.device(device))
 
     # --- tables and rotation -------------------------------------------------------------------------------------------------
 
@@ -211,20 +211,13 @@ class RotaryEmbedding(nn.Module):
             known = (0, n - 1) if n and not tracing() else None
             positions = sequence(n, device=self.inv_freq.device)
         length = arguments.context_length(length, None, 0)
-        if (
-            isinstance(length, Tensor)
-            and length.ndim
-            and (positions.ndim > 2 or (positions.ndim == 2 and positions.shape[0] not in (1, length.shape[0])))
-        ):
-            raise ValueError(
-                f"length has shape {tuple(length.shape)}, positions {tuple(positions.shape)}: (seq,) or (batch, seq) is needed"
-            )
-        return self._tables(positions, dtype, self._check_role(role), length, known, dtype)
+        arguments.check_rows_of_length(length, positions)
+        return self._tables.at(positions, dtype, role=self._check_role(role), length=length, known=known)
 
     @overload
-    def rotate(self, q: Tensor, k: Tensor, **options: Any) -> tuple[Tensor, Tensor]: ...
+    def rotate(self, q: Tensor, k: Tensor, **options: Unpack[Options]) -> tuple[Tensor, Tensor]: ...
     @overload
-    def rotate(self, q: Tensor, k: None = None, **options: Any) -> Tensor: ...
+    def rotate(self, q: Tensor, k: None = None, **options: Unpack[Options]) -> Tensor: ...
 
     def rotate(  # pyright: ignore[reportInconsistentOverload]
         self,
@@ -271,56 +264,29 @@ class RotaryEmbedding(nn.Module):
         dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         how: How = {"seq_dim": axis, "interleaved": self.interleaved, "conjugate": False}
         if k is None:
-            table = self._tables(where, dtype, self._check_role(role), length, known, q.dtype)
+            table = self._tables.at(where, dtype, role=self._check_role(role), length=length, known=known, held=q.dtype)
             return rotate((q,), (table,), in_place=inplace, **how)[0]
         if role is not None:
             raise TypeError("role says what one tensor alone is; with q and k both given it is known")
-        q_table = k_table = self._tables(where, dtype, "query", length, known, q.dtype)
-        if self._xpos is not None:
-            k_table = self._tables(where, dtype, "key", length, known, q.dtype)
+        q_table = k_table = self._tables.at(where, dtype, length=length, known=known, held=q.dtype)
+        if self.use_xpos:
+            k_table = self._tables.at(where, dtype, role="key", length=length, known=known, held=q.dtype)
         check_rows(q_table, q, "q")
         q_table = last_rows(q_table, q.shape[axis], keys.shape[axis])
         q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
-    def _tables(
-        self, positions: Tensor, dtype: torch.dtype, role: Role, length: Length, known: Range | None, held: torch.dtype
-    ) -> Table:
-        """Tables in dtype, once the positions that the host knows are found to be within the window, and their scale within `held`."""
-        window, xpos = self._spectrum.window, self._xpos
-        if (window is not None and length is None) or xpos is not None:
-            known = known or arguments.known_range(positions)
-        if window is not None and length is None and known is not None and known[1] >= window:
-            raise ValueError(
-                f"position {known[1]} lies beyond the trained window of {window} tokens, and {self.scaling} depends on how long the "
-                f"whole context is: pass length="
-            )
-        positions = positions.to(torch.int64)
-        if xpos is None:
-            return self._spectrum.cos_sin(positions, dtype, length=length)
-        if known is not None:
-            xpos.check(max(abs(known[0]), abs(known[1])), held)
-        return self._spectrum.cos_sin(
-            positions, dtype, length=length, scale=lambda positions: xpos.scale(positions, role)
-        )
-
     def _check_role(self, role: Role | None) -> Role:
-        if role is None and self._xpos is not None:
+        if role is None and self.use_xpos:
             raise TypeError("xPos scales queries and keys differently; pass role='query' or role='key'")
         return cast(Role, arguments.one_of("role", role or "query", ("query", "key")))
 
     # --- the buffers, mirrors of the arguments ---------------------------------------------------------------------------------
 
-    @staticmethod
-    def _mirror(values: tuple[float, ...], device: torch.device | str | None) -> Tensor:
-        with torch.inference_mode(False):
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
     def reset_parameters(self) -> None:
         """Rebuild the buffers from the arguments where they lie: for meta-device initialisation. There are no parameters."""
-        device = self.inv_freq.device
-        self.inv_freq = self._mirror(self._spectrum.inv_freq, device)
-        self.scale = self._mirror(self._xpos.zeta, device) if self._xpos else None
+        for name, values in self._tables.mirrored.items():
+            setattr(self, name, _mirror(values, self.inv_freq.device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = self.inv_freq
@@ -340,7 +306,7 @@ class RotaryEmbedding(nn.Module):
         error_msgs: list[str],
     ) -> None:
         kept = dict(state_dict)
-        for name, values in (("inv_freq", self._spectrum.inv_freq), ("scale", self._xpos.zeta if self._xpos else None)):
+        for name, values in self._tables.mirrored.items():
             if prefix + name in kept:
                 complaint = legacy.disagreement(kept.pop(prefix + name), values)
                 if complaint is not None:
@@ -364,3 +330,8 @@ class RotaryEmbedding(nn.Module):
         if self.attention_factor != 1.0:
             said.append(f"attention_factor={self.attention_factor:.6g}")
         return ", ".join(said)
+
+
+def _mirror(values: tuple[float, ...] | None, device: torch.device | str | None) -> Tensor | None:
+    with torch.inference_mode(False):
+        return None if values is None else torch.tensor(values, dtype=torch.float32, device=device)

@@ -49,13 +49,13 @@ def compare(config: Any, scheme: Any, exact: formulas.Planes, length: int | None
     window = config.max_position_embeddings
     reference, amplitude = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu", seq_len=length)
     ours = RotaryEmbedding(dim, base=base, scaling=scheme)
-    shown, factor = ours._spectrum.frequencies(torch.device("cpu"), length)
+    shown, factor = ours._tables.spectrum.frequencies(torch.device("cpu"), length)
     assert factor == amplitude
     assert max(formulas.ulps(a, b) for a, b in zip(shown.tolist(), exact, strict=True)) <= 1
     torch.testing.assert_close(shown, reference, atol=0.0, rtol=rtol)
 
     like = RotaryEmbedding(dim, base=base, scaling=scheme, angles="float32")
-    bits, factor = like._spectrum.frequencies(torch.device("cpu"), length)
+    bits, factor = like._tables.spectrum.frequencies(torch.device("cpu"), length)
     assert factor == amplitude and torch.equal(bits, reference)
     if length is None:
         module = LlamaRotaryEmbedding(config)

@@ -46,14 +46,14 @@ def test_dynamic_published_values():
     """factor 10, window 2048, length 16384, dim 128: the last frequency is 1.6265e-6."""
     scheme = DynamicNTK(10.0, 2048)
     exact = formulas.change_of_base(128, 1e4, formulas.dynamic_factor(10.0, 16384, 2048))
-    inv_freq, factor = RotaryEmbedding(128, scaling=scheme)._spectrum.frequencies(torch.device("cpu"), 16384)
+    inv_freq, factor = RotaryEmbedding(128, scaling=scheme)._tables.spectrum.frequencies(torch.device("cpu"), 16384)
     assert factor == 1.0 and inv_freq[-1].item() == pytest.approx(1.6265e-06, rel=3e-5)
     assert max(formulas.ulps(a, b) for a, b in zip(inv_freq.tolist(), exact, strict=True)) <= 1
 
 
 def test_dynamic_up_to_its_window_is_plain():
     rope, plain = RotaryEmbedding(64, scaling=DynamicNTK(4.0, 128)), RotaryEmbedding(64)
-    assert torch.equal(rope.inv_freq, plain.inv_freq) and rope._spectrum.window == 128
+    assert torch.equal(rope.inv_freq, plain.inv_freq) and rope._tables.spectrum.window == 128
     for length in (None, 1, 128, torch.tensor([5, 128, 7])):
         assert torch.equal(rope.cos_sin(100, length=length)[0].reshape(-1, 100, 32)[0], plain.cos_sin(100)[0])
     with pytest.raises(ValueError, match=r"position 128 lies beyond the trained window of 128.*length="):
