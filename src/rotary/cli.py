@@ -1,4 +1,4 @@
-"""`rotary` on the command line. Each command is a module with `register(commands)`; imported late, so that help is quick."""
+"""`rotary` on the command line. Each command is a module with `register(commands)`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from . import show
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 for arguments that cannot be honoured, said in one line."""
@@ -14,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="version, torch, device, and each kernel with the reason if it is off")
     info.set_defaults(run=_info)
+    show.register(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)

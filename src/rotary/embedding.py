@@ -142,7 +142,7 @@ class RotaryEmbedding(nn.Module):
 
         config: a dict, the path of a config.json, or a config object of transformers.
         """
-        from . import config as configs  # pyright: ignore[reportAttributeAccessIssue]
+        from . import config as configs
 
         read = configs.read(config, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
         return cls(

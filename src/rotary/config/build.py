@@ -14,7 +14,7 @@ from .source import Config
 Parameters = Mapping[str, Any]
 _COMMON = {"rope_type", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
 # What Hunyuan's configs carry along beside alpha, and nothing reads.
-_INERT_WITH_ALPHA = {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
+INERT_WITH_ALPHA = {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
 
 
 class RopeType(NamedTuple):
@@ -42,7 +42,7 @@ def scheme(found: Parameters, config: Config) -> Scheme | None:
     rope_type = TYPES[kind]
     needs, may = rope_type.needs, rope_type.may | _COMMON
     if kind == "dynamic" and found.get("alpha"):
-        needs, may = frozenset({"alpha"}), may | _INERT_WITH_ALPHA
+        needs, may = frozenset({"alpha"}), may | INERT_WITH_ALPHA
     for key in found:
         if key not in needs | may:
             raise TypeError(

@@ -25,8 +25,8 @@ REASONS = {
     "alone the coordinates are equal, and {plain} is its rotation",
     "axial": "it turns by two or three coordinates of an image or video, while positions here are one number per token",
     "real": "it turns by real-valued coordinates, while positions here are integers",
-    "learned": "its frequencies are multiplied by learned numbers that lie in the checkpoint, not in the config; give them to "
-    "RotaryEmbedding.from_inv_freq",
+    "learned": "its frequencies hold learned numbers, which lie in the checkpoint and not in the config; where they are one per plane, "
+    "give them to RotaryEmbedding.from_inv_freq",
     "trailing": "it turns the last channels of a head, and turns its output back; give rotary.apply_rotary those channels "
     "(conjugate=True turns back)",
     "backwards": "it turns the other way; {plain} with negated positions is its rotation",

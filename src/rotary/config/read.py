@@ -8,7 +8,8 @@ from typing import Any
 
 from ..arguments import even_dim, flag, number
 from ..scaling import Scheme
-from ..scaling.temperature import Llama4, MScale, Temperature
+from ..scaling.temperature import Temperature
+from .beside import notes, still_layer_types, temperatures
 from .build import scheme
 from .families import FAMILIES, REASONS, Family
 from .parameters import nearest, parameters
@@ -22,7 +23,7 @@ class Arguments:
     dim: channels that turn. base: of the frequencies. scaling: schemes, left to right. interleaved: the pairing.
     head_dim: channels of a head (of its rotated slice, where the model cuts one off: MLA).
     window: tokens of the context the model was trained at before any extension; target: tokens it is meant for. None where unsaid.
-    temperature: what queries are multiplied by beside the rotation; RotaryEmbedding does not apply it.
+    temperatures: what queries are multiplied by beside the rotation; RotaryEmbedding does not apply them.
     notes: what else the config asks of the caller, in words.
     """
 
@@ -33,7 +34,7 @@ class Arguments:
     head_dim: int
     window: int | None = None
     target: int | None = None
-    temperature: Temperature | None = None
+    temperatures: tuple[Temperature, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -57,20 +58,12 @@ def read(
     _check_rotates(found, name)
     if "refused" in family:
         raise ValueError(f"models of type {name!r} are refused: {_reason(family['refused'], found, family, head_dim)}")
-    if layer_type is not None and layer_type in family.get("still", ()):
+    if layer_type in still_layer_types(found, family):
         raise ValueError(f"layers of type {layer_type!r} do not rotate in models of type {name!r}")
     rope = parameters(found, layer_type)
     made = scheme(rope, found)
     base = number("rope_theta", rope["rope_theta"])
     head = _head_dim(found, layer_type, head_dim)
-    temperature, notes = _beside(rope, found, name)
-    if (
-        "mscale_all_dim" in rope
-        and "qk_rope_head_dim" in found
-        and rope["rope_type"] == "yarn"
-        and rope["mscale_all_dim"]
-    ):
-        notes.append("the softmax scale is multiplied by the temperature MScale(factor, mscale_all_dim)")
     return Arguments(
         dim=_dim(rope, found, head),
         base=base,
@@ -79,8 +72,8 @@ def read(
         head_dim=head,
         window=rope.get("original_max_position_embeddings") or found.get("max_position_embeddings"),
         target=found.get("max_position_embeddings"),
-        temperature=temperature,
-        notes=tuple(notes),
+        temperatures=temperatures(rope, found),
+        notes=notes(rope, found, family),
     )
 
 
@@ -188,45 +181,3 @@ def _pairing(config: Config, family: Family) -> bool:
     """DeepSeek's models say it themselves: rope_interleave."""
     said = config.get("rope_interleave")
     return family.get("interleaved", False) if said is None else flag("rope_interleave", said)
-
-
-def _beside(rope: Mapping[str, Any], config: Config, name: Any) -> tuple[Temperature | None, list[str]]:
-    temperature: Temperature | None = None
-    notes: list[str] = []
-    if rope.get("mscale_all_dim") and rope["rope_type"] == "yarn" and config.get("qk_rope_head_dim") is not None:
-        temperature = MScale(rope.get("factor", 1.0), rope["mscale_all_dim"])
-    if rope.get("llama_4_scaling_beta"):
-        temperature = Llama4(rope["llama_4_scaling_beta"], rope["original_max_position_embeddings"])
-        notes.append(f"queries are multiplied by the temperature {temperature}")
-    if config.get("qk_rope_head_dim") is not None:
-        notes.append(
-            f"only the slice of qk_rope_head_dim = {config['qk_rope_head_dim']} channels turns; give rotate() that slice"
-        )
-    still = [i for i, turns in enumerate(config.get("no_rope_layers") or ()) if not turns]
-    if still:
-        notes.append(f"layers {', '.join(map(str, still))} do not rotate (no_rope_layers)")
-    thetas: list[float] = config.get("layer_rope_theta") or []
-    if any(theta not in (0, rope["rope_theta"]) for theta in thetas):
-        raise ValueError(
-            f"layer_rope_theta gives layers bases of their own: {sorted(set(thetas))}; make a module for each base"
-        )
-    if 0 in thetas:
-        notes.append(
-            f"layers {', '.join(str(i) for i, t in enumerate(thetas) if t == 0)} do not rotate (layer_rope_theta = 0)"
-        )
-    layers = config.get("rope_scaling_layers")
-    if layers is not None and rope["rope_type"] != "default" and len(layers) != config.get("num_hidden_layers"):
-        raise ValueError(
-            f"rope_scaling_layers {layers}: the scaling holds for some layers only; make a module with and one without"
-        )
-    if rope.get("alpha") and rope["rope_type"] == "dynamic":
-        inert = sorted(rope.keys() & {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"})
-        notes.append(f"{', '.join(inert)} have no effect beside alpha") if inert else None
-    if config.get("rotary_value"):
-        notes.append("values are rotated too (rotary_value)")
-    if name == "llama4_text" and config.get("attn_temperature_tuning"):
-        floor, beta = int(config.get("floor_scale", 8192)), config.get("attn_scale", 0.1)
-        notes.append(
-            f"on layers that do not rotate, queries are multiplied by the temperature {Llama4(beta, floor, first=1)}"
-        )
-    return temperature, notes
