@@ -30,6 +30,7 @@ REASONS = {
     "trailing": "it turns the last channels of a head, and turns its output back; give rotary.apply_rotary those channels "
     "(conjugate=True turns back)",
     "backwards": "it turns the other way; {plain} with negated positions is its rotation",
+    "first head": "it turns the first head alone; give that head to {plain}",
     "still": "it does not rotate; qk_rope_head_dim is but the width of a slice",
     "values": "it turns values too, and takes its dimension from projection_dim",
 }

@@ -1,0 +1,214 @@
+"""read(config): every default config of transformers against transformers itself, and what a config may say beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rotary import RotaryEmbedding
+from rotary.config import Arguments, read
+from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
+
+LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": 8192}
+# rotary_dim, which nothing reads there: their tables are as wide as the head, and the default config says half of that.
+UNREAD = {"minimax_m3_vl_text"}
+
+
+def test_every_default_config_of_transformers_turns_as_transformers_turns_it():
+    """Frequencies and attention factor bit for bit in their arithmetic, and scores of random queries and keys, which see the pairing."""
+    walk = pytest.importorskip("config_walk", reason="needs transformers")
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 4, 5, 512), torch.randn(1, 2, 5, 512)
+    positions = torch.tensor([[0, 1, 2, 100, 50]])
+    compared, loaded = set(), set()
+    for name, config in walk.parts():
+        found = walk.readings(config)
+        for layer_type, said in found.items() if isinstance(found, dict) else ():
+            loaded.add(name)
+            rope = RotaryEmbedding.from_config(config, layer_type=layer_type, angles="float32")
+            for module in walk.rotary_modules(config):
+                inv_freq, factor = walk.frequencies(module, layer_type)
+                if inv_freq is None or inv_freq.ndim != 1 or name in UNREAD:
+                    continue
+                assert torch.equal(inv_freq, rope.inv_freq), (name, layer_type)
+                assert factor == rope.attention_factor, (name, layer_type)
+                for dim in (said.head_dim, said.dim):
+                    heads = q[..., :dim], k[..., :dim]
+                    theirs = walk.scores(config, module, layer_type, *heads, positions)
+                    if theirs is not None:
+                        ours = walk.products(*rope.rotate(*heads, positions=positions))
+                        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3, msg=f"{name}, {layer_type}")
+                        compared.add(name)
+                        break
+    assert len(compared) >= 160 and len(loaded) >= 240
+
+
+def test_every_refusal_of_a_default_config_says_why_and_is_in_the_docs():
+    walk = pytest.importorskip("config_walk", reason="needs transformers")
+    page = walk.page().read_text(encoding="utf-8")
+    assert page.partition(walk.BEGIN)[2].partition(walk.END)[0] == walk.tables(), "run python tests/config_walk.py"
+
+
+def test_the_width_that_minimax_m3_reads_from_nowhere():
+    """transformers 5.23 makes tables for all 128 channels of a config that says rotary_dim 64; given both, ours is what is said."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLRotaryEmbedding
+
+    config = transformers.AutoConfig.for_model("minimax_m3_vl_text")
+    assert config.rotary_dim == 64 and MiniMaxM3VLRotaryEmbedding(config).inv_freq.shape == (64,)
+    assert read(config).dim == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rope_theta": 1e4}, {"dim": 128, "base": 1e4, "scaling": (), "interleaved": False, "head_dim": 128}),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 0.25}, {"dim": 32, "head_dim": 128}),
+        ({"rope_theta": 1e4, "head_dim": 64}, {"dim": 64}),
+        ({"rope_theta": 1e4, "rotary_dim": 48}, {"dim": 48}),
+        ({"rope_theta": 1e4, "model_type": "glm", "head_dim": 128}, {"dim": 64, "interleaved": True}),
+        ({"rope_theta": 1e4, "model_type": "gpt_neox", "rotary_pct": 0.25}, {"dim": 32}),
+        ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, {"base": 5e5, "scaling": ()}),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}}, {"scaling": (Linear(4.0),)}),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            {"scaling": (DynamicNTK(2.0, 8192),), "window": 8192},
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "rope_theta": 1e6,
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32768,
+                }
+            },
+            {"scaling": (YaRN(4.0, 32768),), "window": 32768, "target": 8192},
+        ),
+        (
+            {
+                "rope_theta": 5e5,
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            },
+            {"scaling": (Llama3(8.0, 8192),)},
+        ),
+        (
+            {
+                "rope_theta": 1e4,
+                "head_dim": 4,
+                "rope_scaling": {
+                    "type": "su",
+                    "short_factor": [1.0, 1.0],
+                    "long_factor": [2.0, 3.0],
+                    "original_max_position_embeddings": 4096,
+                },
+            },
+            {"scaling": (LongRoPE([1.0, 1.0], [2.0, 3.0], 4096, factor=2.0),), "dim": 4},
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25}},
+            {"scaling": (Proportional(0.25),), "dim": 128},
+        ),
+    ],
+)
+def test_dialects(changes: dict[str, Any], expected: dict[str, Any], tmp_path: Path):
+    """The same from a dict, a file and its folder."""
+    config = LLAMA | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for source in (config, tmp_path / "config.json", str(tmp_path)):
+        found = read(source)
+        assert {key: getattr(found, key) for key in expected} == expected
+
+
+def test_layer_types():
+    config = {
+        "model_type": "gemma3_text",
+        "head_dim": 256,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "max_position_embeddings": 131072,
+    }
+    full, sliding = (read(config, layer_type=kind) for kind in ("full_attention", "sliding_attention"))
+    assert (full.base, full.scaling) == (1e6, (Linear(8.0),)) and (sliding.base, sliding.scaling) == (1e4, ())
+    with pytest.raises(ValueError, match="pass layer_type= one of full_attention, sliding_attention"):
+        read(config)
+    with pytest.raises(ValueError, match="unknown layer_type 'full_attn'; did you mean 'full_attention'"):
+        read(config, layer_type="full_attn")
+
+
+def test_arguments_overrule_the_config():
+    config = LLAMA | {"rope_theta": 1e4}
+    assert read(config, head_dim=64).dim == 64 and read(config, interleaved=True).interleaved
+    rope = RotaryEmbedding.from_config(config, interleaved=True, angles="float32")
+    assert (rope.dim, rope.interleaved, rope.angles, rope.base) == (128, True, "float32", 1e4)
+
+
+REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
+    ({"rope_scaling": {"rope_type": "yarm", "factor": 2.0}}, ValueError, ["'yarm'", "did you mean 'yarn'"]),
+    ({"rope_scaling": {"rope_type": "linear"}}, ValueError, ["missing key 'factor'", "linear"]),
+    ({"rope_scaling": {"type": "linear", "factr": 2.0}}, TypeError, ["'factr' = 2.0", "did you mean 'factor'"]),
+    ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, ValueError, ["'yarn'", "'linear'"]),
+    ({"rope_scaling": {"type": "linear", "factor": 0.0}}, ValueError, ["linear", "0.0"]),
+    ({"rope_scaling": {"type": "linear", "factor": "2"}}, TypeError, ["factor", "'2'"]),
+    ({"rope_scaling": "yarn"}, TypeError, ["rope_scaling must be a dict", "'yarn'"]),
+    ({"rope_theta": -1.0}, ValueError, ["rope_theta", "-1.0"]),
+    ({"rope_theta": None}, ValueError, []),
+    ({"rope_tetha": 1e4}, TypeError, ["'rope_tetha'", "did you mean 'rope_theta'"]),
+    ({"rope_parameters": {"rope_theta": 5e5}}, ValueError, ["conflicting rope_theta", "500000.0", "10000.0"]),
+    ({"partial_rotary_factor": 1.5}, ValueError, ["partial_rotary_factor", "1.5"]),
+    ({"partial_rotary_factor": 0.5, "rotary_dim": 32}, ValueError, ["conflicting rotary_dim 32", "0.5"]),
+    ({"rotary_dim": 7}, ValueError, ["7 rotated channels"]),
+    ({"hidden_size": 4097}, ValueError, ["4097", "pass head_dim="]),
+    ({"hidden_size": None}, ValueError, ["missing head_dim"]),
+    ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, ValueError, ["original_max_position_embeddings", "8192"]),
+    (
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0] * 64,
+                          "original_max_position_embeddings": 4096}},
+        ValueError,
+        ["short_factor", "64", "1"],
+    ),
+    ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}}, ValueError, ["mrope_section", "M-RoPE"]),
+    ({"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}}, ValueError, ["'axial'", "coordinates"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), REFUSALS)
+def test_what_cannot_be_honoured_is_refused_by_name_and_value(
+    changes: dict[str, Any], error: type[Exception], words: list[str]
+):
+    config = LLAMA | {"rope_theta": 1e4} | changes
+    if changes == {"rope_theta": None}:  # the family fixes it
+        assert read(config).base == 1e4
+        return
+    with pytest.raises(error) as raised:
+        rope = RotaryEmbedding.from_config(config)
+        raise AssertionError(rope)
+    assert [word for word in words if word not in str(raised.value)] == []
+
+
+def test_keys_that_are_not_about_rotation_are_not_examined():
+    assert read(LLAMA | {"rope_theta": 1e4, "vocab_size": "many", "europe": 1, "microphone": None}) == read(
+        LLAMA | {"rope_theta": 1e4}
+    )
+
+
+def test_arguments_are_a_value():
+    assert isinstance(read(LLAMA | {"rope_theta": 1e4}), Arguments)
+    assert hash(read(LLAMA | {"rope_theta": 1e4})) == hash(read(LLAMA | {"rope_theta": 1e4}))
+
+
+def test_a_factor_that_differs_from_the_lengths_is_no_conflict():
+    """Published models say 40 with 163,840 / 4,096, and 4 with 131,072 / 32,768, and others neither."""
+    yarn = {"type": "yarn", "factor": 3.0, "original_max_position_embeddings": 1024}
+    assert read(LLAMA | {"rope_theta": 1e4, "rope_scaling": yarn}).scaling == (YaRN(3.0, 1024),)
