@@ -137,7 +137,7 @@ def tables() -> str:
     for name, part in parts():
         found = readings(part)
         if isinstance(found, dict):
-            for layer_type, said in found.items():
+            for layer_type, said in sorted(found.items(), key=str):
                 pairing = "interleaved" if said.interleaved else "half"
                 width = f"{said.dim} of {said.head_dim}" if said.dim != said.head_dim else f"{said.dim}"
                 scheme = " + ".join(type(scheme).__name__ for scheme in said.scaling)

@@ -55,3 +55,10 @@ def test_python_m_rotary_is_the_command():
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith(f"rotary   {rotary.__version__}\n")
     assert subprocess.run((sys.executable, "-m", "rotary"), capture_output=True).returncode == 2
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    run = subprocess.run(
+        f"{sys.executable} -m rotary show --json --all | head -n 1", shell=True, capture_output=True, text=True
+    )
+    assert (run.stdout, run.stderr) == ("{\n", "")

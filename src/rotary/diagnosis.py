@@ -16,6 +16,9 @@ from .spectrum import Spectrum
 from .xpos import XPos
 
 _SAME = 2.0**-20
+_FURTHER = (
+    2.0**-10
+)  # of a context: Resonance rounds wavelengths to whole tokens, which moves the reach by less than that
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,9 @@ class Diagnosis:
             said.append(
                 f"{names} both extend the context: the planes are slowed down twice, {self.slowest:.4g} times at most"
             )
-        if self.reach < self.length * (1.0 - _SAME):
+        if self.reach < self.length * (1.0 - _FURTHER):
             first = min(self.planes, key=lambda plane: plane.reach)
-            new = sum(plane.reach < self.length * (1.0 - _SAME) for plane in self.planes)
+            new = sum(plane.reach < self.length * (1.0 - _FURTHER) for plane in self.planes)
             said.append(
                 f"{new} of {self.dim // 2} planes turn to angles that training never showed, plane {first.index} from token "
                 f"{int(self.reach):,} on: the scheme does not reach {self.length:,} tokens"

@@ -87,6 +87,8 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show what the options ask for; ValueError or TypeError for what cannot be honoured."""
+    if options.length is not None and options.length <= 0:
+        raise ValueError(f"--length must be > 0, got {options.length}")
     source = _source(options.config)
     types = (options.layer_type,) if options.layer_type else layer_types(text_part(load(source))) or (None,)
     layers = [_layer(source, layer_type, options) for layer_type in types]
@@ -123,8 +125,6 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
     if window is None:
         raise ValueError("the config says neither max_position_embeddings nor a trained window; pass --length")
     length = options.length or max(found.target or 0, _meant_for(found.scaling), window)
-    if length <= 0:
-        raise ValueError(f"--length must be > 0, got {length}")
     sliding = text_part(load(source)).get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:
         window, length = min(window, sliding), min(length, sliding)

@@ -1,0 +1,51 @@
+"""What a config asks for beside the rotation, told and not done."""
+
+from __future__ import annotations
+
+import pytest
+
+from rotary.config import read
+from rotary.scaling.temperature import Llama4, MScale
+
+YARN = {"type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 1.0, "mscale_all_dim": 1.0}
+DEEPSEEK = {
+    "model_type": "deepseek_v3",
+    "qk_rope_head_dim": 64,
+    "max_position_embeddings": 163840,
+    "rope_theta": 1e4,
+    "rope_scaling": YARN,
+}
+LLAMA4 = {"model_type": "llama4_text", "head_dim": 128, "rope_theta": 5e5, "max_position_embeddings": 8192}
+
+
+def test_deepseek_puts_mscale_into_the_softmax_and_llama_does_not():
+    found = read(DEEPSEEK)
+    assert found.temperatures == (MScale(40.0, 1.0),)
+    assert any("qk_rope_head_dim = 64" in note for note in found.notes)
+    assert any("MScale(factor=40.0, mscale_all_dim=1.0)" in note for note in found.notes)
+    assert read(DEEPSEEK | {"model_type": "llama", "qk_rope_head_dim": None, "head_dim": 64}).temperatures == ()
+
+
+def test_ministral_has_the_temperature_of_llama4():
+    parameters = YARN | {"rope_type": "yarn", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1}
+    parameters.pop("type")
+    config = {"model_type": "ministral3", "head_dim": 128, "rope_parameters": parameters}
+    assert read(config | {"max_position_embeddings": 163840}).temperatures == (Llama4(0.1, 4096),)
+
+
+def test_layers_that_do_not_rotate():
+    found = read(LLAMA4 | {"no_rope_layers": [1, 1, 1, 0], "attn_temperature_tuning": True})
+    assert found.notes[0] == "layers 3 do not rotate (no_rope_layers)"
+    assert "Llama4(beta=0.1, original_max_position_embeddings=8192, first=1)" in found.notes[1]
+    assert found.temperatures == ()  # of the layers that do rotate
+    assert read(LLAMA4 | {"no_rope_layers": [1, 1]}).notes == ()
+
+
+def test_bases_per_layer_need_modules_of_their_own():
+    assert read(LLAMA4 | {"layer_rope_theta": [5e5, 0]}).notes == ("layers 1 do not rotate (layer_rope_theta is 0)",)
+    with pytest.raises(ValueError, match=r"layer_rope_theta gives layers bases of their own, \[10000\.0, 500000\.0\]"):
+        read(LLAMA4 | {"layer_rope_theta": [5e5, 1e4]})
+    scaled = LLAMA4 | {"rope_scaling": {"type": "linear", "factor": 2.0}, "num_hidden_layers": 4}
+    with pytest.raises(ValueError, match=r"rope_scaling_layers \[0, 1\]: the scaling holds for some layers only"):
+        read(scaled | {"rope_scaling_layers": [0, 1]})
+    assert read(scaled | {"rope_scaling_layers": [0, 1, 2, 3]}).notes == ()

@@ -1,0 +1,26 @@
+"""What a model family fixes: families.json against the model types of transformers."""
+
+from __future__ import annotations
+
+import pytest
+
+from rotary.config.families import FAMILIES, REASONS, Family
+
+
+def test_entries_have_known_keys_and_reasons():
+    for name, family in FAMILIES.items():
+        assert set(family) <= set(Family.__annotations__), name
+        assert family.get("refused", "mrope") in REASONS, name
+
+
+def test_every_family_is_a_model_type_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    import config_walk
+
+    assert transformers.__version__
+    assert set(FAMILIES) - {name for name, _ in config_walk.parts()} == set()
+
+
+def test_families_that_do_not_say_are_plain():
+    assert FAMILIES["llama"] == {} and "gpt2" not in FAMILIES
+    assert FAMILIES["gptj"]["interleaved"] and FAMILIES["nanochat"]["refused"] == "backwards"

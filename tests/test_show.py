@@ -1,0 +1,99 @@
+"""`rotary show`: every shipped config, comparisons, JSON, what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rotary import config
+from rotary.cli import main
+from rotary.scaling import Linear, Resonance, YaRN
+from rotary.show import SPELLINGS, schemes
+
+
+def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["show", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["show", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_every_shipped_config_shows(name: str, capsys: pytest.CaptureFixture[str]):
+    said = show(capsys, name)
+    assert said.startswith(name) and "critical dimension" in said
+
+
+def test_alone_it_shows_the_plain_module(capsys: pytest.CaptureFixture[str]):
+    said = show(capsys)
+    assert said.startswith("plain\n") and "base 10,000" in said and "planes              0-63 kept" in said
+
+
+def test_a_file_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "config.json"
+    file.write_text(
+        json.dumps({"model_type": "llama", "head_dim": 64, "rope_theta": 1e4, "max_position_embeddings": 2048})
+    )
+    assert show(capsys, str(file)).splitlines()[2:] == show(capsys, str(tmp_path)).splitlines()[2:]
+
+
+def test_json_has_the_figures(capsys: pytest.CaptureFixture[str]):
+    said = json.loads(show(capsys, "gemma-3-4b", "--json", "--compare", "yarn:4"))
+    assert [layer["layer_type"] for layer in said["layers"]] == ["full_attention", "sliding_attention"]
+    text = json.dumps(said)
+    assert "Infinity" not in text and "NaN" not in text
+
+
+def test_compare_and_length(capsys: pytest.CaptureFixture[str]):
+    said = show(capsys, "plain", "--compare", "yarn:4", "linear:4", "ntk:4", "--length", "16384")
+    head = next(line for line in said.splitlines() if line.startswith("reach [token]"))
+    assert head.split()[2:5] == ["4,096", "16,384", "16,384"]
+    assert "linear:4" in said and "does not reach 16,384" in said
+
+
+def test_schemes_chain_and_know_the_window():
+    assert schemes("yarn:4+resonance", 4096) == (YaRN(4.0, 4096), Resonance())
+    assert schemes("config+resonance", 4096, (Linear(2.0),)) == (Linear(2.0), Resonance())
+    assert schemes("plain", 4096, (Linear(2.0),)) == ()
+    for name, (said, _) in SPELLINGS.items():
+        assert len(schemes(f"{name}:0.5" if name == "proportional" else f"{name}:4" if said else name, 4096)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lama-3.1-8b"], "did you mean llama-3.1-8b?"),
+        (["plain", "--compare", "yarm:4"], "yarn"),
+        (["plain", "--compare", "yarn"], "scheme 'yarn' needs a number, as yarn:4"),
+        (["plain", "--compare", "yarn:x"], "yarn:x"),
+        (["plain", "--compare", "resonance:4"], "needs no number"),
+        (["plain", "--length", "0"], "0"),
+        (["plain", "--plot", "picture.doc"], "suffixes are"),
+        (["gemma-3-4b", "--layer-type", "full"], "unknown layer_type 'full'"),
+    ],
+)
+def test_refusals_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    assert words in refused(capsys, *arguments)
+
+
+def test_xpos_out_of_range(capsys: pytest.CaptureFixture[str]):
+    assert "xPos with scale_base 512 leaves float16" in " ".join(
+        show(capsys, "plain", "--xpos", "512", "--length", "65536").split()
+    )
+
+
+def test_it_needs_neither_transformers_nor_matplotlib():
+    code = (
+        "import sys; from rotary.cli import main; main(['show']); "
+        "sys.exit(bool({'transformers', 'matplotlib', 'mpmath'} & set(sys.modules)))"
+    )
+    assert subprocess.run((sys.executable, "-c", code), capture_output=True).returncode == 0
