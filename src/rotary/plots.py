@@ -66,13 +66,12 @@ def spectrum(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
     """Wavelength of each plane [token], as trained and after each scheme."""
     own = diagnoses[0]
     planes = [plane.index for plane in own.planes]
-    axes.plot(
-        planes, [p.trained_wavelength for p in own.planes], color="black", lw=1.0, ls=(0, (1, 2)), label="as trained"
-    )
+    if own.scaling:
+        trained = [plane.trained_wavelength for plane in own.planes]
+        axes.plot(planes, trained, color="black", lw=1.0, ls=(0, (1, 2)), label="as trained")
     for i, d in enumerate(diagnoses):
-        if d.scaling or len(diagnoses) > 1:
-            turning = [(p.index, p.wavelength) for p in d.planes if p.inv_freq]
-            axes.plot(*zip(*turning, strict=True), color=_colour(i), ls=_dash(i), lw=1.6, label=d.name)
+        turning = [(p.index, p.wavelength) for p in d.planes if p.inv_freq]
+        axes.plot(*zip(*turning, strict=True), color=_colour(i), ls=_dash(i), lw=1.6, label=d.name)
     axes.set_yscale("log")
     axes.axhline(own.window, color=GREY, lw=0.8)
     axes.text(0, own.window * 1.15, f"trained window, {own.window:,}", color=GREY, fontsize=8)
@@ -93,7 +92,7 @@ def spectrum(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
             transform=axes.get_xaxis_transform(),
         )
     axes.set_xlim(-0.5, len(planes) - 0.5)
-    axes.set_ylim(bottom=3.0)
+    axes.set_ylim(3.0, 12.0 * axes.get_ylim()[1])  # room for the words above the curves
     axes.set_xlabel("plane")
     axes.set_ylabel("wavelength [token]")
     axes.set_title("Spectrum")

@@ -1,0 +1,41 @@
+"""The pages under docs: their examples run, their tables are what the code says, their links lead somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_run(page: Path):
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    assert doctest.testfile(str(page), module_relative=False, optionflags=flags, encoding="utf-8").failed == 0
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_the_table_of_schemes_is_what_they_do():
+    script = runpy.run_path(str(DOCS.parent / "benchmarks" / "schemes.py"))
+    page = (DOCS / "schemes.md").read_text(encoding="utf-8")
+    assert page.partition(script["BEGIN"])[2].partition(script["END"])[0] == script["table"](), (
+        "run python benchmarks/schemes.py"
+    )
+
+
+def test_tests_that_pages_name_are_there():
+    root = DOCS.parent
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py"))
+    for page in PAGES:
+        for name in re.findall(r"\b(test_\w+)`", page.read_text(encoding="utf-8")):
+            assert f"def {name}(" in tests, f"{page.name} names {name}"
