@@ -44,6 +44,7 @@ using ParallelFor = std::int32_t (*)(Index begin, Index end, Index grain, Body b
 constexpr int kMaxDims = 16;
 constexpr int kMaxLoops = kMaxDims + 1;       // every dimension but head_dim, and the sequence once more in blocks
 constexpr Index kTableBlock = 64 * 1024;      // bytes of tables kept near while the heads go over them: a part of any L2 cache
+constexpr Index kAhead = 4 * 1024;            // bytes between what is read and what is fetched, see docs/cpu.md
 constexpr Index kGrain = 256 * 1024;          // bytes read and written below which a second thread costs more than it helps
 
 enum Dtype : Index { kFloat32, kFloat64, kBFloat16, kFloat16 };
@@ -142,6 +143,16 @@ struct Piece {  // a rectangle of rows of one tensor
   Loop loop[kMaxLoops];  // outermost first
 };
 
+// Asks for memory that is read soon; any address may be asked for.
+INLINE void prefetch(const char* x, Index distance, Index bytes) {
+#if defined(__GNUC__)
+  const std::uintptr_t from = reinterpret_cast<std::uintptr_t>(x) + static_cast<std::uintptr_t>(distance);
+  for (Index b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const void*>(from + static_cast<std::uintptr_t>(b)));
+#else
+  (void)x, (void)distance, (void)bytes;
+#endif
+}
+
 // kPlanes: the number of planes where it is known to the compiler, which then unrolls the row; 0 where it is not.
 template <class T, bool kInterleaved, bool kConjugate, Index kPlanes>
 INLINE void rotate_rows(const Piece& piece, Index begin, Index end) {
@@ -161,9 +172,12 @@ INLINE void rotate_rows(const Piece& piece, Index begin, Index end) {
   const Loop step = piece.loop[inner];
   const Index planes = kPlanes ? kPlanes : piece.planes, tail = piece.tail;
   const Index tail_at = 2 * planes * static_cast<Index>(sizeof(Stored));
+  const Index ahead = step.x ? std::max<Index>(kAhead / step.x, 1) : 0;  // rows
+  const Index jump = inner ? piece.loop[inner - 1].x - step.size * step.x : 0;  // from the row after a run to the next run
   for (Index row = begin; row < end;) {
     const Index run = std::min(step.size - at[inner], end - row);
     for (Index i = 0; i < run; ++i) {
+      prefetch(x, ahead * step.x + (i + ahead < run ? 0 : jump), tail_at);
       rotate_row<T, kInterleaved, kConjugate>(reinterpret_cast<const Stored*>(x), reinterpret_cast<Stored*>(out),
                                               reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin), planes);
       if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
