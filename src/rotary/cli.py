@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import show
+from . import bench, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info = commands.add_parser("info", help="version, torch, device, and each kernel with the reason if it is off")
     info.set_defaults(run=_info)
     show.register(commands)
+    bench.register(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
