@@ -17,6 +17,7 @@ from torch import Tensor
 from .kernels import eager
 
 NAMES = ("eager", "cpu", "triton")
+_BY_DEVICE = {"cpu": "cpu", "cuda": "triton"}
 Table = tuple[Tensor, Tensor]
 
 
@@ -42,9 +43,10 @@ _chosen: ContextVar[str | None] = ContextVar("rotary_backend", default=None)
 
 def kernel(name: str) -> Kernel:
     """The kernel of that name, imported at its first use: importing rotary imports no triton."""
-    if name not in _kernels:
-        _kernels[name] = cast(Kernel, importlib.import_module(f"{__package__}.kernels.{name}"))
-    return _kernels[name]
+    found = _kernels.get(name)
+    if found is None:
+        found = _kernels[name] = cast(Kernel, importlib.import_module(f"{__package__}.kernels.{name}"))
+    return found
 
 
 def backends() -> dict[str, str]:
@@ -99,9 +101,8 @@ def run(
 ) -> None:
     """Rotate with the kernel of that name, or, for None, with the best one that serves these tensors."""
     if name is None:
-        device = xs[0].device.type
-        best = "triton" if device == "cuda" else device
-        if best in NAMES and kernel(best).unavailable() is None:
+        best = _BY_DEVICE.get(xs[0].device.type)
+        if best is not None:
             reason = kernel(best).rotate(
                 xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate
             )

@@ -50,30 +50,30 @@ def rotate(
 
     Shapes, dtypes and devices are settled by the caller; seq_dim is not negative. Tables that require a gradient get one.
     """
-    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     grad = torch.is_grad_enabled()
-    if _needs_formula(xs, tables, grad):
+    formula = _needs_formula(xs, tables, grad)
+    backend = backend or choice.chosen()
+    if not (formula or in_place or (grad and any(x.requires_grad for x in xs))):  # first, since decoding waits for it
+        outs = tuple([torch.empty_like(x) for x in xs])
+        choice.run(backend, xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+        return outs
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    if formula:
         ys = tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
         if not in_place:
             return ys
         for x, y in zip(xs, ys, strict=True):
             x.copy_(y)
         return xs
-    backend = backend or choice.chosen()
-    grad = grad and any(x.requires_grad for x in xs)
-    if in_place:
-        inplace.check(xs, names[: len(xs)])
-        if not grad:
-            choice.run(backend, xs, xs, tables, **how)
-        else:
-            for x, table in zip(xs, tables, strict=True):
-                _RotationInPlace.apply(backend, how, x, *table)
-        return xs
-    if grad:
+    if not in_place:
         return _Rotation.apply(backend, how, len(xs), *xs, *(t for table in tables for t in table))
-    outs = tuple(torch.empty_like(x) for x in xs)
-    choice.run(backend, xs, outs, tables, **how)
-    return outs
+    inplace.check(xs, names[: len(xs)])
+    if grad and any(x.requires_grad for x in xs):
+        for x, table in zip(xs, tables, strict=True):
+            _RotationInPlace.apply(backend, how, x, *table)
+    else:
+        choice.run(backend, xs, xs, tables, **how)
+    return xs
 
 
 def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
@@ -81,15 +81,18 @@ def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
     if tracing() or forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
         return True
     for x in xs:
-        if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_neg() or x.device.type == "meta":
+        if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_neg() or x.is_meta:
             return True
         if is_legacy_batchedtensor(x):  # gradients of is_grads_batched=True: vmap of an older kind, with no interpreter
             return True
-    for cos, sin in tables:
-        if type(cos) not in _PLAIN or type(sin) not in _PLAIN or cos.is_neg() or sin.is_neg():
-            return True
-        if grad and (cos.requires_grad or sin.requires_grad):
-            return True
+    before = None
+    for table in tables:
+        if table is before:  # q and k mostly share theirs
+            continue
+        before = table
+        for t in table:
+            if type(t) not in _PLAIN or t.is_neg() or (grad and t.requires_grad):
+                return True
     return False
 
 

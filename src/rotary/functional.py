@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dispatch import How, Table, rotate
+from .dispatch import Table, rotate
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -49,8 +49,15 @@ def apply_rotary(
     """
     seq_dim = check_tensor(x, seq_dim, "x")
     table = _check_table(x, cos, sin, seq_dim, x.shape[seq_dim], "x")
-    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
-    return rotate((x,), (table,), in_place=inplace, names=("x",), **how)[0]
+    return rotate(
+        (x,),
+        (table,),
+        seq_dim=seq_dim,
+        interleaved=interleaved,
+        conjugate=conjugate,
+        in_place=inplace,
+        names=("x",),
+    )[0]
 
 
 def apply_rotary_qk(
@@ -86,8 +93,14 @@ def apply_rotary_qk(
     if q_table[0].shape[-1] * 2 > q.shape[-1]:
         _check_table(q, cos, sin, axis, length, "q")
     q_table = last_rows(q_table, q.shape[axis], length)
-    how: How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
-    q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
+    q, k = rotate(
+        (q, k),
+        (q_table, k_table),
+        seq_dim=axis,
+        interleaved=interleaved,
+        conjugate=conjugate,
+        in_place=inplace,
+    )
     return q, k
 
 
@@ -160,23 +173,24 @@ def check_pair(q: Tensor, k: Tensor, axis: int, k_axis: int) -> None:
         raise TypeError(f"q is {q.dtype}, k is {k.dtype}: rotate them one by one, or cast one")
     if q.device != k.device:
         raise ValueError(f"q on {q.device}, k on {k.device}")
+    q_shape, k_shape = q.shape, k.shape
+    ndim = len(q_shape)
     # Of three dimensions the first may be heads as well as batch, so that only rows of their own can tell: check_rows.
-    if axis != k_axis or q.ndim != k.ndim or (axis != 0 and q.ndim > 3 and q.shape[0] != k.shape[0]):
+    if axis != k_axis or ndim != len(k_shape) or (axis != 0 and ndim > 3 and q_shape[0] != k_shape[0]):
         raise ValueError(
-            f"q with shape {tuple(q.shape)} and k with shape {tuple(k.shape)} differ in more than heads and length"
+            f"q with shape {tuple(q_shape)} and k with shape {tuple(k_shape)} differ in more than heads and length"
         )
-    if q.shape[axis] > k.shape[axis]:
+    if q_shape[axis] > k_shape[axis]:
         raise ValueError(
-            f"q is longer than k: {q.shape[axis]} and {k.shape[axis]} along dimension {axis} of shapes {tuple(q.shape)} and "
-            f"{tuple(k.shape)}; is seq_dim right?"
+            f"q is longer than k: {q_shape[axis]} and {k_shape[axis]} along dimension {axis} of shapes {tuple(q_shape)} and "
+            f"{tuple(k_shape)}; is seq_dim right?"
         )
 
 
 def check_rows(table: Table, x: Tensor, name: str) -> None:
     """Raise where tables with rows of their own do not have one for each row of x."""
-    rows = table[0].shape[0]
-    if table[0].ndim == 3 and rows not in (1, x.shape[0]):
-        raise ValueError(f"tables have batch {rows}, {name} with shape {tuple(x.shape)} has {x.shape[0]}")
+    if table[0].ndim == 3 and table[0].shape[0] not in (1, x.shape[0]):
+        raise ValueError(f"tables have batch {table[0].shape[0]}, {name} with shape {tuple(x.shape)} has {x.shape[0]}")
 
 
 def _check_table(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: str) -> Table:
@@ -188,9 +202,10 @@ def _check_table(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, na
         )
     if not cos.is_floating_point() or not sin.is_floating_point():
         raise TypeError(f"cos and sin must be floating point, got {cos.dtype} and {sin.dtype}")
-    if shape[-1] * 2 > x.shape[-1]:
+    planes = shape[-1]
+    if planes * 2 > x.shape[-1]:
         raise ValueError(
-            f"rotary dim {shape[-1] * 2} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}; "
+            f"rotary dim {planes * 2} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}; "
             f"tables are half width, one column per plane"
         )
     if shape[-2] != length:
@@ -202,7 +217,8 @@ def _check_table(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, na
             f"tables with a batch of {shape[0]} need seq_dim other than 0: dimension 0 of {name} {tuple(x.shape)} is the batch"
         )
     check_rows((cos, sin), x, name)
-    if cos.device != x.device or sin.device != x.device:
+    device = x.device
+    if cos.device != device or sin.device != device:
         raise ValueError(f"cos on {cos.device}, sin on {sin.device}, {name} on {x.device}")
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     return (cos if cos.dtype == work else cos.to(work)), (sin if sin.dtype == work else sin.to(work))

@@ -44,9 +44,10 @@ _MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the 
 class Axes(NamedTuple):
     """One tensor as (batch, heads, seq, channels): sizes, then strides [elements] of x, of y and of the rows of its tables."""
 
-    batch: int
-    heads: int
+    tokens: int
+    """batch x seq"""
     seq: int
+    heads: int
     x_b: int
     x_h: int
     x_s: int
@@ -186,14 +187,14 @@ def _plan(
             return None
         axes = fold(shape, x_strides, y_strides, table, cos_strides, seq_dim)
         if axes is None:
-            return f"more than two independent dimensions beside sequence and channels: shape {shape}, strides {x_strides}"
+            return (
+                f"more than two independent dimensions beside sequence and channels: shape {shape}, strides {x_strides}"
+            )
         every.append(axes)
         dims.append((2 * table[-1], 0 if in_place else shape[-1] - 2 * table[-1]))
-    if all(axes.seq == 1 for axes in every):  # decoding: the batch takes the place of the sequence, so that tiles are full
-        every = [axes._replace(batch=1, seq=axes.batch, x_s=axes.x_b, y_s=axes.y_b, table_s=axes.table_b) for axes in every]
     if max(max(axes[:3]) for axes in every) > _MOST:
         return f"more than {_MOST} rows along one dimension"
-    together = len(every) == 2 and dims[0] == dims[1] and every[0].batch == every[1].batch
+    together = len(every) == 2 and dims[0] == dims[1]
     spans = ((0, 1),) if together else tuple((i, i) for i in range(len(every)))
     launches = tuple(
         _launch(dtype, size, device, interleaved, conjugate, *dims[i], i, j, every[i], every[j]) for i, j in spans
@@ -214,20 +215,18 @@ def _launch(
     q: Axes,
     k: Axes,
 ) -> Launch:
-    seq = max(q.seq, k.seq)
-
     def programs(tile: Tile) -> int:
         groups = sum(-(-axes.heads // tile.heads) for axes in ((q,) if i == j else (q, k)))
-        return groups * q.batch * -(-seq // tokens_per_program(tile, dim, tail, size))
+        return groups * -(-max(q.tokens, k.tokens) // tokens_per_program(tile, dim, tail, size))
 
     tile = LARGE if programs(LARGE) >= _FILLED * _multiprocessors(device) else SMALL
     # What divides every stride divides the first address of every row, and so decides how wide the accesses may be.
     unit = math.gcd(ACCESS // size, *q[3:9], *k[3:9])
     table_unit = math.gcd(ACCESS // max(size, 4), *q[9:], *k[9:])
     tokens = tokens_per_program(tile, dim, tail, size)
-    constants = (dim, tail, interleaved, conjugate, unit, table_unit, tokens, tile.heads, i != j)
+    constants = (dim, tail, interleaved, unit, table_unit, tokens, tile.heads, i != j)
     code = _code(dtype, device, tile.warps, constants)
-    return Launch(i, j, programs(tile) if dim + tail else 0, (*q[1:], *k[1:], q.batch), code)
+    return Launch(i, j, programs(tile) if dim + tail else 0, (*q, *k, conjugate), code)
 
 
 @functools.cache
@@ -244,9 +243,7 @@ def fold(
     Strides of dimensions of size 1 are 0: nothing is ever added to an address for them, and nothing should be inferred from them.
     """
     own_rows = len(table) == 3 and table[0] > 1
-    others = [
-        (n, x_strides[i], y_strides[i]) if n > 1 else (n, 0, 0) for i, n in enumerate(shape[:-1]) if i != seq_dim
-    ]
+    others = [(n, x_strides[i], y_strides[i]) if n > 1 else (n, 0, 0) for i, n in enumerate(shape[:-1]) if i != seq_dim]
     while len(others) > 2:
         # Two neighbours are one dimension where a step of the outer is as long as all steps of the inner.
         for i in range(own_rows, len(others) - 1):
@@ -265,7 +262,7 @@ def fold(
     seq = shape[seq_dim]
     x_s, y_s, table_s = (x_strides[seq_dim], y_strides[seq_dim], table_strides[-2]) if seq > 1 else (0, 0, 0)
     return Axes(
-        batch, heads, seq, x_b, x_h, x_s, y_b, y_h, y_s, table_strides[0] if own_rows else 0, table_s
+        batch * seq, max(seq, 1), heads, x_b, x_h, x_s, y_b, y_h, y_s, table_strides[0] if own_rows else 0, table_s
     )
 
 

@@ -21,13 +21,14 @@ _RUNTIME = [
     name
     for x in ("q", "k")
     for name in (
-        f"{x}_heads",
+        f"{x}_tokens",
         f"{x}_seq",
+        f"{x}_heads",
         *(f"{x}_{tensor}_{axis}" for tensor in ("x", "y") for axis in "bhs"),
         f"{x}_table_b",
         f"{x}_table_s",
     )
-] + ["batch"]
+] + ["conjugate"]
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
@@ -40,8 +41,9 @@ def rotate_kernel(
     k_y,
     k_cos,
     k_sin,
-    q_heads: tl.int32,
+    q_tokens: tl.int32,
     q_seq: tl.int32,
+    q_heads: tl.int32,
     q_x_b: tl.int64,
     q_x_h: tl.int64,
     q_x_s: tl.int64,
@@ -50,8 +52,9 @@ def rotate_kernel(
     q_y_s: tl.int64,
     q_table_b: tl.int64,
     q_table_s: tl.int64,
-    k_heads: tl.int32,
+    k_tokens: tl.int32,
     k_seq: tl.int32,
+    k_heads: tl.int32,
     k_x_b: tl.int64,
     k_x_h: tl.int64,
     k_x_s: tl.int64,
@@ -60,21 +63,21 @@ def rotate_kernel(
     k_y_s: tl.int64,
     k_table_b: tl.int64,
     k_table_s: tl.int64,
-    batch: tl.int32,
+    conjugate: tl.int32,
     DIM: tl.constexpr,
     TAIL: tl.constexpr,
     INTERLEAVED: tl.constexpr,
-    CONJUGATE: tl.constexpr,
     UNIT: tl.constexpr,
     TABLE_UNIT: tl.constexpr,
     BT: tl.constexpr,
     BH: tl.constexpr,
     PAIR: tl.constexpr,
 ):
-    """y = x (cos + i sin) for BT tokens of BH heads of q or of k, and TAIL channels past DIM copied.
+    """y = x (cos + i sin), or x (cos - i sin), for BT tokens of BH heads of q or of k, and TAIL channels past DIM copied.
 
-    One row of programs: head groups of q, then of k, fastest, so that programs that run together read the same rows of the tables
-    and neighbouring memory of a (batch, seq, heads, dim) tensor; then the batch; then blocks of tokens.
+    Tokens are counted through the batch: token n is position n % seq of row n // seq. One row of programs, head groups of q, then of
+    k, fastest, so that programs that run together read the same rows of the tables and neighbouring memory of
+    (batch, seq, heads, dim) tensors; then blocks of tokens.
     """
     PLANES: tl.constexpr = DIM // 2
     WIDTH: tl.constexpr = triton.next_power_of_2(PLANES)
@@ -86,17 +89,17 @@ def rotate_kernel(
         groups += (k_heads + BH - 1) // BH
     program = tl.program_id(0)
     group = program % groups
-    program = program // groups
-    row = (program % batch).to(tl.int64)
-    block = program // batch
+    block = program // groups
 
     if group < q_groups:
-        x, y, cos, sin, heads, seq = q_x, q_y, q_cos, q_sin, q_heads, q_seq
+        x, y, cos, sin = q_x, q_y, q_cos, q_sin
+        tokens, seq, heads = q_tokens, q_seq, q_heads
         x_b, x_h, x_s, y_b, y_h, y_s = q_x_b, q_x_h, q_x_s, q_y_b, q_y_h, q_y_s
         table_b, table_s = q_table_b, q_table_s
         head = group * BH
     else:
-        x, y, cos, sin, heads, seq = k_x, k_y, k_cos, k_sin, k_heads, k_seq
+        x, y, cos, sin = k_x, k_y, k_cos, k_sin
+        tokens, seq, heads = k_tokens, k_seq, k_heads
         x_b, x_h, x_s, y_b, y_h, y_s = k_x_b, k_x_h, k_x_s, k_y_b, k_y_h, k_y_s
         table_b, table_s = k_table_b, k_table_s
         head = (group - q_groups) * BH
@@ -107,23 +110,22 @@ def rotate_kernel(
     table_b, table_s = table_b // TABLE_UNIT * TABLE_UNIT, table_s // TABLE_UNIT * TABLE_UNIT
 
     token = block * BT + tl.arange(0, BT)[:, None]
+    row, position = (token // seq).to(tl.int64), (token % seq).to(tl.int64)
     plane = tl.arange(0, WIDTH)[None, :]
-    rows = token.to(tl.int64)
-    table = row * table_b + rows * table_s + plane
-    turning = (token < seq) & (plane < PLANES)
+    table = row * table_b + position * table_s + plane
+    turning = (token < tokens) & (plane < PLANES)
     c = tl.load(cos + table, mask=turning)
     s = tl.load(sin + table, mask=turning)
-    if CONJUGATE:
-        s = -s
+    s = tl.where(conjugate != 0, -s, s)
 
-    x += row * x_b + head.to(tl.int64) * x_h
-    y += row * y_b + head.to(tl.int64) * y_h
-    x_row, y_row = rows * x_s, rows * y_s
+    x += head.to(tl.int64) * x_h
+    y += head.to(tl.int64) * y_h
+    x_row, y_row = row * x_b + position * x_s, row * y_b + position * y_s
 
     # Every load comes before every store: the compiler cannot know that y is not x, and would wait for one head after another.
     first, second, rest = (), (), ()
     for h in tl.static_range(BH):
-        here = token < tl.where(head + h < heads, seq, 0)  # a head past the last has no tokens
+        here = token < tl.where(head + h < heads, tokens, 0)  # a head past the last has no tokens
         if INTERLEAVED:
             channel = tl.arange(0, 2 * WIDTH)[None, :]
             first = first + (tl.load(x + h * x_h + (x_row + channel), mask=here & (channel < DIM)),)
@@ -134,7 +136,7 @@ def rotate_kernel(
             past = tl.arange(0, TAIL_WIDTH)[None, :]
             rest = rest + (tl.load(x + h * x_h + (x_row + (past + DIM)), mask=here & (past < TAIL)),)
     for h in tl.static_range(BH):
-        here = token < tl.where(head + h < heads, seq, 0)
+        here = token < tl.where(head + h < heads, tokens, 0)
         if INTERLEAVED:
             channel = tl.arange(0, 2 * WIDTH)[None, :]
             a, b = tl.split(tl.reshape(first[h], [BT, WIDTH, 2]))
