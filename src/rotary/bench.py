@@ -71,7 +71,11 @@ class Timing(NamedTuple):
 def alternate(
     contenders: Mapping[str, Contender], seconds: float = 2.0, rounds: tuple[int, int] = (5, 200)
 ) -> dict[str, Timing]:
-    """Time contenders in turn for about so many seconds together. Calls below 100 us are timed several at a time."""
+    """Time contenders in turn for about so many seconds together.
+
+    Calls below 100 us are timed several at a time, after one that is not timed: else each would pay for what the one before it
+    left in the caches.
+    """
     repeats: dict[str, int] = {}
     for name, call in contenders.items():
         call()
@@ -86,6 +90,8 @@ def alternate(
 
 
 def _time(call: Contender, repeats: int) -> float:
+    if repeats > 1:
+        call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()

@@ -102,10 +102,8 @@ def run(
     """Rotate with the kernel of that name, or, for None, with the best one that serves these tensors."""
     if name is None:
         best = _BY_DEVICE.get(xs[0].device.type)
-        if best is not None:
-            reason = kernel(best).rotate(
-                xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate
-            )
+        if best is not None and (first := kernel(best)).unavailable() is None:
+            reason = first.rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
             if reason is None:
                 return
         name = "eager"

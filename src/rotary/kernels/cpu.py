@@ -80,10 +80,10 @@ def rotate(
     # Everything from here to the call is what a decoding step of one token waits for: flat code, one list, one call.
     words = [len(xs), dtype, interleaved, conjugate, seq_dim]
     in_place = False
-    cos = sin = None
-    for x, out, table in zip(xs, outs, tables):  # noqa: B905 (0.1 us)
-        if table[0] is not cos or table[1] is not sin:  # q and k mostly share theirs
-            cos, sin = table
+    seen = at = shape = steps = ()
+    for x, out, (cos, sin) in zip(xs, outs, tables):  # noqa: B905 (0.1 us)
+        if seen != (id(cos), id(sin)):  # q and k mostly share theirs
+            seen = id(cos), id(sin)
             at = cos.data_ptr(), sin.data_ptr()
             shape = cos.shape
             steps = (*shape, *cos.stride(), *sin.stride())
