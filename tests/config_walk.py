@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rotary.config import Arguments, read
+from rotary.config.source import load, text_part
 
 Part = tuple[str, Any]
 
@@ -71,6 +72,11 @@ def modeling(config: Any) -> ModuleType | None:
         return None
 
 
+def text(config: Any) -> str | None:
+    """model_type of the part that turns text."""
+    return text_part(load(config)).get("model_type")
+
+
 def rotary_modules(config: Any) -> Iterator[torch.nn.Module]:
     """Their rotary modules for a config: those of its modeling file that can be built from it."""
     module = modeling(config)
@@ -84,7 +90,9 @@ def rotary_modules(config: Any) -> Iterator[torch.nn.Module]:
 
 
 def frequencies(module: torch.nn.Module, layer_type: str | None) -> tuple[Tensor | None, float]:
-    """(inv_freq, attention factor) of one of their modules."""
+    """(inv_freq, attention factor) of one of their modules; of any layer type, where they are the same for all."""
+    if layer_type is None and not hasattr(module, "inv_freq"):
+        layer_type = next(iter(getattr(module, "rope_type", {})), None)  # type: ignore[arg-type]
     prefix = "" if layer_type is None else f"{layer_type}_"
     factor = getattr(module, f"{prefix}attention_scaling", getattr(module, "attention_scaling", 1.0))
     return getattr(module, f"{prefix}inv_freq", None), factor
@@ -99,6 +107,8 @@ def scores(
     """
     source = modeling(config)
     assert source is not None
+    if layer_type is None and isinstance(kinds := getattr(module, "rope_type", None), dict):
+        layer_type = next(iter(kinds), None)
     try:
         tables = module(q, positions, **({} if layer_type is None else {"layer_type": layer_type}))
     except RuntimeError:  # the module of another part of the model

@@ -14,7 +14,7 @@ from rotary.plots import COLOURS, PICTURES, draw
 from rotary.scaling import Linear, YaRN
 
 pytest.importorskip("matplotlib")
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
 OWN = Diagnosis("yarn", 64, 1e4, (YaRN(4.0, 1024),), 1024, 4096)
 OTHER = Diagnosis("linear", 64, 1e4, (Linear(4.0),), 1024, 4096)

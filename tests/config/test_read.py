@@ -12,6 +12,7 @@ import torch
 from rotary import RotaryEmbedding
 from rotary.config import Arguments, read
 from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
+from rotary.scaling.temperature import LogN
 
 LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": 8192}
 # rotary_dim, which nothing reads there: their tables are as wide as the head, and the default config says half of that.
@@ -44,7 +45,43 @@ def test_every_default_config_of_transformers_turns_as_transformers_turns_it():
                         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3, msg=f"{name}, {layer_type}")
                         compared.add(name)
                         break
-    assert len(compared) >= 160 and len(loaded) >= 240
+    assert len(compared) >= 165 and len(loaded) >= 240
+    # What is left: frames, whose text part is compared; tables of positions (below); two that ship no model code.
+    alone = {
+        name for name, config in walk.parts() if name in loaded and walk.modeling(config) and walk.text(config) == name
+    }
+    assert alone - compared - UNREAD <= {"gptj", "codegen", "roformer"}
+
+
+def sines_and_cosines(name: str, n: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sin, cos) of the families that keep a table of positions instead of a rotary module."""
+    from transformers.models.codegen import modeling_codegen
+    from transformers.models.gptj import modeling_gptj
+    from transformers.models.roformer import modeling_roformer
+
+    if name == "roformer":
+        table = modeling_roformer.RoFormerSinusoidalPositionalEmbedding(n, dim).create_weight()
+    else:
+        table = {"gptj": modeling_gptj, "codegen": modeling_codegen}[name].create_sinusoidal_positions(n, dim)
+    sin, cos = table.chunk(2, -1)
+    return sin, cos
+
+
+@pytest.mark.parametrize("name", ["gptj", "codegen", "roformer"])
+def test_families_that_keep_a_table_of_positions(name: str):
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb
+    from transformers.models.roformer.modeling_roformer import RoFormerSelfAttention
+
+    rope = RotaryEmbedding.from_config(transformers.AutoConfig.for_model(name))
+    x = torch.randn(1, 6, 2, rope.dim)  # (batch, seq, heads, dim)
+    sin, cos = sines_and_cosines(name, 6, rope.dim)
+    if name == "roformer":
+        table, y = torch.cat((sin, cos), -1), x.transpose(1, 2)
+        theirs = RoFormerSelfAttention.apply_rotary_position_embeddings(table, y, y)[0].transpose(1, 2)
+    else:
+        theirs = apply_rotary_pos_emb(x, sin[None], cos[None])
+    torch.testing.assert_close(rope.rotate(x, seq_dim=1), theirs, rtol=0, atol=1e-5)
 
 
 def test_every_refusal_of_a_default_config_says_why_and_is_in_the_docs():
@@ -161,6 +198,7 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
     ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, ValueError, ["'yarn'", "'linear'"]),
     ({"rope_scaling": {"type": "linear", "factor": 0.0}}, ValueError, ["linear", "0.0"]),
     ({"rope_scaling": {"type": "linear", "factor": "2"}}, TypeError, ["factor", "'2'"]),
+    ({"rope_scaling": {"factor": 4.0}}, ValueError, ["missing rope_type", "'factor' = 4.0"]),
     ({"rope_scaling": "yarn"}, TypeError, ["rope_scaling must be a dict", "'yarn'"]),
     ({"rope_theta": -1.0}, ValueError, ["rope_theta", "-1.0"]),
     ({"rope_theta": None}, ValueError, []),
@@ -180,6 +218,13 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
     ),
     ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}}, ValueError, ["mrope_section", "M-RoPE"]),
     ({"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}}, ValueError, ["'axial'", "coordinates"]),
+    ({"model_type": "kimi_k2", "qk_rope_head_dim": 64}, ValueError, ["'kimi_k2'", "pass interleaved="]),
+    ({"use_dynamic_ntk": True}, ValueError, ["use_dynamic_ntk = True", "NTK("]),
+    ({"dual_chunk_attention_config": {"chunk_size": 9}}, ValueError, ["dual_chunk_attention_config", "remove it"]),
+    ({"model_type": "gptj", "rotary": False}, ValueError, ["rotary = False", "does not rotate"]),
+    ({"model_type": "falcon", "alibi": True}, ValueError, ["alibi = True", "does not rotate"]),
+    ({"model_type": "granitemoehybrid"}, ValueError, ["position_embedding_type = None", "does not rotate"]),
+    ({"model_type": "granitemoehybrid", "position_embedding_type": "nope"}, ValueError, ["'nope'"]),
 ]  # fmt: skip
 
 
@@ -201,6 +246,27 @@ def test_keys_that_are_not_about_rotation_are_not_examined():
     assert read(LLAMA | {"rope_theta": 1e4, "vocab_size": "many", "europe": 1, "microphone": None}) == read(
         LLAMA | {"rope_theta": 1e4}
     )
+
+
+def test_a_key_is_asked_only_where_the_family_asks_it():
+    """Published configs carry position_embedding_type along: "rope_gptj" in Command R7B, "absolute" in ModernBERT, which both rotate."""
+    cohere = LLAMA | {"model_type": "cohere2", "rope_theta": 5e4, "rotary_pct": 1.0}
+    assert read(cohere | {"position_embedding_type": "rope_gptj"}).interleaved
+    bert = LLAMA | {"model_type": "modernbert", "global_rope_theta": 1.6e5, "position_embedding_type": "absolute"}
+    assert read(bert, layer_type="full_attention").base == 1.6e5
+    granite = LLAMA | {"model_type": "granitemoehybrid", "rope_theta": 1e7}
+    assert read(granite | {"position_embedding_type": "rope"}).dim == 128
+    assert read(LLAMA | {"model_type": "gptj", "rotary": True, "rotary_dim": 64}).dim == 64
+
+
+def test_an_unknown_family_with_a_slice_of_its_own_takes_the_pairing_given():
+    found = read(LLAMA | {"model_type": "kimi_k2", "rope_theta": 5e4, "qk_rope_head_dim": 64}, interleaved=True)
+    assert (found.dim, found.interleaved) == (64, True)
+
+
+def test_logn_of_qwen_is_a_temperature():
+    qwen = {"model_type": "qwen", "kv_channels": 128, "rotary_emb_base": 1e4, "rotary_pct": 1.0, "seq_length": 2048}
+    assert read(qwen | {"use_logn_attn": True, "use_dynamic_ntk": False}).temperatures == (LogN(2048),)
 
 
 def test_arguments_are_a_value():

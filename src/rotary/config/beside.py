@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..scaling.temperature import Llama4, MScale, Temperature
+from ..scaling.temperature import Llama4, LogN, MScale, Temperature
 from .build import INERT_WITH_ALPHA
 from .families import Family
 from .source import Config
@@ -21,6 +21,8 @@ def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, 
         )
     if rope.get("llama_4_scaling_beta"):
         found.append(Llama4(rope["llama_4_scaling_beta"], rope["original_max_position_embeddings"]))
+    if config.get("use_logn_attn") and config.get("seq_length") is not None:
+        found.append(LogN(config["seq_length"]))
     return tuple(found)
 
 

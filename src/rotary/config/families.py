@@ -7,6 +7,7 @@ families.json has an entry for every `model_type` of transformers that rotates, 
     partial        partial_rotary_factor                                                                    plain: 1
     scaled         the family has no plain rotation, so its config must say what it has                     plain: false
     still          layer types that do not rotate, in a config with a sliding window                        plain: none
+    asks           the key whose value, "rotary" or "rope", says that the model rotates                     plain: it always does
     refused        why RotaryEmbedding cannot be this family's rotation, a key of REASONS                   plain: not
 """
 
@@ -42,6 +43,7 @@ class Family(TypedDict, total=False):
     partial: float
     scaled: bool
     still: list[str]
+    asks: str
     refused: str
 
 

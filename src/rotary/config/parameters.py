@@ -36,13 +36,27 @@ KNOWN = {
     "partial_rotary_factor",
     "original_max_position_embeddings",
     "qk_rope_head_dim",
+    "rotary",
     "rotary_dim",
     "rotary_value",
+    "use_dynamic_ntk",
+    "use_logn_attn",
     "use_mem_rope",
     "use_rotary_embedding",
+    "dual_chunk_attention_config",
     *SYNONYMS,
 }
 _TYPES = {"su": "longrope"}
+_SAYING_HOW = {
+    "factor",
+    "alpha",
+    "beta_fast",
+    "beta_slow",
+    "low_freq_factor",
+    "high_freq_factor",
+    "short_factor",
+    "long_factor",
+}
 
 
 def parameters(config: Config, layer_type: str | None) -> dict[str, Any]:
@@ -186,6 +200,9 @@ def _one_type(found: dict[str, Any]) -> dict[str, Any]:
     if len(kinds) > 1:
         raise ValueError(f"conflicting rope_type {found['rope_type']!r} and type {found['type']!r}; keep one")
     found.pop("type", None)
+    extends = sorted(found.keys() & _SAYING_HOW)
+    if not kinds and extends:
+        raise ValueError(f"missing rope_type beside {extends[0]!r} = {found[extends[0]]!r}: the scheme is not named")
     found["rope_type"] = kinds.pop() if kinds else "default"
     return found
 

@@ -15,6 +15,14 @@ from .families import FAMILIES, REASONS, Family
 from .parameters import nearest, parameters
 from .source import Config, load, rotary_keys, text_part
 
+# Keys that change the rotation in a way that depends on the length and that no scheme here has.
+_OTHERWISE = {
+    "use_dynamic_ntk": "stretches the base with the length: NTK(2 ** ceil(log2(length / seq_length) + 1) - 1) beyond seq_length; set "
+    "it to False for contexts within seq_length, or give RotaryEmbedding that scheme",
+    "dual_chunk_attention_config": "counts positions anew in every chunk; remove it for contexts within its "
+    "original_max_position_embeddings",
+}
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -78,13 +86,15 @@ def read(
 
 
 def _check_rotates(config: Config, name: Any) -> None:
-    for key, still in (("use_mem_rope", False), ("use_rotary_embedding", False), ("alibi", True)):
+    for key, still in (("use_mem_rope", False), ("use_rotary_embedding", False), ("rotary", False), ("alibi", True)):
         if config.get(key) is still and (name in FAMILIES or key != "alibi"):
             raise ValueError(f"the config says {key} = {still}: this model does not rotate")
-    for key in ("position_embedding_type", "position_embeddings_type"):
-        kind = config.get(key)
-        if isinstance(kind, str) and name in FAMILIES and kind not in ("rotary", "rope"):
-            raise ValueError(f"the config says {key} = {kind!r}: this model does not rotate")
+    asks = FAMILIES[name].get("asks") if name in FAMILIES else None
+    if asks is not None and config.get(asks) not in ("rotary", "rope"):
+        raise ValueError(f"the config says {asks} = {config.get(asks)!r}: this model does not rotate")
+    for key, remedy in _OTHERWISE.items():
+        if config.get(key):
+            raise ValueError(f"{key} = {config[key]!r} {remedy}")
     if name not in FAMILIES and not rotary_keys(config):
         known = nearest(name, FAMILIES) if isinstance(name, str) and "?" in nearest(name, FAMILIES) else ""
         raise ValueError(f"no rotary key in the config, and model_type {name!r} is not known to rotate{known}")
@@ -178,6 +188,11 @@ def _dim(rope: Mapping[str, Any], config: Config, head_dim: int) -> int:
 
 
 def _pairing(config: Config, family: Family) -> bool:
-    """DeepSeek's models say it themselves: rope_interleave."""
+    """DeepSeek's models say it themselves, by rope_interleave. Unknown ones that rotate a slice cut off pair either way: no guess."""
     said = config.get("rope_interleave")
+    if said is None and config.get("qk_rope_head_dim") is not None and config.get("model_type") not in FAMILIES:
+        raise ValueError(
+            f"model_type {config.get('model_type')!r} is not known, and models with qk_rope_head_dim differ in their pairing; pass "
+            f"interleaved=, True for those that follow DeepSeek-V3"
+        )
     return family.get("interleaved", False) if said is None else flag("rope_interleave", said)

@@ -13,7 +13,7 @@ from .families import FAMILIES
 
 Config = dict[str, Any]
 
-_ABOUT_ROTATION = re.compile(r"(^|_)(m?rope|rotary)(_|$)")
+_ABOUT_ROTATION = re.compile(r"(^|_)(m?rope|rotary)(_|$)|^use_(dynamic_ntk|logn_attn)$|^dual_chunk_attention_config$")
 _NOT_ABOUT_ROTATION = {"ignore_keys_at_rope_validation"}
 _TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _MAPPED = ("hidden_size", "num_attention_heads", "max_position_embeddings")
