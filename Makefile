@@ -9,14 +9,18 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(wildcard setup.py src/rotary/kernels/native/*.cpp)
 
-.PHONY: run test lint accuracy bench clean
+.PHONY: run test sanitize lint accuracy bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q && echo "make test: every test passed" || { echo "make test: FAILED"; exit 1; }
+	@{ $(BIN)/python -m pytest -q && TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels -k triton; } \
+		&& echo "make test: every test passed" || { echo "make test: FAILED"; exit 1; }
+
+sanitize: $(VENV)/.dev
+	tests/kernels/sanitize.sh $(BIN)/python
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

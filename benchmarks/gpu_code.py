@@ -1,0 +1,138 @@
+"""What the GPU kernel is compiled to, for chips that need not be there: registers, spills, width of every access to memory.
+
+    python benchmarks/gpu_code.py            a line per chip, dtype, pairing and shape; writes results/gpu_code.md
+    python benchmarks/gpu_code.py sass       the instructions for an H200, bfloat16, head_dim 128
+
+The kernel is compiled as the launcher would compile it: its constants come from the launcher's own plan for these tensors. Triton
+brings the assembler and the disassembler.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from record import circumstances, table, write
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from rotary.kernels import triton as launcher
+
+CHIPS = {"A100": 80, "H200": 90, "B200": 100}
+DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
+SHAPES = {  # (tokens, head_dim, dim)
+    "128": (4096, 128, 128), "128, one token": (1, 128, 128), "128, 64 of them turned": (4096, 128, 64),
+    "96": (4096, 96, 96), "80": (4096, 80, 80), "256": (4096, 256, 256), "512, 64 of them turned": (4096, 512, 64),
+}  # fmt: skip
+_INSTRUCTION = re.compile(r"^[^\t\n]*\t(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]*)((?:\.\w+)*)", re.M)
+_TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
+
+
+class Code(NamedTuple):
+    registers: int
+    stack: int
+    """Bytes of local memory per thread: where spilled registers would go."""
+    shared: int
+    barriers: int
+    fused: int
+    """Fused multiply-adds on floating-point numbers: one rounding where the formula has two."""
+    accesses: Counter[str]
+    """Instructions that touch memory, by kind and width in bits, as LDG.128."""
+
+
+def compiled(
+    dtype: torch.dtype, shape: tuple[int, int, int], *, interleaved: bool, chip: int, in_place: bool = False
+) -> CompiledKernel:
+    """The kernel for 32 query and 8 key heads in the memory of a projection, (batch, seq, heads, head_dim)."""
+    seq, head_dim, dim = shape
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    xs = [torch.empty(1, seq, heads, head_dim, dtype=dtype, device="meta").transpose(1, 2) for heads in (32, 8)]
+    cos = torch.empty(seq, dim // 2, dtype=work, device="meta")
+    geometry = [
+        g for x in xs for g in (x.shape, x.stride(), x.stride(), in_place, cos.shape, cos.stride(), cos.stride())
+    ]
+    plan = launcher._plan(dtype, torch.device("cpu"), 2, interleaved, False, *geometry)
+    assert isinstance(plan, tuple) and len(plan) == 1, plan
+    return build(plan[0].code, dtype, chip)
+
+
+def build(code: Any, dtype: torch.dtype, chip: int) -> CompiledKernel:
+    """One kernel of the launcher's, from its constants; pointers aligned to 16 bytes, as torch's allocations are."""
+    kernel = launcher._kernel()
+    names = kernel.arg_names
+    first = len(names) - len(code.constants)
+    tables = "fp64" if dtype == torch.float64 else "fp32"
+    signature: dict[str, str] = {}
+    for parameter in kernel.params[:first]:
+        pointer = "*" + (tables if parameter.name.endswith(("cos", "sin")) else DTYPES[dtype])
+        signature[parameter.name] = parameter.annotation_type or pointer
+    signature.update((name, "constexpr") for name in names[first:])
+    constants = {(i,): value for i, value in enumerate(code.constants, first)}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": code.warps, "enable_fp_fusion": False}
+    return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
+
+
+def read(kernel: CompiledKernel) -> Code:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        told = subprocess.run(
+            (_TOOLS / "cuobjdump", "--dump-resource-usage", file.name), capture_output=True, text=True, check=True
+        ).stdout
+    registers, stack = (int(n) for n in re.search(r"REG:(\d+) STACK:(\d+)", told).groups())  # pyright: ignore
+    found = _INSTRUCTION.findall(kernel.asm["sass"])
+    accesses: Counter[str] = Counter()
+    for name, suffixes in found:
+        if name in ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LD", "ST"):
+            width = re.search(r"\.(128|64|U16|S16|U8|S8|256)\b", suffixes)
+            accesses[f"{name}.{width.group(1).lstrip('US') if width else '32'}"] += 1
+    count = Counter(name for name, _ in found)
+    fused = sum(count[name] for name in ("FFMA", "FFMA2", "DFMA", "HFMA2"))
+    return Code(registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
+
+
+def main() -> None:
+    if "sass" in sys.argv[1:]:
+        print(compiled(torch.bfloat16, SHAPES["128"], interleaved=False, chip=90).asm["sass"])
+        return
+    rows: list[list[str]] = []
+    for chip, number in CHIPS.items():
+        for dtype, kind in DTYPES.items():
+            for name, shape in SHAPES.items():
+                if chip != "H200" and name != "128":
+                    continue
+                for interleaved in (False, True):
+                    code = read(compiled(dtype, shape, interleaved=interleaved, chip=number))
+                    rows.append([f"{chip}, {kind}, {name}, {'interleaved' if interleaved else 'half'}", *shown(code)])
+                    print(*rows[-1], sep="   ", flush=True)
+    at = circumstances("triton")
+    text = f"""# What the GPU kernel is compiled to
+
+`python benchmarks/gpu_code.py`, torch {at["versions"]["torch"]}, triton {at["versions"]["triton"]}, commit {at["commit"]}. Chip, dtype,
+channels per head and how many of them are turned, pairing. 32 + 8 heads in the memory of a projection. LDG and STG read and write
+global memory, LDS and STS shared memory, LDL and STL spilled registers; after the dot the bits per thread and access.
+
+{table(["", "registers", "stack", "shared", "barriers", "fused", "loads", "stores", "others"], rows)}
+"""
+    write("gpu_code", {**at, "rows": rows}, text)
+
+
+def shown(code: Code) -> list[str]:
+    kinds = {
+        kind: [f"{n} {k}" for k, n in sorted(code.accesses.items()) if k.startswith(kind)] for kind in ("LDG", "STG")
+    }
+    others = [f"{n} {k}" for k, n in sorted(code.accesses.items()) if not k.startswith(("LDG", "STG"))]
+    return [*(str(n) for n in code[:5]), *(", ".join(found) for found in (*kinds.values(), others))]
+
+
+if __name__ == "__main__":
+    main()
