@@ -44,4 +44,4 @@ if __name__ == "__main__":
     PAGE.write_text(before + BEGIN + table() + END + rest.partition(END)[2], encoding="utf-8")
     compared = [diagnosis(name) for name in ("plain", "yarn:4", "linear:4", "ntk:4")]
     for picture in ("spectrum", "decay", "error"):
-        draw(ROOT / "docs" / "pictures" / f"schemes-{picture}.png", compared, picture)
+        draw(ROOT / "docs" / "pictures" / f"schemes-{picture}.png", [compared], picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from rotary.diagnosis import Diagnosis
-from rotary.plots import COLOURS, PICTURES, draw
+from rotary.plots import COLOURS, DASHES, PICTURES, draw
 from rotary.scaling import Linear, YaRN
 
 pytest.importorskip("matplotlib")
@@ -22,7 +23,7 @@ OTHER = Diagnosis("linear", 64, 1e4, (Linear(4.0),), 1024, 4096)
 
 @pytest.mark.parametrize("suffix", ["png", "pdf", "svg"])
 def test_each_format(suffix: str, tmp_path: Path):
-    draw(tmp_path / f"it.{suffix}", [OWN, OTHER])
+    draw(tmp_path / f"it.{suffix}", [[OWN, OTHER]])
     assert (tmp_path / f"it.{suffix}").stat().st_size > 10_000
 
 
@@ -52,12 +53,29 @@ def test_error_shows_float32_angles_losing_and_ours_not():
     assert max(lines["rotary"]) < 1e-7 and max(lines["float32 angles, as is usual"]) > 1e-2
 
 
-def test_colours_differ_in_print_too():
-    """Okabe and Ito's palette, told apart by the colour-blind; in grey the dashes tell curves apart."""
-    assert len(set(COLOURS)) == len(COLOURS) >= 6
+def seen(colour: str, matrix: list[list[float]]) -> torch.Tensor:
+    """Linear sRGB of a colour under a matrix of what an eye sees."""
+    srgb = torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=torch.float64)
+    linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return torch.tensor(matrix, dtype=torch.float64) @ linear
+
+
+def test_the_first_colours_differ_for_the_colour_blind_and_the_dashes_for_print_in_grey():
+    """Two colours that an eye confuses would lie together; matrices of Machado et al. 2009, table 1, severity 1."""
+    blind = {
+        "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    }
+    for matrix in blind.values():
+        for one, other in itertools.combinations(COLOURS, 2):
+            assert (seen(one, matrix) - seen(other, matrix)).norm() > 0.08, (one, other)
+    confused = seen("#FF0000", blind["protan"]) - seen("#5F5F00", blind["protan"])
+    assert confused.norm() < 0.08  # the judge can say no
+    assert len(set(map(str, DASHES))) == len(DASHES) == len(COLOURS)
 
 
 def test_without_matplotlib_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'rotary\[plot\]'"):
-        draw(tmp_path / "it.png", [OWN])
+        draw(tmp_path / "it.png", [[OWN]])

@@ -16,9 +16,7 @@ from .spectrum import Spectrum
 from .xpos import XPos
 
 _SAME = 2.0**-20
-_FURTHER = (
-    2.0**-10
-)  # of a context: Resonance rounds wavelengths to whole tokens, which moves the reach by less than that
+_FURTHER = 2.0**-10  # of a context. Resonance rounds wavelengths to whole tokens, and moves the reach by less.
 
 
 @dataclass(frozen=True)

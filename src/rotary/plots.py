@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 GREY = "#555555"
+WITHOUT = "without a scheme"
 STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -40,11 +41,11 @@ STYLE = {
 }
 
 
-def draw(file: Path, diagnoses: Sequence[Diagnosis], picture: str = "all") -> None:
+def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all") -> None:
     """Write one picture, or all three side by side, into file; its suffix says the format.
 
-    diagnoses: one per scheme, the first is the config's own. ValueError with the remedy where
-    matplotlib is missing, and for a format it does not write.
+    layers: a row of pictures for each kind of layer. Of each, one diagnosis per scheme, the config's own first. ValueError with the
+    remedy where matplotlib is missing, and for a format it does not write.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("pictures need matplotlib: pip install 'rotary[plot]'")
@@ -53,31 +54,35 @@ def draw(file: Path, diagnoses: Sequence[Diagnosis], picture: str = "all") -> No
 
     chosen = list(PICTURES) if picture == "all" else [picture]
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(4.6 * len(chosen), 3.6), layout="constrained")
+        figure = Figure(figsize=(4.6 * len(chosen), 3.6 * len(layers)), layout="constrained")
         formats = figure.canvas.get_supported_filetypes()
         if file.suffix.lstrip(".") not in formats:
             raise ValueError(f"cannot draw into {str(file)!r}; suffixes are {', '.join(sorted(formats))}")
-        for axes, name in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
-            PICTURES[name](axes, diagnoses)
+        rows = figure.subplots(len(layers), len(chosen), squeeze=False)
+        for row, diagnoses in zip(rows, layers, strict=True):
+            for axes, name in zip(row, chosen, strict=True):
+                PICTURES[name](axes, diagnoses)
+            if len(layers) > 1:
+                row[0].set_title(f"{row[0].get_title(loc='left')}: {diagnoses[0].name}")
         figure.savefig(file)
 
 
 def spectrum(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
-    """Wavelength of each plane [token], as trained and after each scheme."""
+    """Wavelength of each plane [token], without a scheme and after each."""
     own = diagnoses[0]
     planes = [plane.index for plane in own.planes]
     if own.scaling:
         trained = [plane.trained_wavelength for plane in own.planes]
-        axes.plot(planes, trained, color="black", lw=1.0, ls=(0, (1, 2)), label="as trained")
+        axes.plot(planes, trained, color="black", lw=1.0, ls=(0, (1, 2)), label=WITHOUT)
     for i, d in enumerate(diagnoses):
         turning = [(p.index, p.wavelength) for p in d.planes if p.inv_freq]
         axes.plot(*zip(*turning, strict=True), color=_colour(i), ls=_dash(i), lw=1.6, label=d.name)
     axes.set_yscale("log")
     axes.axhline(own.window, color=GREY, lw=0.8)
-    axes.text(0, own.window * 1.15, f"trained window, {own.window:,}", color=GREY, fontsize=8)
+    _say_above(axes, own.window, "trained window")
     if own.length != own.window:
         axes.axhline(own.length, color=GREY, lw=0.8, ls=(0, (4, 2)))
-        axes.text(0, own.length * 1.15, f"context shown, {own.length:,}", color=GREY, fontsize=8)
+        _say_above(axes, own.length, "context shown")
     if own.whole < len(planes):
         axes.axvspan(own.whole - 0.5, len(planes) - 0.5, color="#000000", alpha=0.06, lw=0)
         right = own.whole > 0.6 * len(planes)
@@ -104,34 +109,22 @@ def decay(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
     own = diagnoses[0]
     shown = list(diagnoses)
     if own.scaling and all(d.scaling for d in diagnoses):
-        shown.append(Diagnosis("as trained", own.dim, own.base, (), own.window, own.length))
+        shown.append(Diagnosis(WITHOUT, own.dim, own.base, (), own.window, own.length))
     for i, d in enumerate(shown):
         distances, low, middle, high = _score(d)
-        plain = d.name == "as trained"
+        plain = d.name == WITHOUT
         colour, dash = ("black", (0, (1, 2))) if plain else (_colour(i), _dash(i))
         if len(shown) <= 3 and not plain:
             axes.fill_between(distances, low, high, color=colour, alpha=0.15, lw=0)
         axes.plot(distances, middle, color=colour, ls=dash, lw=1.0 if plain else 1.6, label=d.name)
-    axes.axvline(own.window, color=GREY, lw=0.8)
-    axes.text(
-        own.window * 0.93,
-        0.99,
-        f"trained window, {own.window:,}",
-        ha="right",
-        va="top",
-        rotation=90,
-        color=GREY,
-        fontsize=8,
-        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.0},
-        transform=axes.get_xaxis_transform(),
-    )
+    axes.axvline(own.window, color=GREY, lw=0.8, label=f"trained window, {own.window:,}")
     axes.axhline(0.0, color=GREY, lw=0.5)
     axes.set_xscale("log")
     axes.set_xlim(1, own.length)
     axes.set_xlabel("distance [token]")
     axes.set_ylabel("score of equal vectors / dim")
     axes.set_title("Decay with distance")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right", frameon=True, facecolor="white", edgecolor="none", framealpha=1.0, borderaxespad=0.0)
 
 
 def error(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
@@ -169,17 +162,24 @@ PICTURES: dict[str, Callable[[Axes, Sequence[Diagnosis]], None]] = {
 
 
 def _score(d: Diagnosis, bins: int = 160, each: int = 96) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distances (bins,), and the least, mean and largest score of the distances around each, which spread evenly in the logarithm."""
+    """Distances [token], at most `bins`, and the least, mean and largest score of the distances around each.
+
+    They spread evenly in the logarithm, but for the first, which are one token apart.
+    """
     inv_freq = torch.tensor([plane.inv_freq for plane in d.planes], dtype=torch.float64)
-    centres = torch.logspace(0, math.log10(d.length), bins, dtype=torch.float64)
+    centres = torch.logspace(0, math.log10(d.length), bins, dtype=torch.float64).round().unique()
     width = (d.length ** (1.0 / bins) - 1.0) * centres
     around = (
-        (centres[:, None] + width[:, None] * torch.linspace(-1.0, 1.0, each, dtype=torch.float64))
-        .round()
-        .clamp(1, d.length)
+        (centres[:, None] + width[:, None] * torch.linspace(-1.0, 1.0, each, dtype=torch.float64)).round().clamp(min=1)
     )
     scores = (around[..., None] * inv_freq).cos().mean(-1) * d.attention_factor**2
     return centres, scores.amin(1), scores.mean(1), scores.amax(1)
+
+
+def _say_above(axes: Axes, tokens: int, words: str) -> None:
+    """Words just above a horizontal line, at its left end."""
+    at = (0, tokens)
+    axes.annotate(f"{words}, {tokens:,}", at, xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=8)
 
 
 def _colour(i: int) -> str:

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         from . import plots
 
-        plots.draw(options.plot, [diagnosis for _, _, found in layers for diagnosis in found], options.picture)
+        plots.draw(options.plot, [found for _, _, found in layers], options.picture)
         if not options.json:
             print(f"drawn into {options.plot}")
     return 0

@@ -66,7 +66,7 @@ def _instead(compared: Sequence[Diagnosis]) -> list[str]:
 def _planes(own: Diagnosis, every: bool) -> list[str]:
     lines = [
         "plane      wavelength [token]        turns in a context of     seen in    the scheme",
-        f"         as trained    with scheme  {own.window:>11,}{own.length:>13,}   training",
+        f"       without one    with scheme  {own.window:>11,}{own.length:>13,}   training",
     ]
     for plane in _chosen(own, every):
         lines.append(
