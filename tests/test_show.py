@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,15 @@ def test_json_has_the_figures(capsys: pytest.CaptureFixture[str]):
     assert [layer["layer_type"] for layer in said["layers"]] == ["full_attention", "sliding_attention"]
     text = json.dumps(said)
     assert "Infinity" not in text and "NaN" not in text
+    full = said["layers"][0]
+    assert (full["dim"], full["base"], full["interleaved"]) == (256, 1e6, False)
+    own, yarn = full["schemes"]
+    assert (own["attention_factor"], yarn["attention_factor"]) == (1.0, pytest.approx(0.1 * math.log(4) + 1))
+    assert (own["window"], own["critical_dimension"], own["reach"]) == (131072, 186, pytest.approx(8 * 131072))
+    plane = own["planes"][64]
+    assert plane["trained_inv_freq"] == pytest.approx(1e-3) and plane["inv_freq"] == pytest.approx(1e-3 / 8)
+    assert plane["wavelength"] == pytest.approx(2 * math.pi * 8000) and plane["treatment"] == "interpolated"
+    assert plane["trained_turns"] == pytest.approx(131.072 / (2 * math.pi)) and plane["whole"]
 
 
 def test_compare_and_length(capsys: pytest.CaptureFixture[str]):

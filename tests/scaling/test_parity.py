@@ -1,5 +1,6 @@
 """Every rope type of transformers 5.23 over random parameters: ours within an ulp of the papers, theirs matched bit for bit on demand.
 
+Each config is also read by rotary.config, which must find the very scheme that the judges were asked about.
 Two judges: mpmath (formulas.py) says what is right, transformers says what checkpoints were trained with.
 """
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import formulas
 from rotary import RotaryEmbedding
+from rotary.config import read
 from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
 
 pytest.importorskip("transformers")
@@ -44,6 +46,13 @@ def theirs(rope_type: str, dim: int, base: float, window: int, head_dim: int | N
 
 def compare(config: Any, scheme: Any, exact: formulas.Planes, length: int | None = None, rtol: float = 1e-5) -> None:
     """inv_freq and attention factor of the scheme against mpmath and transformers, in both arithmetics, and their tables."""
+    if config.rope_parameters.get("partial_rotary_factor") != 0.0:  # nothing would turn: refused
+        found = read(config)
+        assert (found.dim, found.base, found.scaling) == (
+            2 * len(exact),
+            config.rope_parameters["rope_theta"],
+            (scheme,),
+        )
     rope_type, base = config.rope_parameters["rope_type"], config.rope_parameters["rope_theta"]
     dim = 2 * len(exact)
     window = config.max_position_embeddings
@@ -207,14 +216,19 @@ def test_theirs_loses_truncate_of_a_nested_dict():
     assert max(formulas.ulps(a, b) for a, b in zip(ours.tolist(), asked, strict=True)) <= 1
     torch.testing.assert_close(wrong, torch.tensor([float(r) for r in rounded]), rtol=1e-5, atol=0.0)
     assert ((wrong / ours).log().abs().max() > math.log(1.05)).item()
+    assert torch.equal(RotaryEmbedding.from_config(config, layer_type="full_attention").inv_freq, ours)
 
 
 @pytest.mark.parametrize("rope_type", ["dynamic", "yarn", "longrope"])
 def test_theirs_crashes_where_head_dim_is_none(rope_type: str):
-    config = theirs(rope_type, 64, 10000.0, 4096, factor=4.0, short_factor=[1.0] * 32, long_factor=[2.0] * 32)
+    optional: dict[str, Any] = {} if rope_type == "dynamic" else {"original_max_position_embeddings": 4096}
+    if rope_type == "longrope":
+        optional |= {"short_factor": [1.0] * 32, "long_factor": [2.0] * 32}
+    config = theirs(rope_type, 64, 10000.0, 4096, factor=4.0, **optional)
     config.head_dim = None
     with pytest.raises(TypeError):
         ROPE_INIT_FUNCTIONS[rope_type](config, "cpu")
+    assert RotaryEmbedding.from_config(config).dim == 64  # hidden size 256, 4 heads
 
 
 def test_theirs_depends_on_history_and_batch_mates_and_ours_does_not():
@@ -246,3 +260,8 @@ def test_their_arithmetic_is_tens_of_ulps_off():
     ours = RotaryEmbedding(128, base=500000.0).inv_freq.tolist()
     assert max(formulas.ulps(a, b) for a, b in zip(shown, exact, strict=True)) > 1
     assert max(formulas.ulps(a, b) for a, b in zip(ours, exact, strict=True)) <= 0.51
+    # The worst of 216 settings of Llama 3's scheme: a difference of two close numbers where its ramp begins.
+    blend = {"factor": 40.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32768}
+    exact = formulas.by_turns(formulas.progression(80, 500000.0), 40.0, 32768, 1.0, 4.0)
+    shown = LlamaRotaryEmbedding(theirs("llama3", 80, 500000.0, 131072, **blend)).inv_freq.tolist()
+    assert max(formulas.ulps(a, b) for a, b in zip(shown, exact, strict=True)) > 46
