@@ -60,7 +60,7 @@ def steps(seconds: float) -> dict[str, dict[str, Timing]]:
     def decode() -> None:
         with torch.no_grad():
             model(tokens[:, :1], past_key_values=cache, logits_to_keep=1)
-        cache.crop(TOKENS)
+        cache.crop(-1)
 
     def train() -> None:
         model.zero_grad(set_to_none=True)
