@@ -70,6 +70,28 @@ def test_compare_and_length(capsys: pytest.CaptureFixture[str]):
     assert "linear:4" in said and "does not reach 16,384" in said
 
 
+def test_a_trained_window_that_the_config_does_not_say(capsys: pytest.CaptureFixture[str]):
+    """Gemma 3 was trained with 32,768 tokens and stretched 8 times; its config says 131,072 alone."""
+    unsaid = " ".join(show(capsys, "gemma-3-4b", "--layer-type", "full_attention").split())
+    assert (
+        "no new angle up to 1,048,576 tokens" in unsaid
+        and "max_position_embeddings is taken; --window says it" in unsaid
+    )
+    said = show(capsys, "gemma-3-4b", "--layer-type", "full_attention", "--window", "32768")
+    assert "no new angle up to 262,144 tokens" in said and "--window says it" not in said
+
+
+def test_a_second_scheme_over_a_scaled_config(capsys: pytest.CaptureFixture[str]):
+    def words(scheme: str) -> str:
+        return " ".join(show(capsys, "llama-3.1-8b", "--compare", scheme).split())
+
+    assert "Llama3 and Linear both extend the context: the planes are slowed down twice, 32 times" in words(
+        "config+linear:4"
+    )
+    assert "the weights were trained with Llama3; linear:4 would change, in its place" in words("linear:4")
+    assert "weights were trained" not in words("config+resonance")
+
+
 def test_schemes_chain_and_know_the_window():
     assert schemes("yarn:4+resonance", 4096) == (YaRN(4.0, 4096), Resonance())
     assert schemes("config+resonance", 4096, (Linear(2.0),)) == (Linear(2.0), Resonance())
@@ -86,7 +108,8 @@ def test_schemes_chain_and_know_the_window():
         (["plain", "--compare", "yarn"], "scheme 'yarn' needs a number, as yarn:4"),
         (["plain", "--compare", "yarn:x"], "yarn:x"),
         (["plain", "--compare", "resonance:4"], "needs no number"),
-        (["plain", "--length", "0"], "0"),
+        (["plain", "--length", "0"], "--length must be > 0, got 0"),
+        (["plain", "--window", "-1"], "--window must be > 0, got -1"),
         (["plain", "--plot", "picture.doc"], "suffixes are"),
         (["gemma-3-4b", "--layer-type", "full"], "unknown layer_type 'full'"),
     ],

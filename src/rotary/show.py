@@ -51,10 +51,7 @@ SPELLINGS: dict[str, tuple[str, Callable[[float, int], Scheme]]] = {
 
 def register(commands: Any) -> None:
     """Add `show` to the commands of `rotary`."""
-    spelled = ", ".join(
-        f"{name}:{said}".rstrip(":").upper() if not said else f"{name}:{said.upper()}"
-        for name, (said, _) in SPELLINGS.items()
-    )
+    spelled = ", ".join(f"{name}:{said.upper()}" if said else name for name, (said, _) in SPELLINGS.items())
     parser: argparse.ArgumentParser = commands.add_parser(
         "show",
         help="what a model's config does to its frequencies: a table, --json or --plot",
@@ -71,6 +68,9 @@ def register(commands: Any) -> None:
         "--compare", nargs="+", default=[], metavar="SCHEME", help="schemes beside the config's own, as yarn:4"
     )
     parser.add_argument("--length", type=int, metavar="TOKENS", help="the context to show, default the config's target")
+    parser.add_argument(
+        "--window", type=int, metavar="TOKENS", help="the trained window, where the config does not say"
+    )
     parser.add_argument("--layer-type", help="which layers, where the config has several kinds; default all in turn")
     parser.add_argument("--head-dim", type=int, help="where the config does not say")
     parser.add_argument(
@@ -87,8 +87,10 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show what the options ask for; ValueError or TypeError for what cannot be honoured."""
-    if options.length is not None and options.length <= 0:
-        raise ValueError(f"--length must be > 0, got {options.length}")
+    for name in ("length", "window"):
+        tokens: int | None = getattr(options, name)
+        if tokens is not None and tokens <= 0:
+            raise ValueError(f"--{name} must be > 0, got {tokens}")
     source = _source(options.config)
     types = (options.layer_type,) if options.layer_type else layer_types(text_part(load(source))) or (None,)
     layers = [_layer(source, layer_type, options) for layer_type in types]
@@ -121,17 +123,18 @@ def _source(name: str) -> Path:
 
 def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) -> Layer:
     found = configs.read(source, layer_type=layer_type, head_dim=options.head_dim)
-    window = found.window or found.target or options.length
+    window = options.window or found.window or found.target or options.length
     if window is None:
-        raise ValueError("the config says neither max_position_embeddings nor a trained window; pass --length")
+        raise ValueError("the config says neither max_position_embeddings nor a trained window; pass --window")
     length = options.length or max(found.target or 0, _meant_for(found.scaling), window)
     sliding = text_part(load(source)).get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:
         window, length = min(window, sliding), min(length, sliding)
         note = f"distances in these layers stay below sliding_window = {sliding:,}, which is shown as their window"
         found = replace(found, notes=(*found.notes, note))
-    if found.scaling and not any(hasattr(scheme, "original_max_position_embeddings") for scheme in found.scaling):
-        note = "the config does not say what was trained before the scheme; max_position_embeddings is taken for it"
+    said = any(hasattr(scheme, "original_max_position_embeddings") for scheme in found.scaling) or options.window
+    if found.scaling and not said:
+        note = "the config does not say what was trained before the scheme; max_position_embeddings is taken; --window says it"
         found = replace(found, notes=(*found.notes, note))
 
     def diagnosis(name: str, scaling: tuple[Scheme, ...]) -> Diagnosis:
