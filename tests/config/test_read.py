@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rotary import RotaryEmbedding
-from rotary.config import Arguments, read
+from rotary.config import Arguments, path, read, shipped
+from rotary.config.source import rotary_keys
 from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
 from rotary.scaling.temperature import LogN
 
@@ -219,6 +220,9 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
     ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}}, ValueError, ["mrope_section", "M-RoPE"]),
     ({"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}}, ValueError, ["'axial'", "coordinates"]),
     ({"model_type": "kimi_k2", "qk_rope_head_dim": 64}, ValueError, ["'kimi_k2'", "pass interleaved="]),
+    ({"kv_lora_rank": 512}, ValueError, ["missing qk_rope_head_dim", "kv_lora_rank"]),
+    ({"max_position_embeddings": -1}, ValueError, ["max_position_embeddings must be >= 1, got -1"]),
+    ({"max_position_embeddings": "8192"}, TypeError, ["max_position_embeddings must be an integer, got '8192'"]),
     ({"use_dynamic_ntk": True}, ValueError, ["use_dynamic_ntk = True", "NTK("]),
     ({"dual_chunk_attention_config": {"chunk_size": 9}}, ValueError, ["dual_chunk_attention_config", "remove it"]),
     ({"model_type": "gptj", "rotary": False}, ValueError, ["rotary = False", "does not rotate"]),
@@ -262,6 +266,56 @@ def test_a_key_is_asked_only_where_the_family_asks_it():
 def test_an_unknown_family_with_a_slice_of_its_own_takes_the_pairing_given():
     found = read(LLAMA | {"model_type": "kimi_k2", "rope_theta": 5e4, "qk_rope_head_dim": 64}, interleaved=True)
     assert (found.dim, found.interleaved) == (64, True)
+
+
+def test_widths_that_a_part_of_a_frame_leaves_out():
+    """As Gemma 3 12B and Gemma 4 are published: head_dim is neither said nor hidden / heads, and twice as wide in full attention."""
+    gemma3 = {"model_type": "gemma3_text", "hidden_size": 3840, "num_attention_heads": 16, "sliding_window": 1024}
+    gemma3 |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    frame = {"model_type": "gemma3", "text_config": gemma3, "vision_config": {"model_type": "siglip_vision_model"}}
+    found = read(frame, layer_type="full_attention")
+    assert (found.dim, found.base, found.scaling) == (256, 1e6, (Linear(8.0),))
+    assert read(frame | {"text_config": gemma3 | {"head_dim": 128}}, layer_type="sliding_attention").dim == 128
+    parameters = {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    gemma4 = {"model_type": "gemma4_text", "rope_parameters": parameters}
+    for said, dims in (({}, (512, 256)), ({"head_dim": 128, "global_head_dim": 384}, (384, 128))):
+        assert tuple(read(gemma4 | said, layer_type=kind).dim for kind in parameters) == dims
+    assert read({"model_type": "deepseek_v3"}).dim == 64
+
+
+def nothing_about_rotation_is_ignored(config: dict[str, Any], part: dict[str, Any], key: str) -> None:
+    """An impossible value of the key, and a misspelt key, are errors that name the key."""
+    kinds = (None, "full_attention", "sliding_attention") if "rope_local_base_freq" in json.dumps(config) else (None,)
+    was = part[key]
+    for wrong in ("abc", -1, 0, float("nan"), float("inf"), [], [1.0, 2.0], {}):
+        if key == "mscale_all_dim" and wrong == 0:  # as good as not there
+            continue
+        part[key] = wrong
+        with pytest.raises((TypeError, ValueError), match=key if isinstance(wrong, (int, float)) else None):
+            for kind in kinds[1:] or kinds:
+                RotaryEmbedding.from_config(config, layer_type=kind)
+    del part[key]
+    part[f"{key}_x"] = was
+    with pytest.raises((TypeError, ValueError), match=f"{key}_x|missing|rope_type"):
+        for kind in kinds[1:] or kinds:
+            RotaryEmbedding.from_config(config, layer_type=kind)
+    del part[f"{key}_x"]
+    part[key] = was
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_nothing_about_rotation_is_ignored(name: str):
+    config = json.loads(path(name).read_text())
+    part = config.get("text_config", config)
+    scaling = part.get("rope_scaling") or {}
+    for key in rotary_keys(part):
+        if key not in ("rope_scaling", "qk_rope_head_dim"):
+            nothing_about_rotation_is_ignored(config, part, key)
+    for key in list(scaling):
+        nothing_about_rotation_is_ignored(config, scaling, key)
 
 
 def test_logn_of_qwen_is_a_temperature():

@@ -70,3 +70,11 @@ def test_refusals():
             call()
     with pytest.raises(TypeError, match="short_factor"):
         LongRoPE("11", [1.0, 1.0], 64, factor=2.0)
+
+
+def test_factors_are_lists_of_numbers():
+    for wrong in (2.0, "1, 2", {1.0, 2.0}):
+        with pytest.raises(TypeError, match="short_factor must be a list of numbers, one per plane, got"):
+            LongRoPE(wrong, [1.0], 64, factor=2.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"long_factor\[1\] must be a finite number > 0, got 0"):
+        LongRoPE([1.0, 1.0], [1.0, 0], 64, factor=2.0)

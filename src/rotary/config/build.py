@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, Proportional, Scheme, YaRN
 from ..scaling.parts import mscale
+from ..scaling.scheme import check_window
 from .families import REASONS
 from .parameters import nearest
 from .source import Config
@@ -75,6 +76,7 @@ def _target_over_trained(found: Parameters, config: Config) -> float:
     longest = config.get("max_position_embeddings")
     if longest is None:
         raise ValueError("missing key 'factor', and no max_position_embeddings to derive it from")
+    check_window(found["original_max_position_embeddings"])
     return longest / found["original_max_position_embeddings"]
 
 

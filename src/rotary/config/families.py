@@ -5,6 +5,7 @@ families.json has an entry for every `model_type` of transformers that rotates, 
     base           of the frequencies, one number or one per layer type                                     plain: 10000
     interleaved    which channels form a plane                                                              plain: false
     partial        partial_rotary_factor                                                                    plain: 1
+    sizes          widths that a config may leave out, as part of a frame does where they are the usual ones  plain: none
     scaled         the family has no plain rotation, so its config must say what it has                     plain: false
     still          layer types that do not rotate, in a config with a sliding window                        plain: none
     asks           the key whose value, "rotary" or "rope", says that the model rotates                     plain: it always does
@@ -41,6 +42,7 @@ class Family(TypedDict, total=False):
     base: float | dict[str, float]
     interleaved: bool
     partial: float
+    sizes: dict[str, int]
     scaled: bool
     still: list[str]
     asks: str

@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from ..arguments import number
 from .families import FAMILIES, Family
 from .source import Config, rotary_keys
 
@@ -122,6 +123,7 @@ def _renamed(config: Config) -> dict[str, Any]:
     top = {key: config[key] for key in KNOWN if key in config and key not in SYNONYMS}
     for key, name in SYNONYMS.items():
         if config.get(key) is not None:
+            number(key, config[key])
             top = _agreeing(name, top, key, {name: config[key]})
     return top
 
@@ -149,6 +151,8 @@ def _split(top: dict[str, Any], given: dict[str, Any], family: Family) -> dict[s
             f"missing rope_parameters per layer type: this model_type has one set each for {', '.join(bases)}"
         )
     full, local = top.pop("rope_theta", None), top.pop("rope_local_base_freq", None)
+    if local is not None:
+        number("rope_local_base_freq", local)
     plain = bases["full_attention"] == bases["sliding_attention"]  # Olmo 3: one base, and no key for a second
     sliding = {
         "rope_theta": local if local is not None else full if plain and full is not None else bases["sliding_attention"]

@@ -64,10 +64,12 @@ def read(
     name = found.get("model_type")
     family: Family = FAMILIES.get(name, {})  # type: ignore[arg-type]
     _check_rotates(found, name)
+    found = {**family.get("sizes", {}), **found}
     if "refused" in family:
         raise ValueError(f"models of type {name!r} are refused: {_reason(family['refused'], found, family, head_dim)}")
     if layer_type in still_layer_types(found, family):
         raise ValueError(f"layers of type {layer_type!r} do not rotate in models of type {name!r}")
+    longest = _first(found, "max_position_embeddings")
     rope = parameters(found, layer_type)
     made = scheme(rope, found)
     base = number("rope_theta", rope["rope_theta"])
@@ -78,8 +80,8 @@ def read(
         scaling=() if made is None else (made,),
         interleaved=_pairing(found, family) if interleaved is None else flag("interleaved", interleaved),
         head_dim=head,
-        window=rope.get("original_max_position_embeddings") or found.get("max_position_embeddings"),
-        target=found.get("max_position_embeddings"),
+        window=_first(rope, "original_max_position_embeddings") or longest,
+        target=longest,
         temperatures=temperatures(rope, found),
         notes=notes(rope, found, family),
     )
@@ -117,6 +119,11 @@ def _head_dim(config: Config, layer_type: str | None, given: int | None) -> int:
         return even_dim(given)
     if config.get("qk_rope_head_dim") is not None:
         return _whole("qk_rope_head_dim", config["qk_rope_head_dim"])
+    sliced = [key for key in ("kv_lora_rank", "qk_nope_head_dim") if config.get(key) is not None]
+    if sliced:
+        raise ValueError(
+            f"missing qk_rope_head_dim, the width of the slice that turns, beside {sliced[0]}; or pass head_dim="
+        )
     for key in ("head_dim", "attention_head_dim", "kv_channels"):
         if config.get(key) is not None:
             return _of_layer_type(config, key, layer_type)
@@ -132,7 +139,9 @@ def _head_dim(config: Config, layer_type: str | None, given: int | None) -> int:
 
 
 def _of_layer_type(config: Config, key: str, layer_type: str | None) -> int:
-    """The value of layers of that type, where per_layer_config says it for single layers."""
+    """The value of layers of that type, where per_layer_config says it for single layers, or global_head_dim for full attention."""
+    if layer_type == "full_attention" and key == "head_dim" and "per_layer_config" not in config:
+        return _first(config, "global_head_dim", key) or 0
     single: Mapping[str, Any] = config.get("per_layer_config") or {}
     types: list[str] = config.get("layer_types") or []
     if layer_type is None or not single or layer_type not in types:
@@ -144,7 +153,8 @@ def _of_layer_type(config: Config, key: str, layer_type: str | None) -> int:
     return _whole(key, values.pop())
 
 
-def _first(config: Config, *keys: str) -> int | None:
+def _first(config: Mapping[str, Any], *keys: str) -> int | None:
+    """The value of the first of these keys that says something, a whole number."""
     for key in keys:
         if config.get(key) is not None:
             return _whole(key, config[key])

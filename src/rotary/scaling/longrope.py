@@ -11,7 +11,17 @@ from torch import Tensor
 
 from ..arguments import number
 from ..constants import Constants
-from .scheme import Frequencies, Length, Scheme, check_factor, check_planes, check_window, first_in_chain, powers
+from .scheme import (
+    Frequencies,
+    Length,
+    Scheme,
+    check_factor,
+    check_planes,
+    check_window,
+    first_in_chain,
+    numbers,
+    powers,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class LongRoPE(Scheme):
     def __post_init__(self) -> None:
         check_window(self.original_max_position_embeddings)
         for name in ("short_factor", "long_factor"):
-            values = tuple(number(f"{name}[{i}]", value) for i, value in enumerate(getattr(self, name)))
+            values = numbers(name, getattr(self, name))
             object.__setattr__(self, name, values)
             object.__setattr__(self, "_" + name.removesuffix("_factor"), Constants(values, torch.float64))
         if len(self.short_factor) != len(self.long_factor):

@@ -20,6 +20,7 @@ from .scheme import (
     check_planes,
     check_window,
     first_in_chain,
+    numbers,
     planes,
 )
 
@@ -141,7 +142,7 @@ class Gains(Scheme):
     _gains: Constants = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        values = tuple(number(f"gains[{i}]", gain, at_least=0.0) for i, gain in enumerate(self.gains))
+        values = numbers("gains", self.gains, at_least=0.0)
         object.__setattr__(self, "gains", values)
         object.__setattr__(self, "_gains", Constants(values, torch.float64))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -56,6 +57,14 @@ def check_window(value: Any) -> None:
         raise TypeError(f"original_max_position_embeddings must be an integer, got {value!r}") from None
     if tokens < 1:
         raise ValueError(f"original_max_position_embeddings must be >= 1, got {tokens}")
+
+
+def numbers(name: str, values: Any, *, at_least: float | None = None) -> tuple[float, ...]:
+    """A list of finite numbers, one per plane, each positive or at least so much."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise TypeError(f"{name} must be a list of numbers, one per plane, got {values!r}")
+    found = cast("Sequence[Any]", values)
+    return tuple(number(f"{name}[{i}]", value, at_least=at_least) for i, value in enumerate(found))
 
 
 def check_planes(name: str, values: Any, dim: int) -> None:
