@@ -27,6 +27,16 @@ def test_llama31_frequencies():
     assert (ratio[:29] == 1).all() and (ratio[29:35] > 1).all() and (ratio[29:35] < 8).all() and (ratio[35:] == 8).all()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "published"),
+    [(YaRN(10.0, 2048), {17: 8.3479e-02, 41: 2.7384e-04}), (Llama3(10.0, 2048), {31: 1.0730e-02, 40: 3.4539e-04})],
+)
+def test_values_that_transformers_tests_itself_by(scheme: YaRN | Llama3, published: dict[int, float]):
+    """tests/utils/test_modeling_rope_utils.py: factor 10, window 2048, dim 128, base 10000."""
+    inv_freq = RotaryEmbedding(128, scaling=scheme).inv_freq.tolist()
+    assert {plane: inv_freq[plane] for plane in published} == pytest.approx(published, rel=3e-5)
+
+
 def test_llama3_is_by_parts_between_1_and_4():
     by_parts = NTKByParts(8.0, 8192, beta_fast=4, beta_slow=1)
     for dim, base in ((128, 500000.0), (64, 10000.0), (96, 1e6)):
