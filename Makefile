@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(wildcard setup.py src/rotary/kernels/native/*.cpp)
 
-.PHONY: run test sanitize lint accuracy bench clean
+.PHONY: run test sanitize models lint accuracy bench clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -21,6 +21,9 @@ test: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev
 	tests/kernels/sanitize.sh $(BIN)/python
+
+models: $(VENV)/.dev
+	$(BIN)/python tests/model_families.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

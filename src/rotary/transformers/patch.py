@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import types
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -59,7 +60,6 @@ class Handle:
         self.replacements: list[Replacement] = []
         self._report = Report()
         self._methods: list[tuple[nn.Module, str, Any]] = []
-        self._globals: list[tuple[dict[str, Any], str]] = []
 
     def report(self) -> Report:
         """What was replaced, and what was left and why."""
@@ -76,9 +76,7 @@ class Handle:
         for module, name, ours in self._methods:
             if module.__dict__.get(name) is ours:
                 del module.__dict__[name]
-        still = any(name in module.__dict__ for module, name, _ in self._methods)
-        for namespace, name in () if still else self._globals:  # a wrapper may still call what needs the name
-            namespace.pop(name, None)
+        self._methods.clear()
 
     def __enter__(self) -> Handle:
         return self
@@ -102,47 +100,45 @@ def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
     ...     def forward(self, q, k, cos, sin):
     ...         return rotate(q, k, cos, sin)
     >>> def rotate(q, k, cos, sin):
-    ...     turn = lambda x: x * cos + torch.cat((-x[..., 2:], x[..., :2]), -1) * sin
+    ...     half = q.shape[-1] // 2
+    ...     turn = lambda x: x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
     ...     return turn(q), turn(k)
     >>> with patch(Attention()) as handle:
     ...     print(handle.report())
-    replaced     1 x Attention.forward: rotate, half, tables cat
+    replaced     1 x Attention.forward: rotate, half, tables cat, promotes
     """
     if angles not in ("model", "exact"):
         raise ValueError(f"angles must be 'model' or 'exact', got {angles!r}")
     handle = Handle()
     bodies: dict[Any, Body | str] = {}
-    private: dict[Any, tuple[str, Replacement]] = {}
+    standing: dict[Any, Replacement] = {}
+    rebound: dict[Any, Any] = {}
     replaced: Counter[tuple[str, str, str, Body | str]] = Counter()
     for module in model.modules():
         owner = type(module).__name__
         for name, method in _methods(type(module)):
-            if isinstance(module.__dict__.get(name), types.MethodType) and _is_ours(module.__dict__[name]):
+            if _is_ours(module.__dict__.get(name)):
                 handle.remove()
                 raise ValueError(f"{owner}.{name} is patched already; remove that handle first")
-            names: dict[str, str] = {}
+            known: dict[str, Replacement] = {}
             for global_name, function in _called(method):
                 if function not in bodies:
                     bodies[function] = probe(function)
                 body = bodies[function]
-                if isinstance(body, str):
-                    if _looks_it(global_name):
-                        handle._report.left[owner, global_name] = body
-                    continue
-                if function not in private:
-                    replacement = Replacement(function, body, lambda: handle.active)
-                    private[function] = (f"__rotary_{global_name}_{next(_numbers)}", replacement)
-                    handle.replacements.append(replacement)
-                key, replacement = private[function]
-                namespace = inspect.unwrap(method).__globals__
-                namespace[key] = replacement
-                handle._globals.append((namespace, key))
-                names[global_name] = key
-                replaced[owner, name, global_name, body] += 1
-            if names:
-                bound = types.MethodType(_renamed(method, names), module)
+                if isinstance(body, Body):
+                    if function not in standing:
+                        standing[function] = Replacement(function, body, lambda: handle.active)
+                    known[global_name] = standing[function]
+                    replaced[owner, name, global_name, body] += 1
+                elif _looks_it(global_name):
+                    handle._report.left[owner, global_name] = body
+            if known:
+                if method not in rebound:
+                    rebound[method] = _rebound(method, known)
+                bound = types.MethodType(rebound[method], module)
                 module.__dict__[name] = bound
                 handle._methods.append((module, name, bound))
+    handle.replacements.extend(standing.values())
     if angles == "exact":
         from . import exact
 
@@ -155,6 +151,17 @@ def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
             f"nothing in {type(model).__name__} rotates in a way that is known{': ' + reasons if reasons else ''}"
         )
     return handle
+
+
+def _rebound(method: Any, replacements: dict[str, Replacement]) -> Any:
+    """The method with these globals read under private names, which stand as long as anybody, a deep copy say, holds the method."""
+    names = {name: f"__rotary_{name}_{next(_numbers)}" for name in replacements}
+    made = _renamed(method, names)
+    namespace = inspect.unwrap(method).__globals__
+    for name, key in names.items():
+        namespace[key] = replacements[name]
+        weakref.finalize(made, namespace.pop, key, None)
+    return made
 
 
 def _methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -240,8 +247,8 @@ def _recoded(code: types.CodeType, names: dict[str, str]) -> types.CodeType:
     return code.replace(co_names=tuple(names.get(name, name) for name in code.co_names), co_consts=constants)
 
 
-def _is_ours(method: types.MethodType) -> bool:
-    return getattr(method.__func__, "__rotary__", False)
+def _is_ours(method: Any) -> bool:
+    return isinstance(method, types.MethodType) and getattr(method.__func__, "__rotary__", False)
 
 
 assert torch  # the doctest's name

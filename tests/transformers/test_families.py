@@ -1,0 +1,36 @@
+"""Families of transformers, one for each body that its functions have, patched against unpatched; `make models` walks them all."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("transformers")
+import model_families as families
+
+# Half and interleaved, full and half-width tables, partial, permuted output, one tensor at a time, sin first, backwards.
+SOME = (
+    "llama",
+    "qwen3",
+    "gemma3",
+    "glm4",
+    "gpt_neox",
+    "phi",
+    "cohere",
+    "deepseek_v3",
+    "nanochat",
+    "gpt_oss",
+    "blt",
+    "gptj",
+    "persimmon",
+)
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_a_family(family: str):
+    found = families.outcome(family)
+    assert found.reason == "" and families.passes(found), found
+
+
+def test_the_page_names_every_family():
+    page = families.PAGE.read_text(encoding="utf-8")
+    assert [family for family in families.families() if f"| {family} |" not in page] == []

@@ -1,0 +1,197 @@
+"""patch(model): one instance, reversible, through copies, pickles, wrappers, checkpointing, generation and the compiler."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("transformers")
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+
+from rotary.transformers import Handle, patch
+
+TOKENS = torch.randint(0, 99, (2, 11), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=99, eos_token_id=None)).eval()
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+def counts(handle: Handle, model: nn.Module) -> bool:
+    before = handle.calls
+    logits(model)
+    return handle.calls > before
+
+
+def test_same_output_and_gone_after_remove(model: nn.Module):
+    expected, state = logits(model), {id(m): dict(m.__dict__) for m in model.modules()}
+    names = set(vars(modeling_llama))
+    handle = patch(model)
+    assert counts(handle, model)
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-6)
+    handle.remove()
+    assert not counts(handle, model) and torch.equal(logits(model), expected)
+    assert {id(m): dict(m.__dict__) for m in model.modules()} == state and set(vars(modeling_llama)) == names
+
+
+def test_only_one_instance(model: nn.Module):
+    other = LlamaForCausalLM(model.config).eval()
+    with patch(model) as handle:
+        assert not counts(handle, other)
+        with patch(other) as second:
+            assert counts(second, other) and counts(handle, model)
+            assert not counts(second, model)
+        assert counts(handle, model)
+
+
+def test_twice_is_refused(model: nn.Module):
+    with patch(model) as handle:
+        with pytest.raises(ValueError, match="LlamaAttention.forward is patched already"):
+            patch(model)
+        assert counts(handle, model)
+
+
+def test_nothing_to_patch_is_an_error():
+    with pytest.raises(ValueError, match="nothing in Linear rotates"):
+        patch(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="angles must be 'model' or 'exact', got 'float32'"):
+        patch(nn.Linear(2, 2), angles="float32")  # type: ignore[arg-type]
+
+
+def test_a_deep_copy_stays_patched_and_a_pickle_does_not(model: nn.Module, tmp_path: Path):
+    expected = logits(model)
+    with patch(model) as handle:
+        copied, pickled = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+        model.save_pretrained(tmp_path)
+        assert counts(handle, copied)
+        assert not counts(handle, pickled)
+    assert not counts(handle, copied)
+    for one in (copied, pickled, LlamaForCausalLM.from_pretrained(tmp_path).eval()):
+        torch.testing.assert_close(logits(one), expected, rtol=0, atol=1e-6)
+
+
+def test_somebody_elses_wrapper_stays_and_sees_the_original(model: nn.Module):
+    expected, handle = logits(model), patch(model)
+    attention = model.model.layers[0].self_attn
+    inner, seen = attention.forward, []
+
+    def wrapper(*args: object, **kwargs: object) -> object:
+        seen.append(1)
+        return inner(*args, **kwargs)
+
+    attention.forward = wrapper
+    handle.remove()
+    assert attention.forward is wrapper
+    assert not counts(handle, model) and seen and torch.equal(logits(model), expected)
+
+
+def test_training_with_checkpointing(model: nn.Module):
+    def gradient() -> Tensor:
+        model.zero_grad()
+        model(TOKENS, labels=TOKENS, use_cache=False).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    model.train()
+    expected = gradient()
+    with patch(model):
+        plain = gradient()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpointed = gradient()
+    for found in (plain, checkpointed):
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static", "quantized-none"])
+def test_generation_with_a_cache(model: nn.Module, cache: str):
+    options = (
+        {"cache_implementation": "static"} if cache == "static" else {} if cache == "dynamic" else {"use_cache": False}
+    )
+    settings = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": 0, **options}
+    expected = model.generate(TOKENS, **settings)
+    with patch(model) as handle:
+        assert torch.equal(model.generate(TOKENS, **settings), expected)
+    assert handle.calls
+
+
+def test_left_padding(model: nn.Module):
+    mask = torch.ones_like(TOKENS)
+    mask[0, :4] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        expected = model(TOKENS, attention_mask=mask, position_ids=positions).logits
+        with patch(model) as handle:
+            found = model(TOKENS, attention_mask=mask, position_ids=positions).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert handle.calls
+
+
+def test_compiled_before_and_after(model: nn.Module):
+    expected = logits(model)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(logits(compiled), expected, rtol=0, atol=1e-6)
+    with patch(model) as handle:
+        torch.testing.assert_close(logits(compiled), expected, rtol=0, atol=1e-6)
+        assert sum(r.others + r.calls for r in handle.replacements) > 0
+    torch.testing.assert_close(logits(compiled), expected, rtol=0, atol=1e-6)
+
+
+def test_threads(model: nn.Module):
+    expected, wrong = logits(model), []
+
+    def job() -> None:
+        for _ in range(5):
+            if (logits(model) - expected).abs().max() > 1e-5:
+                wrong.append(1)
+
+    with patch(model):
+        threads = [threading.Thread(target=job) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_exact_angles_far_out(model: nn.Module):
+    """At a million tokens float32 angles are off by 3e-2; exact tables are those of the module's own frequencies in float64."""
+    positions = torch.arange(1_000_000, 1_000_011)[None].expand(2, -1)
+    with torch.no_grad():
+        theirs = model.model.rotary_emb(torch.zeros(1), positions)[0]
+    with patch(model, angles="exact") as handle:
+        assert any("exact angles" in line for line in str(handle.report()).splitlines())
+        cos, sin = model.model.rotary_emb(torch.zeros(1), positions)
+        angles = positions[..., None].double() * model.model.rotary_emb.inv_freq.double()
+        for table, truth in ((cos, angles.cos()), (sin, angles.sin())):
+            assert (table.double() - torch.cat((truth, truth), -1)).abs().max() < 4e-8
+        assert cos.dtype == theirs.dtype and cos.shape == theirs.shape and (cos - theirs).abs().max() > 1e-3
+    with torch.no_grad():
+        assert torch.equal(model.model.rotary_emb(torch.zeros(1), positions)[0], theirs)
+
+
+def test_tables_that_depend_on_the_length_are_left():
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        num_hidden_layers=1,
+        vocab_size=99,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+    )
+    with patch(LlamaForCausalLM(config), angles="exact") as handle:
+        assert "depend on the length" in str(handle.report())
+        assert "replaced     1 x LlamaAttention.forward" in str(handle.report())
