@@ -124,6 +124,14 @@ def test_xpos_out_of_range(capsys: pytest.CaptureFixture[str]):
     )
 
 
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]):
+    said = " ".join(
+        show(capsys, "plain", "--compare", "yarn:4", "linear:4", "--xpos", "512", "--length", "16384").split()
+    )
+    assert said.count("leaves float16") == said.count("fades the fastest plane") == 1
+    assert "warning: plain: 18 of 64 planes" in said
+
+
 def test_it_needs_neither_transformers_nor_matplotlib():
     code = (
         "import sys; from rotary.cli import main; main(['show']); "

@@ -147,11 +147,13 @@ class Diagnosis:
         if self.reach < self.length * (1.0 - _FURTHER):
             first = min(self.planes, key=lambda plane: plane.reach)
             new = sum(plane.reach < self.length * (1.0 - _FURTHER) for plane in self.planes)
+            short, remedy = "without a scheme it does", f"extend it {self.length / self.window:.4g} times"
+            if self.scaling:
+                short, remedy = "the scheme does", "choose a larger factor"
             said.append(
                 f"{new} of {self.dim // 2} planes turn to angles that training never showed, plane {first.index} from token "
-                f"{int(self.reach):,} on: the scheme does not reach {self.length:,} tokens"
-                + ("" if self.scaling else ", and none is set")
-                + "; unless the model was trained further at that length, choose a larger factor"
+                f"{self.reach:,.0f} on: {short} not reach {self.length:,} tokens; unless the model was trained further at that length, "
+                f"{remedy}"
             )
         dynamic = [type(scheme).__name__ for scheme in self.scaling if scheme.window is not None]
         if dynamic:

@@ -21,8 +21,7 @@ def text(found: Arguments, compared: Sequence[Diagnosis], *, every: bool = False
     lines = [own.name, "=" * len(own.name)]
     for label, words in _preamble(found, own):
         lines.append(textwrap.fill(words, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
-    warnings = [f"{d.name}: {w}" if len(compared) > 1 else w for d in compared for w in d.warnings]
-    warnings += _instead(compared)
+    warnings = [*_warnings(compared), *_instead(compared)]
     lines += [""] if warnings else []
     lines += [textwrap.fill(w, _WIDTH, initial_indent="warning: ", subsequent_indent=" " * 9) for w in warnings]
     lines += ["", *(_side_by_side(compared, every) if len(compared) > 1 else _planes(own, every))]
@@ -50,6 +49,15 @@ def _summary(own: Diagnosis) -> str:
         return ", ".join(f"{a}-{b} {word}" if a != b else f"{a} {word}" for word, a, b in runs)
     counts = collections.Counter(own.treatment(plane) for plane in own.planes)
     return ", ".join(f"{number} {word}" for word, number in counts.items())
+
+
+def _warnings(compared: Sequence[Diagnosis]) -> list[str]:
+    """Each warning once, with the names of those it holds for where it does not hold for all."""
+    found: dict[str, list[str]] = {}
+    for d in compared:
+        for warning in d.warnings:
+            found.setdefault(warning, []).append(d.name)
+    return [w if len(names) == len(compared) else f"{', '.join(names)}: {w}" for w, names in found.items()]
 
 
 def _instead(compared: Sequence[Diagnosis]) -> list[str]:
