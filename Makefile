@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(wildcard setup.py src/rotary/kernels/native/*.cpp)
 
-.PHONY: run test sanitize models lint accuracy bench clean
+.PHONY: run test sanitize models lint accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -34,6 +34,14 @@ accuracy: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu.py
+
+# On a machine with a GPU: the battery on the device, then under compute-sanitizer where it is installed, then the figures.
+gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/kernels -k triton
+	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
+		compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/kernels -k "triton and numbers" || exit 1; done; \
+		else echo "compute-sanitizer is not installed: left out"; fi
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) build dist out src/*.egg-info

@@ -1,0 +1,41 @@
+"""What the GPU kernel is compiled to for chips that are not here: nothing spills, and memory is moved 128 bits at a time."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def code() -> dict[str, object]:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return runpy.run_path(str(BENCHMARKS / "gpu_code.py"))
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("chip", [80, 90, 100])
+@pytest.mark.parametrize("interleaved", [False, True], ids=["half", "interleaved"])
+def test_no_spills_and_wide_accesses(code: dict, chip: int, interleaved: bool):
+    compiled = code["compiled"](torch.bfloat16, (4096, 128, 128), interleaved=interleaved, chip=chip)
+    found = code["read"](compiled)
+    assert found.stack == 0 and not any(name.startswith(("LDL", "STL")) for name in found.accesses)
+    moved = {name: n for name, n in found.accesses.items() if name.startswith(("LDG", "STG"))}
+    assert moved and set(moved) == {"LDG.128", "STG.128"}
+
+
+def test_in_place_is_the_same_code(code: dict):
+    shape = (4096, 128, 128)
+    fresh, inside = (
+        code["read"](code["compiled"](torch.bfloat16, shape, interleaved=False, chip=90, in_place=in_place))
+        for in_place in (False, True)
+    )
+    assert fresh == inside
