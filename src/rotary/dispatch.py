@@ -52,7 +52,8 @@ def rotate(
     """
     grad = torch.is_grad_enabled()
     formula = _needs_formula(xs, tables, grad)
-    backend = backend or choice.chosen()
+    if not formula:  # the compiler cannot read a context variable
+        backend = backend or choice.chosen()
     if not (formula or in_place or (grad and any(x.requires_grad for x in xs))):  # first, since decoding waits for it
         outs = tuple([torch.empty_like(x) for x in xs])
         choice.run(backend, xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
