@@ -10,6 +10,7 @@ import copy
 import math
 import pickle
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -228,6 +229,63 @@ def test_F18_dynamic_scaling_remembers_and_mixes_rows():
         ours.rotate(x)
 
 
+def test_F19_the_switch_of_longrope():
+    """Theirs looks at the longest row of a batch; the trained length itself is still short, one token more is not."""
+    from rotary.scaling import LongRoPE
+
+    short, long = [1.0] * 16, [4.0] * 16
+    rope = RotaryEmbedding(32, scaling=LongRoPE(short, long, 64, factor=4.0))
+    x = torch.ones(1, 1, 1, 32)
+    at = {length: rope.rotate(x, offset=60, length=length) for length in (1, 64, 65, 1000)}
+    assert torch.equal(at[1], at[64]) and torch.equal(at[65], at[1000]) and not torch.equal(at[64], at[65])
+    rows = rope.rotate(x.expand(2, 1, 1, 32), offset=60, length=torch.tensor([64, 65]))
+    assert torch.equal(rows[:1], at[64]) and torch.equal(rows[1:], at[65])
+    assert torch.equal(rope.rotate(x, offset=60, length=64), at[64])  # what came between left nothing behind
+    rope.rotate(x, offset=63)
+    with pytest.raises(ValueError, match="position 64 lies beyond the trained window of 64 tokens"):
+        rope.rotate(x, offset=64)
+
+
+def test_F20_yarns_attention_factor_and_ramp():
+    """The factor once, 0.1 ln s + 1, on q and on k: scores get its square; the ramp ends on whole planes unless truncate=False."""
+    from rotary.scaling import YaRN
+
+    rope = RotaryEmbedding(64, base=150_000, scaling=YaRN(32.0, 4096))
+    factor = 0.1 * math.log(32.0) + 1.0
+    q = torch.randn(1, 1, 64, dtype=torch.float64)
+    turned = rope.rotate(q)
+    assert float(turned.norm() / q.norm()) == pytest.approx(factor, rel=1e-12)
+    plain, whole = RotaryEmbedding(64, base=150_000).inv_freq, rope.inv_freq
+    fine = RotaryEmbedding(64, base=150_000, scaling=YaRN(32.0, 4096, truncate=False)).inv_freq
+    low, high = (64 * math.log(4096 / (turns * 2 * math.pi)) / (2 * math.log(150_000)) for turns in (32.0, 1.0))
+    for inv_freq, first, last in ((whole, math.floor(low), math.ceil(high)), (fine, low, high)):
+        for plane in range(32):
+            ramp = min(max((plane - first) / (last - first), 0.0), 1.0)
+            exact = 150_000 ** (-plane / 32) * (1 - ramp + ramp / 32)
+            assert float(inv_freq[plane]) == pytest.approx(exact, rel=1e-6), (plane, float(plain[plane]))
+    assert not torch.equal(whole, fine)
+
+
+def test_F21_keys_of_a_config_passed_over():
+    """transformers logs a line and goes on, with frequencies that are negative, infinite, or not what was asked for."""
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    def parameters(**changes: object) -> dict[str, object]:
+        return {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0} | changes
+
+    wrong = {
+        "factor": parameters(factor=-3.0),
+        "rope_theta": parameters(rope_theta=0.0),
+        "attention_facter": parameters(attention_facter=2.0),
+    }
+    for name, given in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=name):
+            RotaryEmbedding.from_config({"model_type": "llama", "head_dim": 64, "rope_parameters": given})
+    theirs = LlamaRotaryEmbedding(LlamaConfig(head_dim=64, rope_parameters=wrong["factor"])).inv_freq
+    assert (theirs < 0).all()
+
+
 def test_F22_xpos_and_cached_keys():
     theirs = lucid(use_xpos=True, xpos_scale_base=32)
     q = k = torch.ones(1, 1, 64, 32)
@@ -392,3 +450,10 @@ def test_a_copy_is_independent():
     assert all(
         torch.equal(a, b) for a, b in zip(apply_rotary_qk(q, k, *rope.cos_sin(3)), other.rotate(q, k), strict=True)
     )
+
+
+def test_the_catalogue_names_every_class_that_is_tested_here():
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    tested = {int(name[6:8]) for name in globals() if name.startswith("test_F")}
+    listed = [int(line.split("|")[1].strip()[1:]) for line in page.splitlines() if line.startswith("| F")]
+    assert listed == list(range(1, 37)) and tested == set(listed) - {23}
