@@ -104,7 +104,9 @@ def measure(work: Work, *, backward: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # the compiler's own pool and torch's wait for each other on few cores, which is another question
+    torch.set_num_threads(
+        1
+    )  # the compiler's own pool and torch's wait for each other on few cores, which is another question
     found: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         for seq in (1, 128, 4096):
