@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(wildcard setup.py src/rotary/kernels/native/*.cpp)
 
-.PHONY: run test sanitize models soak fuzz lint accuracy bench gpu clean
+.PHONY: run test sanitize models mutants soak fuzz lint accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -21,6 +21,10 @@ test: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev
 	tests/kernels/sanitize.sh $(BIN)/python
+
+mutants: $(VENV)/.dev
+	$(PIP) cosmic-ray
+	$(BIN)/python benchmarks/mutants.py
 
 soak: $(VENV)/.dev
 	MALLOC_ARENA_MAX=2 $(BIN)/python benchmarks/soak.py

@@ -142,3 +142,17 @@ def test_companion_refuses():
             call()
     with pytest.raises(TypeError, match="int64"):
         apply_rotary_pos_emb(t.long(), freqs)
+
+
+def test_shorter_queries_with_the_sequence_first():
+    """Four dimensions, the sequence at 0: there a difference of q and k is one of length, not of batch."""
+    q, k, (cos, sin) = torch.randn(2, 3, 4, 8), torch.randn(5, 3, 4, 8), RotaryEmbedding(8).cos_sin(5)
+    q_rotated, k_rotated = apply_rotary_qk(q, k, cos, sin, seq_dim=0)
+    assert torch.equal(q_rotated, apply_rotary(q, cos[3:], sin[3:], seq_dim=0))
+    assert torch.equal(k_rotated, apply_rotary(k, cos, sin, seq_dim=0))
+
+
+def test_queries_narrower_than_the_tables_are_named():
+    cos, sin = RotaryEmbedding(8).cos_sin(9)
+    with pytest.raises(ValueError, match=r"rotary dim 8 exceeds head_dim 6 of q with shape \(1, 9, 6\)"):
+        apply_rotary_qk(torch.randn(1, 9, 6), torch.randn(1, 9, 8), cos, sin)
