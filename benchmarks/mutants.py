@@ -9,6 +9,7 @@ reader would look for. Survivors are printed with their change.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import random
 import re
@@ -65,7 +66,7 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
         subprocess.run(command, cwd=copy, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     cosmic_ray("init", str(config), str(session))
-    keep(session, each)
+    keep(session, each, annotations((copy / "src" / "rotary" / file).read_text()))
     cosmic_ray("exec", str(config), str(session))
     with sqlite3.connect(session) as found:
         outcomes = found.execute("select test_outcome, diff from work_results").fetchall()
@@ -73,8 +74,19 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
     return len(outcomes), survivors
 
 
-def keep(session: Path, each: int) -> None:
-    """Leave a sample of the mutants, the same each time."""
+def annotations(source: str) -> set[tuple[int, int]]:
+    """(line, column) of every place inside a type annotation, which no program ever evaluates."""
+    places: set[tuple[int, int]] = set()
+    for node in ast.walk(ast.parse(source)):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            for inner in ast.walk(part) if isinstance(part, ast.AST) else ():
+                if isinstance(inner, ast.expr):
+                    places.add((inner.lineno, inner.col_offset))
+    return places
+
+
+def keep(session: Path, each: int, never: set[tuple[int, int]]) -> None:
+    """Leave a sample of the mutants, the same each time, and none at a place that is never run."""
     with sqlite3.connect(session) as found:
         jobs = sorted(row[0] for row in found.execute("select job_id from mutation_specs"))
         order = {job: i for i, job in enumerate(jobs)}
@@ -82,6 +94,7 @@ def keep(session: Path, each: int) -> None:
             "select job_id, module_path, operator_name, occurrence, start_pos_row, start_pos_col from mutation_specs"
         )
         lines = sorted(specs.fetchall(), key=lambda row: (str(row[1:]), order[row[0]]))
+        lines = [row for row in lines if (row[4], row[5]) not in never]
         kept = {row[0] for row in random.Random(20).sample(lines, min(each, len(lines)))}
         gone = [(job,) for job in jobs if job not in kept]
         found.executemany("delete from mutation_specs where job_id = ?", gone)

@@ -82,3 +82,9 @@ def test_overflow_is_refused_everywhere_the_host_knows_it():
 def test_a_value():
     xpos = XPos(64, 512)
     assert pickle.loads(pickle.dumps(xpos)) == copy.deepcopy(xpos) == XPos(64, 512) != XPos(64, 513)
+
+
+@pytest.mark.parametrize("n", [8, 9])
+def test_the_documented_pair_is_centred_on_half_the_length_rounded_down(n: int):
+    scale = RotaryEmbedding(8, use_xpos=True)(n)[1]
+    assert torch.equal(scale[n // 2], torch.ones(8)) and not torch.equal(scale[n // 2 - 1], torch.ones(8))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
 import torch
 from torch import Tensor, nn
 
-from . import arguments, legacy
+from . import arguments
 from .constants import tracing
 from .dispatch import How, rotate
 from .functional import check_pair, check_rows, check_tensor, last_rows
+from .mirrors import Mirrors
 from .positions import sequence
 from .spectrum import Angles, Length, Spectrum
 from .tables import Table, Tables
@@ -35,7 +36,7 @@ class Options(TypedDict, total=False):
     inplace: bool
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(Mirrors):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), exact at every position.
 
     Plane j of a head turns by position x inv_freq[j] radians, j = 0 .. dim/2 - 1. The channels of one plane, for dim = 8:
@@ -159,8 +160,7 @@ class RotaryEmbedding(nn.Module):
         self.scaling = spectrum.schemes
         self.attention_factor = spectrum.attention_factor
         self._tables = Tables(spectrum, xpos)
-        for name, values in self._tables.mirrored.items():
-            self.register_buffer(name, _mirror(values, device), persistent=False)
+        self._show(self._tables.mirrored, device)
 
     # --- the documented pair -------------------------------------------------------------------------------------------------
 
@@ -281,38 +281,6 @@ class RotaryEmbedding(nn.Module):
             raise TypeError("xPos scales queries and keys differently; pass role='query' or role='key'")
         return cast(Role, arguments.one_of("role", role or "query", ("query", "key")))
 
-    # --- the buffers, mirrors of the arguments ---------------------------------------------------------------------------------
-
-    def reset_parameters(self) -> None:
-        """Rebuild the buffers from the arguments where they lie: for meta-device initialisation. There are no parameters."""
-        for name, values in self._tables.mirrored.items():
-            setattr(self, name, _mirror(values, self.inv_freq.device))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = self.inv_freq
-        super()._apply(fn, recurse)
-        if self.inv_freq is not before:
-            self.reset_parameters()
-        return self
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: Any,
-        unexpected_keys: Any,
-        error_msgs: list[str],
-    ) -> None:
-        kept = dict(state_dict)
-        for name, values in self._tables.mirrored.items():
-            if prefix + name in kept:
-                complaint = legacy.disagreement(kept.pop(prefix + name), values)
-                if complaint is not None:
-                    error_msgs.append(f"{prefix}{name} of the checkpoint does not belong to {self!r}: {complaint}")
-        super()._load_from_state_dict(kept, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-
     def extra_repr(self) -> str:
         said = [f"{self.dim}"] if self.base is not None else [f"{self.dim}, inv_freq=given"]
         defaults: dict[str, Any] = {
@@ -330,8 +298,3 @@ class RotaryEmbedding(nn.Module):
         if self.attention_factor != 1.0:
             said.append(f"attention_factor={self.attention_factor:.6g}")
         return ", ".join(said)
-
-
-def _mirror(values: tuple[float, ...] | None, device: torch.device | str | None) -> Tensor | None:
-    with torch.inference_mode(False):
-        return None if values is None else torch.tensor(values, dtype=torch.float32, device=device)
