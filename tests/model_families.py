@@ -316,8 +316,10 @@ def outcome(family: str) -> Outcome:
             bodies = tuple(dict.fromkeys(body for *_, body in handle.report().replaced if isinstance(body, Body)))
             if not handle.calls:
                 reasons.append(f"{kind.__name__}({', '.join(given)}): its rotation was never called through a kernel")
-            elif negated < 1e-4:
-                reasons.append(f"{kind.__name__}: so small it hardly rotates, negated angles change {negated:.1g}")
+            elif not negated >= 1e-4:
+                reasons.append(
+                    f"{kind.__name__}({', '.join(given)}): so small it hardly rotates, negated angles change {negated:.1g}"
+                )
             else:
                 return Outcome(family, kind.__name__, bodies, handle.calls, logits, grads)
     return Outcome(family, reason=_telling(reasons))
@@ -367,11 +369,6 @@ def passes(found: Outcome) -> bool:
     return not found.reason and found.logits <= LIMIT and found.gradient <= LIMIT
 
 
-def words(body: Body) -> str:
-    said = ["interleaved" if body.interleaved else "half", body.widths]
-    return ", ".join([*said, *(n for n in ("conjugate", "sin_first", "partial", "to_half") if getattr(body, n))])
-
-
 def tables(results: list[Outcome]) -> str:
     """The page's tables."""
     counted: dict[str, list[str]] = {}
@@ -381,14 +378,14 @@ def tables(results: list[Outcome]) -> str:
             if isinstance(body, str):
                 unknown.append(f"| {family}.{name} | {body} |")
             else:
-                counted.setdefault(words(body), []).append(family)
+                counted.setdefault(str(body), []).append(family)
     lines = [f"{sum(map(passes, results))} of {len(results)} families pass.", ""]
     lines += [
         "| family | model | what it does | output, relative | gradient, relative |",
         "| --- | --- | --- | ---: | ---: |",
     ]
     lines += [
-        f"| {r.family} | {r.model} | {'; '.join(map(words, r.bodies))} | {r.logits:.1e} | {r.gradient:.1e} |"
+        f"| {r.family} | {r.model} | {'; '.join(map(str, r.bodies))} | {r.logits:.1e} | {r.gradient:.1e} |"
         for r in results
         if not r.reason
     ]

@@ -85,6 +85,39 @@ def test_a_deep_copy_stays_patched_and_a_pickle_does_not(model: nn.Module, tmp_p
         torch.testing.assert_close(logits(one), expected, rtol=0, atol=1e-6)
 
 
+class Conformer(nn.Module):
+    """Rotates by a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.head_size = 6, 12
+
+    def apply_rotary(self, x: Tensor, both: Tensor) -> Tensor:
+        heads = x.view(*x.shape[:-1], self.num_heads, self.head_size).transpose(0, 1)
+        a, b = heads.chunk(2, -1)
+        return (heads * both[0] + torch.cat((-b, a), -1) * both[1]).transpose(0, 1).flatten(-2)
+
+    def forward(self, x: Tensor, both: Tensor) -> Tensor:
+        return self.apply_rotary(x, both)
+
+
+def test_a_rotation_that_is_a_method():
+    module = Conformer()
+    x, both = torch.randn(2, 5, 72), torch.randn(2, 5, 1, 1, 6).repeat(1, 1, 1, 1, 2)
+    expected = module(x, both)
+    handle = patch(module)
+    assert "Conformer.apply_rotary: itself" in str(handle.report())
+    torch.testing.assert_close(module(x, both), expected, rtol=0, atol=1e-6)
+    assert handle.calls == 1
+    copied, pickled = copy.deepcopy(module), pickle.loads(pickle.dumps(module))
+    assert copied.apply_rotary.__self__ is copied
+    copied(x, both), pickled(x, both)
+    assert handle.calls == 2
+    handle.remove()
+    assert not vars(module).keys() & {"apply_rotary"} and torch.equal(copied(x, both), expected)
+    assert handle.calls == 2
+
+
 def test_somebody_elses_wrapper_stays_and_sees_the_original(model: nn.Module):
     expected, handle = logits(model), patch(model)
     attention = model.model.layers[0].self_attn

@@ -9,16 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_bodies import Conformer, by_complex, by_joined, by_rows, prefix, trailing, turn
 from rotary import apply_rotary
 from rotary.transformers import Body, probe
-from rotary.transformers.probe import formula
+from rotary.transformers.body import COMPLEX, GATHERED, JOINED, STACKED, formula
 
-HALF = Body(False, False, "cat", False, False, True, False, True, None)
-
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return x * cos + torch.cat((-b, a), -1) * sin
+HALF = Body(promotes=True)
 
 
 def pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
@@ -27,7 +23,7 @@ def pair(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1)
 
 
 def test_the_usual_one():
-    assert probe(pair) == Body(False, False, "cat", False, False, True, False, True, "argument")
+    assert probe(pair) == Body(promotes=True, unsqueeze="argument")
 
 
 def test_a_name_says_nothing():
@@ -46,7 +42,7 @@ def test_one_tensor_sin_first_half_width_and_rounded_to_its_dtype():
         crossed = torch.stack((-tensor[..., 1::2], tensor[..., ::2]), -1).flatten(-2)
         return (tensor * cos + crossed * sin).to(tensor.dtype)
 
-    assert probe(rotate) == Body(True, False, "half", False, True, False, False, False, 2)
+    assert probe(rotate) == Body(interleaved=True, widths="half", sin_first=True, tensors=1, unsqueeze=2)
 
 
 def test_partial_and_permuted():
@@ -63,6 +59,19 @@ def test_partial_and_permuted():
 
     found = probe(deepseek)
     assert isinstance(found, Body) and found.interleaved and found.to_half
+
+
+def test_a_part_at_the_end_and_tokens_in_front():
+    assert probe(trailing) == Body(tensors=1, partial="trailing", promotes=True)
+    assert probe(prefix) == Body(prefix=True, promotes=True)
+
+
+def test_other_ways_to_hand_tables_over():
+    assert probe(by_complex) == Body(interleaved=True, widths="half", form=COMPLEX, promotes=True, unsqueeze=2)
+    assert probe(by_joined) == Body(interleaved=True, widths="half", form=JOINED, sin_first=True, promotes=True)
+    assert probe(by_rows) == Body(form=GATHERED, tensors=3, promotes=True, unsqueeze="argument")
+    assert probe(Conformer().rotate, [(3, 8), (12, 6), (6, 12)]) == Body(form=STACKED, tensors=1, promotes=True)
+    assert isinstance(probe(Conformer().rotate), str)
 
 
 @pytest.mark.parametrize(
@@ -84,16 +93,14 @@ def test_what_is_no_rotation_is_left_with_a_reason(function: Any, words: str):
     assert isinstance(found, str) and re.search(words, found)
 
 
-@pytest.mark.parametrize(
-    ("interleaved", "conjugate"), itertools.product((False, True), (False, True)), ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("interleaved", "conjugate"), [*itertools.product((False, True), repeat=2)])
 def test_the_formula_is_the_rotation(interleaved: bool, conjugate: bool):
     x, (cos, sin) = torch.randn(3, 5, 8), torch.randn(2, 5, 4)
     ours = apply_rotary(x, cos, sin, interleaved=interleaved, conjugate=conjugate)
-    body = Body(interleaved, False, "half", conjugate, False, False, False, False, None)
+    body = Body(interleaved=interleaved, widths="half", conjugate=conjugate)
     torch.testing.assert_close(formula(body, x, cos, sin), ours, rtol=0, atol=1e-6)
     for widths, wide in (("cat", lambda t: torch.cat((t, t), -1)), ("repeat", lambda t: t.repeat_interleave(2, -1))):
-        body = Body(interleaved, False, widths, conjugate, False, False, False, False, None)
+        body = Body(interleaved=interleaved, widths=widths, conjugate=conjugate)
         torch.testing.assert_close(formula(body, x, wide(cos), wide(sin)), ours, rtol=0, atol=1e-6)
 
 
@@ -101,35 +108,36 @@ def test_every_function_of_transformers_that_is_known_is_reproduced():
     """The formula of the body that was read off, against the function itself, on random tensors with tables whose halves differ."""
     pytest.importorskip("transformers")
     import model_families as families
-    from rotary.transformers.probe import _LAYOUTS, _numbers, call
+    from rotary.transformers.probe import DIM, HEADS, _Call, _expected, _layouts
 
     known = 0
     for family in (
-        "llama",
-        "gemma3",
-        "glm",
-        "cohere",
-        "deepseek_v3",
-        "gptj",
-        "nanochat",
-        "blt",
-        "qwen2_vl",
-        "ernie4_5",
-        "gpt_oss",
+        *(
+            "llama",
+            "gemma3",
+            "glm",
+            "cohere",
+            "deepseek_v3",
+            "gptj",
+            "nanochat",
+            "blt",
+            "qwen2_vl",
+            "ernie4_5",
+            "gpt_oss",
+        ),
+        *("llama4", "deepseek_v2", "deepseek_v4", "dinov3_vit", "clvp"),
     ):
         for module in families.modeling(family):
             for name, body in families.bodies(family).items():
                 if isinstance(body, str):
                     continue
-                function = getattr(module, name)
                 where = 1 if body.unsqueeze == "argument" else body.unsqueeze
-                for layout, tables in _LAYOUTS.items():
-                    x, given = _numbers(body, layout, tables[0], 4 if body.widths == "half" else 8)
-                    y = call(function, (x, x) if body.pair else (x,), given)
-                    cos, sin = reversed(given) if body.sin_first else given
+                for layout, rows in _layouts(HEADS, body.form, body.unsqueeze == "argument"):
+                    call = _Call(getattr(module, name), body.form, body.tensors, layout, rows, DIM)
+                    given = call.numbers(4 if body.widths == "half" else 8)
+                    y = call(*given)
                     if y is not None:
-                        cos, sin = (t if where is None else t.unsqueeze(where) for t in (cos, sin))
-                        torch.testing.assert_close(y[0], formula(body, x, cos, sin), rtol=0, atol=1e-5)
+                        torch.testing.assert_close(y, _expected(call, body, where, *given), rtol=0, atol=1e-5)
                         known += 1
                         break
-    assert known >= 11
+    assert known >= 16

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_bodies import Conformer, by_complex, by_joined, by_rows, prefix, trailing
 from rotary.transformers import Body, probe
 from rotary.transformers.replace import Halves, Replacement
 
@@ -76,12 +77,58 @@ def test_halves_are_looked_at_once_per_forward(monkeypatch: pytest.MonkeyPatch):
     equal = torch.equal
     monkeypatch.setattr(torch, "equal", lambda a, b: looked.append(1) or equal(a, b))
     halves, (cos, sin) = Halves(), tables(2, 6, 16)
-    first = halves(cos, sin, "cat")
-    assert halves(cos, sin, "cat") is first and len(looked) == 2
+    first = halves((cos, sin), Body())
+    assert halves((cos, sin), Body()) is first and len(looked) == 2
     cos.mul_(2.0)
-    assert torch.equal(halves(cos, sin, "cat")[0], cos[..., :8])
-    again = halves(*tables(2, 6, 16), "cat")
-    assert again is not first
+    assert torch.equal(halves((cos, sin), Body())[0], cos[..., :8])
+    assert halves(tables(2, 6, 16), Body()) is not first
+
+
+def test_halves_cut_without_a_graph_are_cut_anew_with_one():
+    halves, half = Halves(), torch.randn(6, 8, requires_grad=True)
+    wide = torch.cat((half, half), -1)
+    with torch.no_grad():
+        assert not halves((wide, wide), Body())[0].requires_grad
+    assert halves((wide, wide), Body())[0].requires_grad
+
+
+def forms() -> dict[str, tuple[Any, list[Tensor], list[Tensor], int]]:
+    """name -> (function, what it rotates, its tables, heads to probe with)."""
+    cos, sin = torch.randn(2, 7, 8)
+    wide = [torch.cat((t, t), -1) for t in (cos, sin)]
+    ids = torch.randint(0, 7, (2, 7))
+    return {
+        "complex": (
+            by_complex,
+            [torch.randn(2, 7, n, 16) for n in (4, 2)],
+            [torch.complex(cos, sin).expand(2, 7, 8)],
+            3,
+        ),
+        "joined": (by_joined, [torch.randn(2, n, 7, 16) for n in (4, 2)], [torch.cat((sin, cos), -1)[None, None]], 3),
+        "rows": (by_rows, [torch.randn(2, 4, 7, 16) for _ in range(3)], [*wide, ids], 3),
+        "stacked": (Conformer().rotate, [torch.randn(2, 7, 72)], [torch.randn(2, 7, 1, 1, 6).repeat(1, 1, 1, 1, 2)], 6),
+        "trailing": (trailing, [torch.randn(2, 4, 7, 20)], [t[None] for t in wide], 3),
+        "prefix": (prefix, [torch.randn(2, 4, 9, 16) for _ in range(2)], wide, 3),
+    }
+
+
+@pytest.mark.parametrize("name", ["complex", "joined", "rows", "stacked", "trailing", "prefix"])
+def test_every_form_with_its_gradient(name: str):
+    function, xs, given, heads = forms()[name]
+    body = probe(function, [(3, 8), (heads, 12)])
+    assert isinstance(body, Body)
+    ours = Replacement(function, body, lambda: True)
+    weights = [torch.randn_like(x) for x in xs]
+    found: list[list[Tensor]] = []
+    for f in (ours, function):
+        leaves = [x.clone().requires_grad_() for x in xs]
+        y = f(*(given + leaves if body.form.leads else leaves + given))
+        ys = [y] if isinstance(y, Tensor) else list(y)
+        total = sum((y * w).sum() for y, w in zip(ys, weights, strict=False))
+        found.append([*ys, *(g for g in torch.autograd.grad(total, leaves))])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+    assert (ours.calls, ours.others) == (1, 0)
 
 
 def test_bfloat16_is_rounded_once_and_keeps_the_dtype_of_the_function(ours: Replacement):

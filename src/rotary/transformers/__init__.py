@@ -5,7 +5,8 @@
 A model's own function is recognised by what it does (probe), not by its name or text. Nothing here imports transformers.
 """
 
+from .body import Body
 from .patch import Handle, Report, patch
-from .probe import Body, probe
+from .probe import probe
 
 __all__ = ["Body", "Handle", "Report", "patch", "probe"]

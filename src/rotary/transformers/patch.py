@@ -1,28 +1,25 @@
-"""patch(model): each method that calls a rotation is rebound, on that instance, to its own code with one name replaced.
+"""patch(model): the rotations inside one model on our kernels, and one call to undo it.
 
-The library's functions, classes and other models stay as they are. The private name stands in the globals of the module that the
-method comes from, because a method's globals must stay the live ones: copies go stale, and compiled code reads them.
+Each method that calls a rotation is rebound on that instance; the library's functions, classes and other models stay as they are.
 """
 
 from __future__ import annotations
 
 import inspect
-import itertools
 import types
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from .probe import Body, probe
+from .body import Body
+from .probe import DIM, HEADS, probe
+from .rebind import around, called, is_ours, methods, rebound
 from .replace import Replacement
 
 Angles = Literal["model", "exact"]
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -34,19 +31,11 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"replaced  {count:4} x {owner}.{method}: {function}, {_words(body)}"
+            f"replaced  {count:4} x {owner}.{method}: {function}, {body}"
             for (owner, method, function, body), count in self.replaced.items()
         ]
         lines += [f"left      {owner}: {function}, because {reason}" for (owner, function), reason in self.left.items()]
         return "\n".join(lines)
-
-
-def _words(body: Body | str) -> str:
-    if isinstance(body, str):
-        return body
-    said = ["interleaved" if body.interleaved else "half", f"tables {body.widths}"]
-    said += [name for name in ("conjugate", "sin_first", "partial", "promotes", "to_half") if getattr(body, name)]
-    return ", ".join(said)
 
 
 class Handle:
@@ -110,35 +99,16 @@ def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
     if angles not in ("model", "exact"):
         raise ValueError(f"angles must be 'model' or 'exact', got {angles!r}")
     handle = Handle()
-    bodies: dict[Any, Body | str] = {}
-    standing: dict[Any, Replacement] = {}
-    rebound: dict[Any, Any] = {}
-    replaced: Counter[tuple[str, str, str, Body | str]] = Counter()
+    patcher = _Patcher(handle)
     for module in model.modules():
-        owner = type(module).__name__
-        for name, method in _methods(type(module)):
-            if _is_ours(module.__dict__.get(name)):
+        for name, method, static in methods(type(module)):
+            if is_ours(module.__dict__.get(name)):
                 handle.remove()
-                raise ValueError(f"{owner}.{name} is patched already; remove that handle first")
-            known: dict[str, Replacement] = {}
-            for global_name, function in _called(method):
-                if function not in bodies:
-                    bodies[function] = probe(function)
-                body = bodies[function]
-                if isinstance(body, Body):
-                    if function not in standing:
-                        standing[function] = Replacement(function, body, lambda: handle.active)
-                    known[global_name] = standing[function]
-                    replaced[owner, name, global_name, body] += 1
-                elif _looks_it(global_name):
-                    handle._report.left[owner, global_name] = body
-            if known:
-                if method not in rebound:
-                    rebound[method] = _rebound(method, known)
-                bound = types.MethodType(rebound[method], module)
-                module.__dict__[name] = bound
-                handle._methods.append((module, name, bound))
-    handle.replacements.extend(standing.values())
+                raise ValueError(f"{type(module).__name__}.{name} is patched already; remove that handle first")
+            patcher.functions(module, name, method, static)
+            if _looks_it(name):
+                patcher.method(module, name, method, static)
+    replaced = patcher.replaced
     if angles == "exact":
         from . import exact
 
@@ -153,102 +123,84 @@ def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
     return handle
 
 
-def _rebound(method: Any, replacements: dict[str, Replacement]) -> Any:
-    """The method with these globals read under private names, which stand as long as anybody, a deep copy say, holds the method."""
-    names = {name: f"__rotary_{name}_{next(_numbers)}" for name in replacements}
-    made = _renamed(method, names)
-    namespace = inspect.unwrap(method).__globals__
-    for name, key in names.items():
-        namespace[key] = replacements[name]
-        weakref.finalize(made, namespace.pop, key, None)
-    return made
+class _Patcher:
+    """What is known so far while a model is walked through: each function is probed once."""
 
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.replaced: Counter[tuple[str, str, str, Body | str]] = Counter()
+        self._bodies: dict[Any, Body | str] = {}
+        self._standing: dict[Any, Replacement] = {}
+        self._rebound: dict[Any, Any] = {}
 
-def _methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The methods that a model's own classes define, nearest first; torch's own are not looked into."""
-    seen: set[str] = set()
-    for base in kind.__mro__:
-        if base is nn.Module or base.__module__.startswith("torch."):
+    def functions(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
+        """Rebind a method over the rotations that its code calls."""
+        known: dict[str, Replacement] = {}
+        for global_name, function in called(method).items():
+            if not _takes_tables(function):
+                continue
+            body = self._body(function, function)
+            if isinstance(body, Body):
+                known[global_name] = self._stand_in(function, function, body)
+                self.replaced[type(module).__name__, name, global_name, body] += 1
+            elif _looks_it(global_name):
+                self.handle._report.left[type(module).__name__, global_name] = body
+        if known:
+            if method not in self._rebound:
+                self._rebound[method] = rebound(method, known)
+            self._bind(module, name, self._rebound[method], static)
+
+    def method(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
+        """Bind a stand-in for a method that is a rotation itself. Only one whose name says so is ever called: methods may change things."""
+        bound = getattr(module, name)
+        key = (method, *sorted(_sizes(module)))
+        if is_ours(bound) or not 2 <= len(_required(bound)) <= 4:
             return
-        for name, value in vars(base).items():
-            if name not in seen and isinstance(value, types.FunctionType):
-                seen.add(name)
-                yield name, value
+        body = self._body(key, bound, _sizes(module))
+        if isinstance(body, Body):
+            replacement = self._stand_in(key, bound, body)
+            if key not in self._rebound:
+                self._rebound[key] = around(method, replacement.rotated, static=static)
+            self._bind(module, name, self._rebound[key], False)
+            self.replaced[type(module).__name__, name, "itself", body] += 1
+        else:
+            self.handle._report.left[type(module).__name__, name] = body
+
+    def _body(self, key: Any, function: Callable[..., Any], sizes: Any = ((HEADS, DIM),)) -> Body | str:
+        if key not in self._bodies:
+            self._bodies[key] = probe(function, sizes)
+        return self._bodies[key]
+
+    def _stand_in(self, key: Any, function: Callable[..., Any], body: Body) -> Replacement:
+        if key not in self._standing:
+            handle = self.handle
+            self._standing[key] = Replacement(function, body, lambda: handle.active)
+            handle.replacements.append(self._standing[key])
+        return self._standing[key]
+
+    def _bind(self, module: nn.Module, name: str, function: Any, static: bool) -> None:
+        bound = function if static else types.MethodType(function, module)
+        module.__dict__[name] = bound
+        self.handle._methods.append((module, name, bound))
 
 
-def _called(method: Callable[..., Any]) -> list[tuple[str, Callable[..., Any]]]:
-    """Names that a method's own code reads from its globals, and the functions that they are."""
-    found: dict[str, Callable[..., Any]] = {}
-    for function in _layers(method):
-        for name in _names(function.__code__):
-            value = function.__globals__.get(name)
-            if isinstance(value, nn.Module):  # the kernels package turns functions into shared modules
-                value = getattr(value, "func", None) or getattr(type(value), "func", None)
-            if isinstance(value, types.FunctionType) and len(inspect.signature(value).parameters) >= 3:
-                found[name] = value
-    return [(name, function) for name, function in found.items() if _takes_tables(function)]
-
-
-def _layers(function: Any) -> Iterator[types.FunctionType]:
-    """A function and the functions that its decorators wrap."""
-    while isinstance(function, types.FunctionType):
-        yield function
-        function = getattr(function, "__wrapped__", None)
-
-
-def _names(code: types.CodeType) -> set[str]:
-    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*inner)
+def _sizes(module: nn.Module) -> list[tuple[int, int]]:
+    """(heads, head_dim) that a module's numbers allow, and those of a function that takes any."""
+    numbers = sorted({v for v in vars(module).values() if type(v) is int and 1 < v <= 1024})
+    fit = [(h, d) for h in numbers for d in numbers if d % 4 == 0 and h != d]
+    return [(HEADS, DIM), *fit[:64]]
 
 
 def _takes_tables(function: Callable[..., Any]) -> bool:
     """Worth probing: three or four arguments without a default, or named as tables are. What it does is for the probe to find."""
-    parameters = inspect.signature(function).parameters
-    required = [p for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return len(required) in (3, 4) or {"cos", "sin"} <= parameters.keys()
+    return len(_required(function)) in (3, 4) or {"cos", "sin"} <= inspect.signature(function).parameters.keys()
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _looks_it(name: str) -> bool:
     """Whether people will ask why it was left. It decides about the report alone."""
     return any(part in name.lower() for part in ("rotary", "rope", "rot_"))
-
-
-def _renamed(function: Any, names: dict[str, str]) -> Any:
-    """The function with these globals read under other names, in its own code, in nested code and in what it wraps."""
-    if not isinstance(function, types.FunctionType):
-        return function
-    wrapped = getattr(function, "__wrapped__", None)
-    inner = _renamed(wrapped, names) if wrapped is not None else None
-    cells = function.__closure__
-    if wrapped is not None and cells is not None:
-        cells = tuple(types.CellType(inner) if _holds(cell, wrapped) else cell for cell in cells)
-    made = types.FunctionType(
-        _recoded(function.__code__, names), function.__globals__, function.__name__, function.__defaults__, cells
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
-    made.__doc__, made.__module__, made.__qualname__ = function.__doc__, function.__module__, function.__qualname__
-    made.__annotations__ = function.__annotations__
-    if wrapped is not None:
-        made.__wrapped__ = inner  # type: ignore[attr-defined]
-    made.__rotary__ = True  # type: ignore[attr-defined]
-    return made
-
-
-def _holds(cell: Any, value: Any) -> bool:
-    try:
-        return cell.cell_contents is value
-    except ValueError:
-        return False
-
-
-def _recoded(code: types.CodeType, names: dict[str, str]) -> types.CodeType:
-    constants = tuple(_recoded(c, names) if isinstance(c, types.CodeType) else c for c in code.co_consts)
-    return code.replace(co_names=tuple(names.get(name, name) for name in code.co_names), co_consts=constants)
-
-
-def _is_ours(method: Any) -> bool:
-    return isinstance(method, types.MethodType) and getattr(method.__func__, "__rotary__", False)
-
-
-assert torch  # the doctest's name
