@@ -33,7 +33,8 @@ fuzz: $(VENV)/.dev
 	ROTARY_FUZZ=100000 $(BIN)/python -m pytest -q tests/test_fuzz.py
 
 models: $(VENV)/.dev
-	$(BIN)/python tests/model_families.py
+	$(BIN)/python benchmarks/models.py
+	$(BIN)/python tests/model_page.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

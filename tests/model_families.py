@@ -1,7 +1,4 @@
-"""Every model family of transformers that defines a rotation, built small from its own config with random weights, offline.
-
-`python tests/model_families.py` runs them all, patched against unpatched, and rewrites the table of docs/models.md.
-"""
+"""Every model family of transformers that defines a rotation, built small from its own config with random weights, offline."""
 
 from __future__ import annotations
 
@@ -9,18 +6,17 @@ import contextlib
 import importlib
 import inspect
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from rotary.transformers import Body, Handle, patch, probe
+import model_recipes as recipes
+from rotary.transformers import Body, probe
 
 FOLDER = Path(transformers.__file__).parent / "models"
 TOKENS, VOCABULARY, HIDDEN, HEADS, HEAD_DIM, LAYERS = 12, 99, 64, 4, 16, 2
@@ -77,41 +73,6 @@ SIZES: dict[str, Any] = {
     "linear_num_value_heads": 4,
     "linear_value_head_dim": 16,
 }
-
-
-# What the rule cannot know: which layers attend, and sizes that go together.
-RECIPES: dict[str, dict[str, Any]] = {
-    "bamba": {"attn_layer_indices": [0, 1]},
-    "granitemoehybrid": {"layers_block_type": ["attention", "attention"], "layer_types": ["attention", "attention"],
-                         "position_embedding_type": "rope", "num_local_experts": 4},
-    "jamba": {"attn_layer_period": 1, "attn_layer_offset": 0},
-    "falcon_h1": {"mamba_d_ssm": 128, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1},
-    "zamba2": {"use_mem_rope": True, "layers_block_type": ["hybrid", "hybrid"], "hybrid_layer_ids": [0, 1], "attention_hidden_size": 128,
-               "attention_head_dim": 32, "mamba_headdim": 32, "n_mamba_heads": 4, "mamba_ngroups": 1, "num_key_value_heads": 4},
-    "esm": {"position_embedding_type": "rotary", "vocab_size": 99, "pad_token_id": 1, "mask_token_id": 2},
-    "esmc": {"d_model": 64, "n_heads": 4},
-    "step3p7": {"sliding_window": 8},
-    "wav2vec2_conformer": {"position_embeddings_type": "rotary"},
-    "wav2vec2_bert": {"position_embeddings_type": "rotary", "feature_projection_input_dim": 16},
-    "seamless_m4t": {"position_embeddings_type": "rotary"},
-    "longcat_flash": {"qk_head_dim": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "num_layers": 2, "zero_expert_num": 2},
-    "mistral4": {"qk_head_dim": 32, "head_dim": 32},
-    "dots3_note": {"head_dim": 16},
-    "bailing_hybrid": {"v_head_dim": 16, "group_norm_size": 1},
-    "nemotron_h": {"layers_block_type": ["attention", "attention"], "hybrid_override_pattern": "**"},
-}  # fmt: skip
-
-
-class Outcome(NamedTuple):
-    """What became of one family. error: relative, of outputs and of the gradient vector; reason: where it does not count."""
-
-    family: str
-    model: str = ""
-    bodies: tuple[Body, ...] = ()
-    calls: int = 0
-    logits: float = 0.0
-    gradient: float = 0.0
-    reason: str = ""
 
 
 def families() -> list[str]:
@@ -206,29 +167,44 @@ def candidates(family: str) -> Iterator[type]:
         and kind.__module__ == module.__name__
         and not kind.__name__.endswith("PreTrainedModel")
         and getattr(kind, "config_class", None) is not None
-        and re.search(r"For(?!CausalLM|ConditionalGeneration)[A-Z]", kind.__name__) is None
     ]
+    other = re.compile(r"For(?!CausalLM|ConditionalGeneration)[A-Z]")
+    kinds = [kind for kind in kinds if other.search(kind.__name__) is None] or kinds
     yield from sorted(kinds, key=lambda kind: next(i for i, end in enumerate(order) if kind.__name__.endswith(end)))
 
 
-def build(kind: type) -> nn.Module:
-    torch.manual_seed(0)
+def build(kind: type, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     config = shrunk(kind.config_class())
-    for key, value in RECIPES.get(kind.__module__.split(".")[2], {}).items():
-        _set(config, key, value)
+    for key, value in recipes.SIZES.get(_family(kind), {}).items():
+        part = getattr(config, key, None)
+        if isinstance(part, transformers.PreTrainedConfig):
+            for name, size in value.items():
+                _set(part, name, size)
+        else:
+            _set(config, key, value)
     config._attn_implementation = "eager"
     model = kind(config).eval().float()
     with torch.no_grad():  # norms of 1 and weights of 0.02 hardly attend: make what rotates matter
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0.0, 0.15)
+            elif not name.endswith("bias") and not parameter.any():  # temperatures and gates, which start closed
+                parameter.fill_(0.5)
     return model
 
 
-def inputs(model: nn.Module) -> Iterator[dict[str, Any]]:
+def _family(kind: type) -> str:
+    return kind.__module__.split(".")[2]
+
+
+def inputs(model: nn.Module, seed: int = 1) -> Iterator[dict[str, Any]]:
     """Arguments to try, by the names of what its forward takes."""
     names = inspect.signature(model.forward).parameters
-    generator = torch.Generator().manual_seed(1)
+    given = recipes.INPUTS.get(_family(type(model)), dict)()
+    if given and given.keys() <= names.keys():
+        yield given
+    generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, VOCABULARY - 3, (2, TOKENS), generator=generator)
     embeds = torch.randn(2, TOKENS, HIDDEN, generator=generator)
     positions = torch.arange(TOKENS)[None].expand(2, -1)
@@ -276,67 +252,6 @@ def gradient(model: nn.Module, output: Tensor) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def off(a: Tensor, b: Tensor) -> float:
-    """Relative distance of b from a."""
-    return float((a.double() - b.double()).norm() / a.double().norm().clamp(min=1e-30))
-
-
-def compare(model: nn.Module, given: dict[str, Any]) -> tuple[Handle, float, float, float]:
-    """(handle, error of outputs, of the gradient, what negated angles change), patched against unpatched."""
-    expected = run(model, given)
-    wanted = gradient(model, expected)
-    with patch(model) as handle:
-        output = run(model, given)
-        found = gradient(model, output)
-        for replacement in handle.replacements:
-            replacement.body = replace(replacement.body, conjugate=not replacement.body.conjugate)
-        negated = run(model, given)
-    return handle, off(expected, output), off(wanted, found), off(expected, negated)
-
-
-def outcome(family: str) -> Outcome:
-    """The first model of a family that builds, runs, rotates through our kernels, and is changed by negated angles."""
-    reasons: list[str] = []
-    for kind in candidates(family):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model = build(kind)
-        except Exception as error:
-            reasons.append(f"{kind.__name__} is not built from its default config made small: {_brief(error)}")
-            continue
-        for given in inputs(model):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    handle, logits, grads, negated = compare(model, given)
-            except Exception as error:
-                reasons.append(f"{kind.__name__}({', '.join(given)}): {_brief(error)}")
-                continue
-            bodies = tuple(dict.fromkeys(body for *_, body in handle.report().replaced if isinstance(body, Body)))
-            if not handle.calls:
-                reasons.append(f"{kind.__name__}({', '.join(given)}): its rotation was never called through a kernel")
-            elif not negated >= 1e-4:
-                reasons.append(
-                    f"{kind.__name__}({', '.join(given)}): so small it hardly rotates, negated angles change {negated:.1g}"
-                )
-            else:
-                return Outcome(family, kind.__name__, bodies, handle.calls, logits, grads)
-    return Outcome(family, reason=_telling(reasons))
-
-
-def _telling(reasons: list[str]) -> str:
-    for words in ("never called", "hardly rotates", "nothing in", ""):
-        for reason in reasons:
-            if words in reason:
-                return reason
-    return "no model class with a config of its own"
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:150] if str(error) else ''}"
-
-
 def bodies(family: str) -> dict[str, Body | str]:
     """Each function of a family's modeling files that is named as a rotation is, and what it does or why it is not known."""
     found: dict[str, Body | str] = {}
@@ -346,82 +261,3 @@ def bodies(family: str) -> dict[str, Body | str]:
             if ours and re.search("rotary|rope|rot_", name) and len(inspect.signature(value).parameters) >= 3:
                 found[name] = probe(value)
     return found
-
-
-Progress = Callable[[str], None]
-
-
-def walk(progress: Progress = lambda line: None) -> list[Outcome]:
-    transformers.logging.set_verbosity_error()
-    found = []
-    for family in families():
-        found.append(outcome(family))
-        progress(f"{family:32} {found[-1].model or found[-1].reason}")
-    return found
-
-
-PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-BEGIN, END = "<!-- made by tests/model_families.py -->\n", "<!-- end -->"
-LIMIT = 1e-5
-
-
-def passes(found: Outcome) -> bool:
-    return not found.reason and found.logits <= LIMIT and found.gradient <= LIMIT
-
-
-def tables(results: list[Outcome]) -> str:
-    """The page's tables."""
-    counted: dict[str, list[str]] = {}
-    unknown: list[str] = []
-    for family in families():
-        for name, body in bodies(family).items():
-            if isinstance(body, str):
-                unknown.append(f"| {family}.{name} | {body} |")
-            else:
-                counted.setdefault(str(body), []).append(family)
-    lines = [f"{sum(map(passes, results))} of {len(results)} families pass.", ""]
-    lines += [
-        "| family | model | what it does | output, relative | gradient, relative |",
-        "| --- | --- | --- | ---: | ---: |",
-    ]
-    lines += [
-        f"| {r.family} | {r.model} | {'; '.join(map(str, r.bodies))} | {r.logits:.1e} | {r.gradient:.1e} |"
-        for r in results
-        if not r.reason
-    ]
-    lines += [
-        "",
-        f"{sum(bool(r.reason) for r in results)} are not shown to pass:",
-        "",
-        "| family | why |",
-        "| --- | --- |",
-    ]
-    lines += [f"| {r.family} | {r.reason.replace('|', '/')} |" for r in results if r.reason]
-    lines += [
-        "",
-        "What the functions do, by what they were seen to do:",
-        "",
-        "| body | functions | families |",
-        "| --- | ---: | --- |",
-    ]
-    lines += [
-        f"| {body} | {len(names)} | {', '.join(dict.fromkeys(names)) if len(names) <= 12 else 'llama and many more'} |"
-        for body, names in sorted(counted.items(), key=lambda item: -len(item[1]))
-    ]
-    lines += [
-        "",
-        "Functions that are not known, and are left alone:",
-        "",
-        "| function | why |",
-        "| --- | --- |",
-        *unknown,
-    ]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    results = walk(lambda line: print(line, flush=True))
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + tables(results) + END + rest.partition(END)[2], encoding="utf-8")
-    print(f"{sum(map(passes, results))} of {len(results)} families pass")

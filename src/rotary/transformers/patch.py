@@ -160,7 +160,7 @@ class _Patcher:
         if isinstance(body, Body):
             replacement = self._stand_in(key, bound, body)
             if key not in self._rebound:
-                self._rebound[key] = around(method, replacement.rotated, static=static)
+                self._rebound[key] = around(method, replacement, static=static)
             self._bind(module, name, self._rebound[key], False)
             self.replaced[type(module).__name__, name, "itself", body] += 1
         else:

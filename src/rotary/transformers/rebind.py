@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from .replace import Replacement
+
 _numbers = itertools.count()
 
 
@@ -30,12 +32,12 @@ def rebound(method: Any, standing: dict[str, Any]) -> Any:
     return made
 
 
-def around(method: Any, rotated: Callable[[tuple[Any, ...], dict[str, Any]], Any], *, static: bool) -> Any:
-    """A method that answers with what `rotated` makes of its arguments, and asks the original where that is None."""
+def around(method: Any, replacement: Replacement, *, static: bool) -> Any:
+    """A method that answers with what the replacement makes of its arguments, and asks the original where that is None."""
 
     @functools.wraps(method)
     def stand_in(self: Any, *args: Any, **kwargs: Any) -> Any:
-        y = rotated(args, kwargs)
+        y = replacement.rotated(args, kwargs)
         if y is not None:
             return y
         return method(*args, **kwargs) if static else method(self, *args, **kwargs)

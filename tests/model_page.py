@@ -1,0 +1,106 @@
+"""`python tests/model_page.py` proves every family and rewrites the tables of docs/models.md, in about ten minutes on one core."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+import model_families as families
+from model_proof import NEW, Outcome, walk
+from rotary.transformers import Body
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "models.md"
+SPEED = ROOT / "benchmarks" / "results" / "models.json"
+BEGIN, END = "<!-- made by tests/model_page.py -->\n", "<!-- end -->"
+
+
+def tables(results: list[Outcome]) -> str:
+    """What stands between BEGIN and END."""
+    counted: dict[str, list[str]] = {}
+    unknown: list[str] = []
+    for family in families.families():
+        for name, body in families.bodies(family).items():
+            if isinstance(body, Body):
+                counted.setdefault(str(body), []).append(family)
+            else:
+                unknown.append(f"| {family}.{name} | {body} |")
+    speed = json.loads(SPEED.read_text())["ratios"] if SPEED.exists() else {}
+    shown = [r for r in results if not r.reason]
+    generated = [r for r in shown if r.greedy is not None]
+    rotated = [r.rotated for r in shown if r.rotated is not None]
+    lines = [
+        f"**{sum(r.passes for r in results)} of {len(results)} families pass.** Greedy generation of {NEW} tokens with the cache is the "
+        f"same in {sum(r.greedy == NEW for r in generated)} of the {len(generated)} that generate. In bfloat16 the rms error of rotated "
+        f"q and k, ours over theirs, is {min(rotated):.2f} to {max(rotated):.2f}, the median {sorted(rotated)[len(rotated) // 2]:.2f}.",
+        "",
+        "| family | model | what it does | output | gradient | greedy | q, k in bf16 | output in bf16 | rotation |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [_line(r, speed) for r in shown]
+    left = [r for r in results if r.reason]
+    lines += ["", f"{len(left)} are not shown to pass:", "", "| family | why |", "| --- | --- |"]
+    lines += [f"| {r.family} | {WHY.get(r.family) or r.reason.replace('|', '/')} |" for r in left]
+    lines += ["", "What the functions do, by what they were seen to do:", ""]
+    lines += [
+        "| body | functions | families | forward f32, bf16 | with backward f32, bf16 |",
+        "| --- | ---: | --- | ---: | ---: |",
+    ]
+    for body, names in sorted(counted.items(), key=lambda item: -len(item[1])):
+        who = ", ".join(dict.fromkeys(names)) if len(names) <= 12 else f"{names[0]} and many more"
+        v = list(speed.get(body, {}).values())
+        times = f"{v[0]:.1f} x, {v[2]:.1f} x | {v[1]:.1f} x, {v[3]:.1f} x" if v else " | "
+        lines.append(f"| {body} | {len(names)} | {who} | {times} |")
+    lines += [
+        "",
+        "Functions that are not known, and are left alone:",
+        "",
+        "| function | why |",
+        "| --- | --- |",
+        *unknown,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# What the run cannot say of itself.
+WHY = {
+    "vjepa2": "its function is no rotation: the two channels of a pair turn by different frequencies, so it is left alone",
+    "jamba": "defines a rotation and calls it nowhere",
+    "parakeet": "defines a rotation and calls it nowhere",
+    "nemotron_asr_streaming": "defines a rotation and calls it nowhere",
+    "nemotron_h": "its own model rotates nothing; what it defines serves other families",
+    "pe_video": "built from timm, which needs torchvision",
+    "pe_audio_video": "built from timm, which needs torchvision",
+    "eomt_dinov3": "needs torchvision",
+    "edgetam_video": "runs on a video session only, of frames and prompts",
+    "sam2_video": "runs on a video session only, of frames and prompts",
+    "sam3_tracker_video": "runs on a video session only, of frames and prompts",
+    "esmfold2": "takes ten arguments that describe a protein",
+    "lightglue": "needs the key points of a second model",
+}
+
+
+def _line(r: Outcome, speed: dict[str, dict[str, float]]) -> str:
+    first = next((speed[str(body)] for body in r.bodies if str(body) in speed), None)
+    cells = [
+        r.family,
+        r.model,
+        "; ".join(map(str, r.bodies)),
+        f"{r.logits:.1e}",
+        f"{r.gradient:.1e}",
+        "" if r.greedy is None else f"{r.greedy} of {NEW}",
+        "" if r.rotated is None else f"{r.rotated:.2f}",
+        "" if r.rounded is None else f"{r.rounded:.2f}",
+        "" if first is None else f"{next(iter(first.values())):.1f} x",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    results = walk(lambda line: print(line, flush=True))
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + BEGIN + tables(results) + END + rest.partition(END)[2], encoding="utf-8")
+    print(f"{sum(r.passes for r in results)} of {len(results)} families pass")
