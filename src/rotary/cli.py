@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import bench, show
+from . import bench, convert, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info = commands.add_parser("info", help="version, torch, device, and each kernel with the reason if it is off")
     info.set_defaults(run=_info)
     show.register(commands)
+    convert.register(commands)
     bench.register(commands)
     options = parser.parse_args(arguments)
     try:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `rotary show | head`: whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"rotary {options.command}: {error}", file=sys.stderr)
         return 2
 

@@ -1,0 +1,10 @@
+"""Checkpoints from one pairing of channels to the other, and which pairing one has.
+
+convert("llama", "llama-interleaved", to="interleaved")
+by_weights("llama")                 by_text(model, tokens)
+"""
+
+from .convert import Converted, convert
+from .detect import Verdict, by_text, by_weights
+
+__all__ = ["Converted", "Verdict", "by_text", "by_weights", "convert"]

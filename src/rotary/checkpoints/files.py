@@ -1,0 +1,122 @@
+"""Files of safetensors, read and written a tensor at a time, as bytes.
+
+The format (github.com/huggingface/safetensors, README): 8 bytes with the length of the header, little endian; the header, JSON that
+maps a name to dtype, shape and the range of its bytes; the bytes. Reordering rows needs no dtype, so none is interpreted here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its name, dtype as the format spells it, shape, and the range of its bytes after the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of safetensors that is there: its entries in the order of their bytes, and where those begin."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    metadata: dict[str, str]
+    offset: int
+
+    def rows(self, entry: Entry) -> Tensor:
+        """(rows, bytes of a row) uint8: the tensor as it lies, one row per index of its first axis."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset + entry.start)
+            data = bytearray(file.read(entry.end - entry.start))
+        return torch.frombuffer(data, dtype=torch.uint8).view(entry.shape[0] if entry.shape else 1, -1)
+
+    def numbers(self, entry: Entry, rows: slice) -> Tensor:
+        """(rows, columns) float64 of some rows alone; ValueError for a dtype that holds no plain numbers."""
+        if entry.dtype not in _DTYPES:
+            raise ValueError(
+                f"{entry.name} is {entry.dtype}: dequantise the checkpoint first; known are {', '.join(_DTYPES)}"
+            )
+        width = (entry.end - entry.start) // entry.shape[0]
+        with self.path.open("rb") as file:
+            file.seek(self.offset + entry.start + rows.start * width)
+            data = bytearray(file.read((rows.stop - rows.start) * width))
+        return torch.frombuffer(data, dtype=_DTYPES[entry.dtype]).view(rows.stop - rows.start, -1).double()
+
+    def copy(self, entry: Entry, to: BinaryIO) -> None:
+        """Its bytes as they are, a few MiB at a time."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset + entry.start)
+            left = entry.end - entry.start
+            while left:
+                data = file.read(min(left, _CHUNK))
+                if not data:
+                    raise ValueError(f"{self.path} ends inside {entry.name}")
+                to.write(data)
+                left -= len(data)
+
+
+def read(path: str | os.PathLike[str]) -> File:
+    """The entries of a file; ValueError where it is none of safetensors, or shorter than it says."""
+    path = Path(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(100 << 20, path.stat().st_size):
+            raise ValueError(f"{path} is no file of safetensors")
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", {})
+            entries = [Entry(name, e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is no file of safetensors: {error}") from error
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    if entries and 8 + length + entries[-1].end > path.stat().st_size:
+        raise ValueError(f"{path} ends inside {entries[-1].name}")
+    return File(path, tuple(entries), metadata, 8 + length)
+
+
+def header(file: File, metadata: dict[str, str]) -> bytes:
+    """The first bytes of a copy: the same entries at the same places, with this metadata."""
+    spelled: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    spelled |= {e.name: {"dtype": e.dtype, "shape": e.shape, "data_offsets": [e.start, e.end]} for e in file.entries}
+    text = json.dumps(spelled, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def shards(source: str | os.PathLike[str]) -> list[Path]:
+    """The files of a checkpoint: the one given, or all of a folder; ValueError where there are none, or one of an index is missing."""
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    found = sorted(source.glob("*.safetensors"))
+    missing = sorted({*_indexed(source)} - {path.name for path in found})
+    if missing:
+        raise ValueError(f"{source} lacks {missing[0]}, which its index names")
+    if not found:
+        raise ValueError(f"no file of safetensors at {str(source)!r}")
+    return found
+
+
+def _indexed(folder: Path) -> Iterator[str]:
+    for index in folder.glob("*.safetensors.index.json"):
+        yield from json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
