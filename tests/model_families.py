@@ -173,7 +173,22 @@ def candidates(family: str) -> Iterator[type]:
     yield from sorted(kinds, key=lambda kind: next(i for i, end in enumerate(order) if kind.__name__.endswith(end)))
 
 
-def build(kind: type, seed: int = 0) -> nn.Module:
+CHOSEN = (
+    *(
+        "num_experts_per_tok",
+        "num_experts_per_token",
+        "num_selected_experts",
+        "moe_topk",
+        "moe_top_k",
+        "moe_k",
+        "top_k",
+    ),
+    "top_k_experts",
+)
+
+
+def build(kind: type, seed: int = 0, *, every_expert: bool = False) -> nn.Module:
+    """A model of that class with random weights; every_expert: its routers choose all, so that no rounding changes the choice."""
     torch.manual_seed(seed)
     config = shrunk(kind.config_class())
     for key, value in recipes.SIZES.get(_family(kind), {}).items():
@@ -183,6 +198,11 @@ def build(kind: type, seed: int = 0) -> nn.Module:
                 _set(part, name, size)
         else:
             _set(config, key, value)
+    if every_expert:
+        for part in (config, *(v for v in vars(config).values() if isinstance(v, transformers.PreTrainedConfig))):
+            for key in CHOSEN:
+                if isinstance(vars(part).get(key), int):
+                    _set(part, key, 4)
     config._attn_implementation = "eager"
     model = kind(config).eval().float()
     with torch.no_grad():  # norms of 1 and weights of 0.02 hardly attend: make what rotates matter

@@ -102,39 +102,39 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def rounding(kind: type, which: int) -> tuple[float | None, float | None]:
     """(rotated, rounded) of Outcome; which: the inputs that the model takes."""
-    ours = theirs = 0.0
-    ratios: list[float] = []
+    ours = theirs = mine = plain = 0.0
     for seed in range(SEEDS):
         try:
-            low = cast(build(kind, seed), torch.bfloat16)
-        except RuntimeError:  # weight norms are not copied by torch
+            low = cast(build(kind, seed, every_expert=True), torch.bfloat16)
+            given = list(inputs(low, 1 + seed))[which]
+            short = {key: _as(value, torch.bfloat16) for key, value in given.items()}
+            expected = run(low, short).double()
+            truth = exactly(low, short)
+        except Exception:  # a dtype written into the model, or weights that torch does not copy
             return None, None
-        given = list(inputs(low, 1 + seed))[which]
-        short = {k: v.bfloat16() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in given.items()}
-        long = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in short.items()}
-        try:
-            plain = run(low, short).double()
-        except Exception:  # models with a dtype written into them
-            return None, None
-        try:
-            truth = run(cast(low, torch.float64), long).double()
-        except Exception:  # the same: float32 is exact enough to judge bfloat16
-            truth = run(cast(low, torch.float32), {k: _single(v) for k, v in short.items()}).double()
+        plain += float((expected - truth).norm())
         with patch(low) as handle:
             seen = recorded(handle)
-            patched = run(low, short).double()
-            for function, args, kwargs, mine in seen:
-                if seed:
-                    break
-                with torch.no_grad():
-                    judge = _tensors(function(*map(_double, args), **kwargs))
-                    for y, a, b in zip(judge, _tensors(mine), _tensors(function(*args, **kwargs)), strict=True):
-                        ours += float((a.double() - y.double()).pow(2).sum())
-                        theirs += float((b.double() - y.double()).pow(2).sum())
-        if float((plain - truth).norm()) > 0:
-            ratios.append(float((patched - truth).norm() / (plain - truth).norm()))
-    rotated = (ours / theirs) ** 0.5 if theirs else 1.0 if seen and not ours else None
-    return rotated, sum(ratios) / len(ratios) if ratios else None
+            mine += float((run(low, short).double() - truth).norm())
+        for function, args, kwargs, answer in seen if seed == 0 else ():
+            with torch.no_grad():
+                judge = _tensors(function(*(_as(value, torch.float64) for value in args), **kwargs))
+                theirs_too = _tensors(function(*args, **kwargs))
+            for y, a, b in zip(judge, _tensors(answer), theirs_too, strict=True):
+                ours += float((a.double() - y.double()).pow(2).sum())
+                theirs += float((b.double() - y.double()).pow(2).sum())
+    rotated = (ours / theirs) ** 0.5 if theirs else 1.0 if not ours else None
+    return rotated, mine / plain if plain else None
+
+
+def exactly(low: nn.Module, given: dict[str, Any]) -> Tensor:
+    """The output of the same weights and inputs in float64, or in float32 where the model does not run in float64: exact enough here."""
+    for dtype in (torch.float64, torch.float32):
+        try:
+            return run(cast(low, dtype), {key: _as(value, dtype) for key, value in given.items()}).double()
+        except RuntimeError as error:
+            failed = error
+    raise failed
 
 
 def recorded(handle: Handle) -> list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]]:
@@ -155,14 +155,12 @@ def _recorder(function: Any, rotated: Any, seen: list[Any]) -> Any:
     return record
 
 
-def _double(value: Any) -> Any:
+def _as(value: Any, dtype: torch.dtype) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return value.to(torch.complex128) if value.is_complex() else value.double() if value.is_floating_point() else value
-
-
-def _single(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+    if value.is_complex():
+        return value.to(torch.complex128) if dtype == torch.float64 else value
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _tensors(y: Any) -> list[Tensor]:

@@ -33,6 +33,19 @@ def test_the_table_of_schemes_is_what_they_do():
     )
 
 
+def test_the_families_of_checkpoints_are_those_that_convert_knows():
+    from rotary.checkpoints.families import FAMILIES
+
+    page = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
+    line = page.partition("<!-- families -->\nKnown families: ")[2].partition(";")[0]
+    assert line.split(", ") == sorted(FAMILIES)
+
+
+def test_the_pairing_table_is_the_measured_one():
+    measured = (DOCS.parent / "benchmarks" / "results" / "pairing.md").read_text(encoding="utf-8")
+    assert measured[measured.index("| steps") :].strip() in (DOCS / "checkpoints.md").read_text(encoding="utf-8")
+
+
 def test_tests_that_pages_name_are_there():
     root = DOCS.parent
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py"))

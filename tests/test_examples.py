@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     ("script", "words"),
     [
         ("patch.py", ["tokens agree", "removed: as before", "exact angles"]),
+        ("convert.py", ["interleaved  is interleaved", "back         is half", "there and back: the same bits"]),
         ("train.py", ["train: every loss agrees within 1e-05"]),
     ],
 )

@@ -118,6 +118,29 @@ def test_a_rotation_that_is_a_method():
     assert handle.calls == 2
 
 
+def test_an_adapter_around_the_model(model: nn.Module):
+    """peft wraps projections, and the patch the attention around them: trained, switched off and merged as without it."""
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(target_modules=["q_proj", "k_proj"], r=4, init_lora_weights=False)
+    )
+
+    def gradient() -> Tensor:
+        adapted.zero_grad()
+        adapted(TOKENS, labels=TOKENS).loss.backward()
+        return torch.cat([p.grad.flatten() for p in adapted.parameters() if p.grad is not None])
+
+    expected, wanted = logits(adapted), gradient()
+    with patch(adapted) as handle:
+        torch.testing.assert_close(logits(adapted), expected, rtol=0, atol=1e-6)
+        assert (gradient() - wanted).norm() <= 1e-5 * wanted.norm()
+        with adapted.disable_adapter():
+            assert counts(handle, adapted) and not torch.equal(logits(adapted), expected)
+        merged = adapted.merge_and_unload()
+        assert counts(handle, merged)
+        torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-5)
+
+
 def test_somebody_elses_wrapper_stays_and_sees_the_original(model: nn.Module):
     expected, handle = logits(model), patch(model)
     attention = model.model.layers[0].self_attn

@@ -22,7 +22,11 @@ from .convert import beside, reorder
 from .files import read, shards
 from .layout import Layout
 
-LIKELY, SURE = 4.0, 0.5
+LIKELY = 4.0
+"""Standard errors below which nothing is said."""
+ALIKE, NATS = 0.2, 0.02
+"""And the least effect: of likeness, and of loss per token. A fresh model's numbers may be steady, and mean nothing."""
+LEAST, BLOCKS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -48,29 +52,30 @@ def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str 
             turned = layout.turned(entry.name, entry.shape)
             if turned is None or turned.kind != "weight" or len(entry.shape) != 2:
                 continue
-            for rows in turned.where.values():
-                if rows.shape[1] < 8:
-                    continue
-                norms = torch.stack(
-                    [
-                        file.numbers(entry, slice(int(r[0]), int(r[-1]) + 1)).norm(dim=1).clamp(min=1e-30).log()
-                        for r in rows
-                    ]
-                ).mean(0)
-                planes = norms.shape[0] // 2
-                halves.append(alike(norms[:planes], norms[planes:]))
-                twos.append(alike(norms[::2], norms[1::2]))
-    if not halves:
-        return Verdict("unknown", 0.0, "no weight of queries or keys with four planes or more")
+            for heads in turned.where.values():
+                likeness = [_likeness(file.numbers(entry, slice(int(rows[0]), int(rows[-1]) + 1))) for rows in heads]
+                halves.append(sum(half for half, _ in likeness) / len(likeness))
+                twos.append(sum(two for _, two in likeness) / len(likeness))
+    if len(halves) < LEAST:
+        return Verdict("unknown", 0.0, f"{len(halves)} weights of queries or keys, and {LEAST} are needed")
     half, two = torch.tensor(halves), torch.tensor(twos)
-    said = f"rows alike half a head apart: {half.mean():.2f}; neighbours: {two.mean():.2f}; over {len(halves)} tensors"
-    # Neighbours are alike under both, speeds changing little from plane to plane; halves only where they are pairs.
-    for name, score, rival in (("half", half, None), ("interleaved", two, half)):
-        error = float(score.std()) / len(halves) ** 0.5 if len(halves) > 1 else float("inf")
-        clear = float(score.mean()) / max(error, 1e-2)
-        if float(score.mean()) > SURE and clear >= LIKELY and (rival is None or float(rival.mean()) < SURE / 2):
-            return Verdict(name, clear, said)  # type: ignore[arg-type]
-    return Verdict("unknown", 0.0, said)
+    said = f"likeness half a head apart {half.mean():.2f}, of neighbours {two.mean():.2f}, over {len(halves)} weights"
+    # Speeds change little from plane to plane, so neighbours are somewhat alike under both; halves only where they are the pairs.
+    for name, score in (("half", half), ("interleaved", torch.minimum(two, two - half))):
+        if _clear(score) >= LIKELY and float(score.mean()) >= ALIKE:
+            return Verdict(name, _clear(score), said)  # type: ignore[arg-type]
+    return Verdict("unknown", max(0.0, _clear(half), _clear(two)), said)
+
+
+def _likeness(rows: Tensor) -> tuple[float, float]:
+    """(of halves, of neighbours) of one head's rows (dim, columns)."""
+    norms, planes = rows.norm(dim=1).clamp(min=1e-30).log(), len(rows) // 2
+    return alike(norms[:planes], norms[planes:]), alike(norms[::2], norms[1::2])
+
+
+def _clear(values: Tensor) -> float:
+    """Their mean in standard errors of it."""
+    return float(values.mean() / (values.std() / len(values) ** 0.5).clamp(min=1e-6))
 
 
 def alike(a: Tensor, b: Tensor) -> float:
@@ -100,9 +105,12 @@ def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str |
         for (parameter, _), data in zip(state, kept, strict=True):
             parameter.data = data
     gain = (reordered - plain).double()
-    clear = float(gain.mean() / (gain.std() / gain.numel() ** 0.5).clamp(min=1e-12)) if gain.numel() > 1 else 0.0
     said = f"loss {plain.mean():.4f} as {ours}, {reordered.mean():.4f} as {other}, over {gain.numel()} tokens"
-    if abs(clear) < LIKELY:
+    if gain.numel() < 4 * BLOCKS:
+        return Verdict("unknown", 0.0, f"{said}; {4 * BLOCKS} are needed")
+    # Neighbouring tokens err together: means of blocks are nearly independent, single tokens are not.
+    clear = _clear(torch.stack([block.mean() for block in gain.chunk(BLOCKS)]))
+    if abs(clear) < LIKELY or abs(float(gain.mean())) < NATS:
         return Verdict("unknown", abs(clear), said)
     return Verdict(ours if clear > 0 else other, abs(clear), said)  # type: ignore[arg-type]
 

@@ -1,0 +1,115 @@
+"""Which pairing a checkpoint has: heard from a text by a model that learnt one, read off norms, and unknown where neither tells."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("transformers")
+pytest.importorskip("safetensors")
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rotary.checkpoints import by_text, by_weights, convert
+from rotary.checkpoints.detect import alike
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rope_theta": 1e4,
+}
+
+
+def written(folder: Path, profile: Tensor, noise: float = 0.1) -> Path:
+    """Four layers whose rows of every head have these log norms, and some noise."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for layer in range(4):
+        for name, heads in (("q", 4), ("k", 2)):
+            rows = torch.randn(heads, 32, 128, generator=generator)
+            sizes = (profile + noise * torch.randn(heads, 32, generator=generator)).exp()
+            rows = rows / rows.norm(dim=-1, keepdim=True) * sizes[..., None]
+            weights[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = rows.flatten(0, 1)
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def test_norms_that_follow_the_speeds_tell(tmp_path: Path):
+    """Planes grow slower and their rows smaller, as in trained models; converted, the same checkpoint is the other one."""
+    speeds = torch.linspace(0.8, -0.8, 16)
+    half = written(tmp_path / "half", speeds.repeat(2))
+    assert by_weights(half, config=CONFIG).pairing == "half"
+    convert(half, tmp_path / "two", to="interleaved", config=CONFIG)
+    verdict = by_weights(tmp_path / "two", config=CONFIG)
+    assert verdict.pairing == "interleaved" and verdict.confidence > 4 and "of neighbours 0.9" in verdict.why
+
+
+def test_weights_that_say_nothing_are_unknown(tmp_path: Path):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        fresh = LlamaForCausalLM(
+            LlamaConfig(**{**CONFIG, "num_hidden_layers": 4, "vocab_size": 9, "intermediate_size": 8})
+        )
+        fresh.save_pretrained(tmp_path / str(seed))
+        assert by_weights(tmp_path / str(seed)).pairing == "unknown"
+    flat = written(tmp_path / "flat", torch.zeros(32))
+    assert by_weights(flat, config=CONFIG).pairing == "unknown"
+    few = tmp_path / "few"
+    few.mkdir()
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.randn(128, 128)}, few / "model.safetensors")
+    verdict = by_weights(few, config=CONFIG)
+    assert verdict.pairing == "unknown" and "1 weights of queries or keys, and 8 are needed" in verdict.why
+
+
+def test_likeness_is_one_for_equal_pairs_and_nought_for_unrelated():
+    a = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    b = torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    assert alike(a, a) == 1.0 and abs(alike(a, b)) < 0.1 and alike(a, -a) < -0.9
+
+
+@pytest.fixture(scope="module")
+def learnt() -> tuple[Any, Tensor]:
+    """(a small model that learnt to read a source file, 600 characters of it)"""
+    torch.manual_seed(0)
+    text = torch.tensor([min(ord(c), 127) for c in inspect.getsource(textwrap)])
+    sizes = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
+    model = LlamaForCausalLM(LlamaConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=32, **sizes))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        batch = torch.stack([text[i : i + 96] for i in torch.randint(0, len(text) - 96, (8,))])
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), text[:600][None]
+
+
+def test_a_text_tells(learnt: tuple[Any, Tensor], tmp_path: Path):
+    model, text = learnt
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    verdict = by_text(model, text)
+    assert verdict.pairing == "half" and verdict.confidence > 4 and "as half" in verdict.why
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    model.save_pretrained(tmp_path / "half")
+    convert(tmp_path / "half", tmp_path / "two", to="interleaved")
+    misread = LlamaForCausalLM.from_pretrained(
+        tmp_path / "two"
+    ).eval()  # its code turns halves, its weights are neighbours
+    assert by_text(misread, text).pairing == "interleaved"
+
+
+def test_a_text_that_the_model_cannot_read_is_unknown():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 128}
+    fresh = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes)).eval()
+    assert by_text(fresh, torch.randint(0, 128, (1, 200))).pairing == "unknown"
+    assert "64 are needed" in by_text(fresh, torch.randint(0, 128, (1, 20))).why

@@ -1,0 +1,87 @@
+"""Files are read and written as the format's own library does."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("safetensors")
+from safetensors.torch import load_file, save_file
+
+from rotary.checkpoints.files import header, read, shards
+
+TENSORS = {
+    "a": torch.randn(3, 5),
+    "b": torch.randn(4, 2).bfloat16(),
+    "none": torch.empty(0, 3),
+    "one": torch.tensor(2.0, dtype=torch.float64),
+    "whole": torch.arange(6, dtype=torch.int8).view(2, 3),
+}
+
+
+def test_a_copy_is_the_same_to_its_own_library(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"by": "us"})
+    file = read(tmp_path / "x.safetensors")
+    assert file.metadata == {"by": "us"} and {e.name: e.shape for e in file.entries} == {
+        n: tuple(t.shape) for n, t in TENSORS.items()
+    }
+    out = io.BytesIO(header(file, {"by": "them"}))
+    out.seek(0, io.SEEK_END)
+    for entry in file.entries:
+        file.copy(entry, out)  # type: ignore[arg-type]
+    (tmp_path / "y.safetensors").write_bytes(out.getvalue())
+    copied = load_file(tmp_path / "y.safetensors")
+    assert all(
+        torch.equal(copied[name], tensor) and copied[name].dtype == tensor.dtype for name, tensor in TENSORS.items()
+    )
+    assert read(tmp_path / "y.safetensors").metadata == {"by": "them"}
+
+
+def test_rows_and_numbers(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.safetensors")
+    file = read(tmp_path / "x.safetensors")
+    entries = {entry.name: entry for entry in file.entries}
+    assert torch.equal(file.rows(entries["b"]).view(torch.bfloat16), TENSORS["b"])
+    assert torch.equal(file.numbers(entries["b"], slice(1, 3)), TENSORS["b"][1:3].double())
+    with pytest.raises(ValueError, match="whole is I8: dequantise"):
+        file.numbers(entries["whole"], slice(0, 1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"1234",
+        (5).to_bytes(8, "little") + b"[1,2]",
+        (2).to_bytes(8, "little") + b"{]",
+        (1 << 40).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_what_is_no_such_file_is_refused(data: bytes, tmp_path: Path):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="no file of safetensors"):
+        read(tmp_path / "x.safetensors")
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(whole[:-3])
+    with pytest.raises(ValueError, match="ends inside"):
+        read(tmp_path / "x.safetensors")
+
+
+def test_shards_of_an_index_are_all_there(tmp_path: Path):
+    with pytest.raises(ValueError, match="no file of safetensors at"):
+        shards(tmp_path)
+    save_file(TENSORS, tmp_path / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "z": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-2\.safetensors, which its index names"):
+        shards(tmp_path)
+    save_file(TENSORS, tmp_path / "model-2.safetensors")
+    assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]

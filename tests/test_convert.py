@@ -1,0 +1,46 @@
+"""The two commands, as typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("safetensors")
+from safetensors.torch import save_file
+
+from rotary.cli import main
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    sizes = '"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 10000.0'
+    (folder / "config.json").write_text(f'{{"model_type": "llama", {sizes}}}')
+    rows = {"q": 64, "k": 32}
+    save_file(
+        {f"model.layers.0.self_attn.{n}_proj.weight": torch.randn(r, 64) for n, r in rows.items()},
+        folder / "model.safetensors",
+    )
+    return folder
+
+
+def test_convert(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target = tmp_path / "out"
+    assert main(["convert", str(checkpoint), str(target), "--to", "interleaved"]) == 0
+    said = capsys.readouterr().out
+    assert f"2 tensors in 1 files now pair as interleaved: {target}" in said
+    assert "attention scores of 1 layers agree to" in said
+    assert main(["convert", str(checkpoint), str(target), "--to", "interleaved"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["convert", str(checkpoint), str(tmp_path / "no"), "--to", "half", "--like", "lama"]) == 2
+    assert "no table of tensors for model_type 'lama'" in capsys.readouterr().err
+
+
+def test_pairing(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["pairing", str(checkpoint)]) == 0
+    assert capsys.readouterr().out.startswith("unknown\n")
+    assert main(["pairing", str(checkpoint / "none")]) == 2
+    assert "no file of safetensors at" in capsys.readouterr().err
