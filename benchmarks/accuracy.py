@@ -1,6 +1,6 @@
 """How far cos and sin are from the truth: rotary beside what people use, at positions to 2^31, for three bases.
 
-    python benchmarks/accuracy.py        writes results/accuracy.json and results/accuracy.md, in seconds
+    python benchmarks/accuracy.py        writes results/accuracy.{json,md}, the tables of docs/accuracy.md and its picture, in three minutes
 
 Two questions, because they have different answers:
 
@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 import mpmath
 import numpy as np
 import torch
+from accuracy_ours import BASES, DIM, SAMPLED, Found, exhaustive, hard, judge_is_right, schemes
 from record import circumstances, table, write
 from rotary_embedding_torch import RotaryEmbedding as RotaryEmbeddingTorch
 from torch import Tensor
@@ -27,9 +30,11 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from rotary import RotaryEmbedding
+from rotary.plots import COLOURS
 
-DIM = 128
-BASES = (10_000, 500_000, 1_000_000)
+ROOT = Path(__file__).parents[1]
+PAGE, PICTURE = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "pictures" / "accuracy.png"
+BEGIN, END = "<!-- made by benchmarks/accuracy.py -->\n", "<!-- end -->"
 MAGNITUDES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9, 2**31 - 1)
 POSITIONS = 32  # per magnitude, uniform in its upper half, the magnitude itself among them
 SEED = 20
@@ -51,7 +56,10 @@ def transformers(base: int, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def torchtune(base: int, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Its formula, written anew: float32 frequencies, float32 positions, their outer product, cos and sin. It tabulates from 0."""
+    """Its formula, written anew: float32 frequencies, float32 positions, their outer product, cos and sin. It tabulates from 0.
+
+    timm's freq_bands times a float32 grid (pos_embed_sincos.py, 1.0) are the same operations in the same order.
+    """
     inv_freq = 1.0 / base ** (torch.arange(0, DIM, 2).float() / DIM)
     angles = torch.einsum("i,j->ij", positions.to(inv_freq.dtype), inv_freq)
     return inv_freq, angles.cos(), angles.sin()
@@ -125,15 +133,72 @@ def tables(found: dict[str, dict[str, list[float]]], form: str) -> str:
     return table(["base", "positions up to", *IMPLEMENTATIONS], rows)
 
 
+def draw(found: dict[str, dict[str, list[float]]], worst_of_ours: float) -> None:
+    """Error against position at the base of Llama 3, both axes logarithmic, for print and for the colour-blind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), dpi=160, layout="constrained")
+    styles = (
+        ("rotary", "o", "-"),
+        ("transformers", "s", "--"),
+        ("torchtune's formula", "^", ":"),
+        ("rotary-embedding-torch", "x", "-."),
+    )
+    for (name, marker, dash), colour in zip(styles, COLOURS, strict=False):
+        axes.plot(MAGNITUDES, found["500000"][name], marker=marker, ls=dash, color=colour, lw=1.6, ms=5, label=name)
+    axes.axhline(2.0**-25, color="0.5", lw=0.8)
+    axes.annotate(
+        "half a unit in the last place below 1",
+        (1e3, 2.0**-25),
+        xytext=(0, -11),
+        textcoords="offset points",
+        fontsize=8,
+        color="0.35",
+    )
+    axes.annotate(f"all of 0 to 131,072: {worst_of_ours:.2e}", (1e3, 6e-8), fontsize=8, color=COLOURS[0])
+    axes.set(
+        xscale="log", yscale="log", xlabel="position [token]", ylabel="largest error of cos and sin", ylim=(1e-8, 6)
+    )
+    axes.legend(loc="center right", fontsize=8)
+    axes.grid(alpha=0.25, which="major")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE)
+
+
+def rows_of(found: list[Found]) -> list[list[str]]:
+    return [[f.name, f"{f.values:,}", f"{f.worst:.3e}", f"{f.bound:.3e}", f"{f.rounded:.5%}"] for f in found]
+
+
 def main() -> None:
     mpmath.mp.dps = 60
     at = circumstances("transformers", "rotary-embedding-torch", "mpmath")
+    off = judge_is_right()
+    print(f"the long double judge is within {off:.0e} of mpmath", flush=True)
+    every = [_said(f) for f in exhaustive()]
+    sampled = [_said(f) for f in schemes()]
     found = measure()
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    source = f"`python benchmarks/accuracy.py`, {at['device']}, {versions}, commit {at['commit']}."
+    header = ["", "values", "largest error", "bound", "correctly rounded"]
+    ours = f"""Every position from 0 to 131,072, dim {DIM}, by base:
+
+{table(["base", *header[1:]], rows_of(every))}
+
+{SAMPLED:,} signed positions, log-uniform to 2^31, and {len(hard())} hard ones (around 2^24 and 2^31, and where cos of some plane
+is nearest to zero), under every scheme.
+An amplitude above 1 (YaRN's and LongRoPE's attention factor) moves the numbers to a larger binade, and the bound with it:
+
+{table(["scheme", *header[1:]], rows_of(sampled))}
+
+The judge is long double, from integers; it is within {off:.0e} of mpmath. {source}
+"""
     text = f"""# Accuracy of cos and sin
 
 Largest |error| over {POSITIONS} positions in the upper half of each range x {DIM // 2} planes (dim {DIM}), float32 tables,
-judged by mpmath at {mpmath.mp.dps} digits. `python benchmarks/accuracy.py`, {at["device"]}, {versions}, commit {at["commit"]}.
+judged by mpmath at {mpmath.mp.dps} digits. {source}
 
 ## Against exact arithmetic on the float32 frequencies that each shows
 
@@ -148,10 +213,26 @@ Correctly rounded values, of all:
 Here the rounding of the frequency to float32 decides, which every implementation shares and every checkpoint was trained with.
 
 {tables(found["formula"], ".1e")}
-"""
+
+## Ours alone
+
+{ours}"""
     shape = {"dim": DIM, "bases": BASES, "magnitudes": MAGNITUDES, "positions": POSITIONS, "seed": SEED}
-    write("accuracy", {**at, **shape, **found}, text)
-    print(text)
+    alone = {"judge": off, "exhaustive": [asdict(f) for f in every], "schemes": [asdict(f) for f in sampled]}
+    write("accuracy", {**at, **shape, **found, **alone}, text)
+    draw(found["arithmetic"], max(f.worst for f in every))
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + BEGIN + ours + END + rest.partition(END)[2], encoding="utf-8")
+    late = [f.name for f in (*every, *sampled) if f.worst > f.bound]
+    print(f"NOT within bounds: {', '.join(late)}" if late else f"all {len(every) + len(sampled)} within their bounds")
+
+
+def _said(found: Found) -> Found:
+    print(
+        f"{found.name:22} {found.values:>12,} values   {found.worst:.3e}   {found.rounded:.5%} correctly rounded",
+        flush=True,
+    )
+    return found
 
 
 if __name__ == "__main__":

@@ -74,18 +74,21 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
     return len(outcomes), survivors
 
 
-def annotations(source: str) -> set[tuple[int, int]]:
-    """(line, column) of every place inside a type annotation, which no program ever evaluates."""
-    places: set[tuple[int, int]] = set()
+Range = tuple[tuple[int, int], tuple[int, int]]
+
+
+def annotations(source: str) -> list[Range]:
+    """((line, column), (line, column)) of every type annotation, which no program ever evaluates."""
+    found: list[Range] = []
     for node in ast.walk(ast.parse(source)):
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            for inner in ast.walk(part) if isinstance(part, ast.AST) else ():
-                if isinstance(inner, ast.expr):
-                    places.add((inner.lineno, inner.col_offset))
-    return places
+            if isinstance(part, ast.expr):
+                end = (part.end_lineno or part.lineno, part.end_col_offset or part.col_offset)
+                found.append(((part.lineno, part.col_offset), end))
+    return found
 
 
-def keep(session: Path, each: int, never: set[tuple[int, int]]) -> None:
+def keep(session: Path, each: int, never: list[Range]) -> None:
     """Leave a sample of the mutants, the same each time, and none at a place that is never run."""
     with sqlite3.connect(session) as found:
         jobs = sorted(row[0] for row in found.execute("select job_id from mutation_specs"))
@@ -94,7 +97,7 @@ def keep(session: Path, each: int, never: set[tuple[int, int]]) -> None:
             "select job_id, module_path, operator_name, occurrence, start_pos_row, start_pos_col from mutation_specs"
         )
         lines = sorted(specs.fetchall(), key=lambda row: (str(row[1:]), order[row[0]]))
-        lines = [row for row in lines if (row[4], row[5]) not in never]
+        lines = [row for row in lines if not any(start <= (row[4], row[5]) <= end for start, end in never)]
         kept = {row[0] for row in random.Random(20).sample(lines, min(each, len(lines)))}
         gone = [(job,) for job in jobs if job not in kept]
         found.executemany("delete from mutation_specs where job_id = ?", gone)

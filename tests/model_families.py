@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import re
@@ -228,6 +229,8 @@ def inputs(model: nn.Module, seed: int = 1) -> Iterator[dict[str, Any]]:
     ids = torch.randint(3, VOCABULARY - 3, (2, TOKENS), generator=generator)
     embeds = torch.randn(2, TOKENS, HIDDEN, generator=generator)
     positions = torch.arange(TOKENS)[None].expand(2, -1)
+    if {"input_ids", "position_ids"} <= names.keys() and _family(type(model)) in several_axes():
+        yield {"input_ids": ids, "position_ids": torch.stack((positions, positions // 2, positions % 5))}
     for extra in ({}, {"position_ids": positions}):
         if extra and "position_ids" not in names:
             continue
@@ -253,6 +256,16 @@ def inputs(model: nn.Module, seed: int = 1) -> Iterator[dict[str, Any]]:
     if "grid_thw" in names:
         for size in (3 * 2 * 16, 3 * 16, HIDDEN):
             yield {first: torch.randn(16, size, generator=generator), "grid_thw": grid}
+
+
+@functools.cache
+def several_axes() -> frozenset[str]:
+    """Families whose text has positions of several axes (M-RoPE), as it stands in their text."""
+    return frozenset(
+        family
+        for family in families()
+        if any("mrope_section" in path.read_text() for path in (FOLDER / family).glob("modeling_*.py"))
+    )
 
 
 def run(model: nn.Module, given: dict[str, Any]) -> Tensor:
