@@ -71,3 +71,34 @@ def test_positions_from_every_way_of_giving_them():
         made(positions=torch.zeros(1, 1, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"offset must be an int, 0-d or \(batch,\)"):
         made(offset=torch.zeros(2, 1, dtype=torch.int64))
+
+
+def test_rows_of_a_length_go_with_rows_of_positions():
+    def fits(rows: int | None, *shape: int) -> None:
+        length = torch.tensor(9) if rows is None else torch.full((rows,), 9)
+        arguments.check_rows_of_length(length, torch.zeros(shape, dtype=torch.int64))
+
+    arguments.check_rows_of_length(9, torch.zeros(2, 3, 5))
+    for rows, shape in ((None, (2, 3, 5)), (2, (5,)), (2, (2, 5)), (2, (1, 5)), (1, (1, 5))):
+        fits(rows, *shape)
+    for rows, shape in ((2, (3, 5)), (2, (2, 1, 5)), (2, (1, 2, 5)), (3, (2, 5))):
+        with pytest.raises(ValueError, match=r"\(seq,\) or \(batch, seq\) is needed"):
+            fits(rows, *shape)
+
+
+def test_one_row_is_not_taken_for_a_whole_batch():
+    """One offset in a (1,) tensor and a batch of two: nobody knows which row was meant; of one row, or without a batch, all is clear."""
+    one = torch.tensor([4])
+    for x in (torch.zeros(2, 5, 8), torch.zeros(2, 3, 5, 8)):
+        with pytest.raises(ValueError, match="offset has 1 row, x with shape .* has a batch of 2"):
+            arguments.positions(x, x.ndim - 2, 5, one, None, None)
+    for x in (torch.zeros(1, 5, 8), torch.zeros(5, 8), torch.zeros(1, 3, 5, 8)):
+        assert arguments.positions(x, x.ndim - 2, 5, one, None, None)[0].tolist() == [4, 5, 6, 7, 8]
+
+
+def test_lengths_that_do_not_agree_are_named():
+    k = torch.zeros(2, 5, 8)
+    with pytest.raises(
+        ValueError, match=r"positions has 4 entries along the sequence, .*\(2, 5, 8\) has 5 along dimension 1"
+    ):
+        arguments.positions(k, 1, 5, 0, torch.zeros(2, 4, dtype=torch.int64), None)

@@ -1,6 +1,6 @@
 """Whatever stands in a config or on the command line: an answer or a documented error, no traceback, no hang, no file.
 
-ROTARY_FUZZ=100000 python -m pytest tests/test_fuzz.py (make fuzz) for the long run.
+`make fuzz` for the long run, 105,000 inputs; ROTARY_FUZZ is the number of configs that each test draws.
 """
 
 from __future__ import annotations

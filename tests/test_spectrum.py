@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 
+from rotary.scaling import YaRN
 from rotary.spectrum import Spectrum
 
 CPU = torch.device("cpu")
@@ -63,3 +64,18 @@ def test_float32_products_are_rounded_where_transformers_rounds():
     cos, sin = spectrum.cos_sin(positions, torch.float32)
     angles = positions[:, None].float() * (torch.tensor(spectrum.inv_freq) / 3.0)
     assert torch.equal(cos, angles.cos()) and torch.equal(sin, angles.sin())
+
+
+def test_the_attention_factor_and_another_amplitude_are_multiplied():
+    """YaRN's factor and the powers of xPos on one table: each value is cos times both."""
+    factor = 1.25
+    spectrum = Spectrum(8, 1e4, (YaRN(4.0, 64, attention_factor=factor),))
+    plain = Spectrum(8, 1e4, (YaRN(4.0, 64, attention_factor=1.0),))
+    positions = torch.arange(5)
+    scale = torch.tensor([0.5, 0.75, 1.5, 3.0], dtype=torch.float64).expand(5, 4)
+    for scaled, bare in zip(
+        spectrum.cos_sin(positions, torch.float64, scale=lambda p: scale),
+        plain.cos_sin(positions, torch.float64),
+        strict=True,
+    ):
+        torch.testing.assert_close(scaled, bare * scale * factor, rtol=1e-14, atol=0)
