@@ -46,3 +46,9 @@ def test_refusals():
     for options in ({"dim": 3}, {"dim": 0}, {"dim": 12}, {"dim": 2, "head_dim": 4}):
         with pytest.raises(ValueError, match="dim"):
             half_to_interleaved(x, **options)
+
+
+@pytest.mark.parametrize("dim", [-2, 0, 3, 10])
+def test_a_rotated_part_that_is_none_is_refused(dim: int):
+    with pytest.raises(ValueError, match=f"dim must be even, positive and at most head_dim 8, got {dim}"):
+        half_to_interleaved(torch.zeros(8), dim=dim)
