@@ -102,3 +102,11 @@ def test_lengths_that_do_not_agree_are_named():
         ValueError, match=r"positions has 4 entries along the sequence, .*\(2, 5, 8\) has 5 along dimension 1"
     ):
         arguments.positions(k, 1, 5, 0, torch.zeros(2, 4, dtype=torch.int64), None)
+    with pytest.raises(ValueError, match=r"positions has 6 entries along the sequence, .* has 5 along dimension 1"):
+        arguments.positions(k, 1, 5, 0, torch.zeros(6, dtype=torch.int64), None)
+
+
+@pytest.mark.parametrize("offset", [-3, 3, torch.tensor(0)])
+def test_an_offset_beside_positions_is_refused_whatever_its_sign(offset: object):
+    with pytest.raises((TypeError, ValueError), match="offset"):
+        arguments.positions(torch.zeros(2, 5, 8), 1, 5, offset, torch.arange(5), None)

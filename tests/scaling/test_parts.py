@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -138,3 +140,11 @@ def test_refusals():
     ):
         with pytest.raises(TypeError):
             call()
+
+
+def test_no_ramp_and_a_wavelength_of_exactly_the_window_is_a_number():
+    """In transformers' arithmetic the ramp is then 0 / 0."""
+    window = 64
+    frequency = next(f for f in torch.linspace(0.0981, 0.0982, 40_001) if 2 * math.pi / f == window)
+    slowed, _ = Llama3(8.0, window, 1.0, 1.0).in_float32(frequency[None], base=1e4, dim=2)
+    assert slowed.isfinite().all() and float(slowed) in (float(frequency), float(frequency / 8))

@@ -70,3 +70,10 @@ def test_refusals():
     for temperature in (LogN(64), Llama4(0.1, 64), MScale(4.0)):
         with pytest.raises(TypeError, match="positions must be an integer tensor"):
             temperature(torch.rand(3))
+
+
+@pytest.mark.parametrize("temperature", [Llama4(0.1, 8192), LogN(4096), MScale(1.2)], ids=lambda t: type(t).__name__)
+def test_a_value(temperature: Temperature):
+    assert hash(temperature) == hash(type(temperature)(**vars(temperature)))
+    with pytest.raises(AttributeError):
+        setattr(temperature, next(iter(vars(temperature))), 2.0)
