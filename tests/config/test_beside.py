@@ -49,3 +49,32 @@ def test_bases_per_layer_need_modules_of_their_own():
     with pytest.raises(ValueError, match=r"rope_scaling_layers \[0, 1\]: the scaling holds for some layers only"):
         read(scaled | {"rope_scaling_layers": [0, 1]})
     assert read(scaled | {"rope_scaling_layers": [0, 1, 2, 3]}).notes == ()
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_layers_that_stand_still_beside_a_sliding_window_only(window: int | None):
+    config = {
+        "model_type": "cohere2",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "rope_theta": 1e4,
+        "sliding_window": window,
+    }
+    config["layer_types"] = ["sliding_attention", "full_attention"]
+    if window is None:
+        assert read(config).notes == read(config, layer_type="full_attention").notes == ()
+    else:
+        assert "layers of type 'full_attention' do not rotate" in read(config, layer_type="sliding_attention").notes
+        with pytest.raises(ValueError, match="layers of type 'full_attention' do not rotate"):
+            read(config, layer_type="full_attention")
+
+
+def test_a_plain_rotation_of_some_layers_needs_no_scaling_everywhere():
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "rope_theta": 1e4,
+        "num_hidden_layers": 3,
+    }
+    assert read(config | {"rope_scaling": {"rope_type": "default"}, "rope_scaling_layers": [0, 1]}).notes == ()
