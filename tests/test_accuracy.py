@@ -1,29 +1,121 @@
-"""The proof of accuracy that `make accuracy` runs in full, in a few seconds: its judge, every scheme, every sixty-first position."""
+"""The short form of `make accuracy`: its measures by strides and samples, its judge against a search, its page against its results."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import mpmath
+import numpy as np
 import pytest
+import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from accuracy_ours import SCHEMES, exhaustive, judge_is_right, schemes
+from rotary import RotaryEmbedding, scaling
 
+FOLDER = Path(__file__).parents[1] / "benchmarks"
 G1 = 3.1e-8
+FAR_CONTEXT = "DynamicNTK, a context of 2^31"
+
+pytestmark = pytest.mark.skipif(
+    np.finfo(np.longdouble).nmant < 63, reason="the judge of millions is 80-bit long double"
+)
 
 
-@pytest.mark.parametrize("name", [*SCHEMES])
-def test_G1_under_every_scheme(name: str):
-    """The bound moves with the amplitude's binade, and nothing else moves it; `make accuracy` looks at sixty thousand positions."""
-    found = next(f for f in schemes(300, [name]))
-    assert found.worst <= found.bound
+@pytest.fixture(scope="module")
+def accuracy() -> Iterator[ModuleType]:
+    """The script as a module, forgotten afterwards."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    import accuracy as script
+
+    yield script
+    sys.path.remove(str(FOLDER))
+    for name in set(sys.modules) - before:
+        if name.startswith(("accuracy", "record", "cpu_rivals")):
+            del sys.modules[name]
 
 
-def test_G1_at_a_stride_of_every_position_below_two_to_the_17():
-    for found in exhaustive(step=61):
-        assert found.worst <= G1 and found.rounded >= 0.99999
+@pytest.mark.parametrize("base", [10_000, 500_000, 1_000_000])
+def test_every_position_by_a_stride(accuracy: ModuleType, base: int):
+    found = accuracy.exhaustive(base, stride=61)
+    assert found["values"] == 2 * 64 * (2**17 // 61 + 1)
+    assert found["float32"] <= G1 and found["float64"] <= 1e-15
+    assert found["wrong"] <= 1e-5 * found["values"]
+    assert found["judge"] <= 1e-19
 
 
-def test_the_judge_of_the_long_runs_agrees_with_mpmath():
-    assert judge_is_right() < 1e-18
+@pytest.mark.parametrize(
+    "name", [*scaling.__all__, "none", "YaRN, factor 0.7", "YaRN, factor 2.5", "YaRN, Resonance", FAR_CONTEXT]
+)
+def test_G1_every_scheme(accuracy: ModuleType, name: str):
+    """Signed positions to 2^31, hard ones among them, and the attention factor in the tables."""
+    if name == "Scheme":
+        pytest.skip("what schemes are, not one of them")
+    found = accuracy.scheme(name, sampled=512)
+    assert found["bound"] == (0.52 * 2.0**-24 if found["amplitude"] <= 1 else pytest.approx(0.52 * 2.0**-23, rel=1.01))
+    assert max(found["hard"], found["nearest"], found["sampled"]) <= found["bound"]
+    assert found["float64"] <= 1e-15 * max(found["amplitude"], 1.0)
+    assert found["rounded"] >= 0.995 and found["judge"] <= 1e-19
+
+
+def test_bounds_follow_the_binade(accuracy: ModuleType):
+    assert accuracy.bound(0.7) == accuracy.bound(1.0) == 0.52 * 2**-24 <= G1
+    assert accuracy.bound(1.2) == 0.52 * 2**-23 and accuracy.bound(2.5) == 0.52 * 2**-22
+
+
+def test_without_float64(accuracy: ModuleType):
+    assert accuracy.without_float64(512) <= 1.0e-7
+
+
+def test_positions_nearest_to_quarter_turns_are_found(accuracy: ModuleType):
+    """The same by looking at every position up to 20,000."""
+    for frequency in (float(f) for f in RotaryEmbedding(16, base=500_000).inv_freq[:5]):
+        quarter, nearest, found = mpmath.pi / 2 / mpmath.mpf(frequency), mpmath.inf, []
+        for p in range(1, 20_001):
+            turns = p / quarter
+            distance = abs(turns - mpmath.nint(turns))
+            if distance < nearest:
+                nearest = distance
+                found.append(p)
+        given = [p for p in accuracy.nearest_to_quarter_turns(frequency) if p <= 20_000]
+        assert set(found) <= set(given) and len(given) <= len(found) + 1
+    assert accuracy.nearest_to_quarter_turns(0.0) == []
+
+
+def test_the_measures_see_float32_angles(accuracy: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    def usual(dim: int, **options: object) -> RotaryEmbedding:
+        return RotaryEmbedding(dim, **options, angles="float32")
+
+    monkeypatch.setattr(accuracy, "RotaryEmbedding", usual)
+    assert accuracy.exhaustive(10_000, stride=997)["float32"] > 1e-3
+    found = accuracy.scheme("Linear", sampled=64)
+    assert min(found["hard"], found["nearest"], found["sampled"]) > 0.1
+
+
+def test_others_are_measured_by_the_frequencies_they_show(accuracy: ModuleType):
+    positions = torch.tensor([3, 1_000, 100_000])
+    for name, implementation in accuracy.IMPLEMENTATIONS.items():
+        inv_freq, *given = implementation(10_000, positions)
+        exact = accuracy.by_mpmath(positions.tolist(), inv_freq.tolist())
+        worst, _ = accuracy.compare(given, exact)
+        assert worst <= G1 if name == "rotary" or "float64" in name or "double" in name else 1e-4 < worst < 1e-2, name
+        assert accuracy.compare([t[:1] for t in given], tuple(e[:1] for e in exact))[0] <= 3e-7, name
+
+
+def test_the_page_says_what_was_measured():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import accuracy_page
+    finally:
+        sys.path.remove(str(FOLDER))
+    found = json.loads((FOLDER / "results" / "accuracy.json").read_text(encoding="utf-8"))
+    assert accuracy_page.PAGE.read_text(encoding="utf-8") == accuracy_page.page(found), (
+        "run python benchmarks/accuracy_page.py"
+    )
+    assert set(found["schemes"]) >= set(scaling.__all__) - {"Scheme"}
+    assert max(e["float32"] for e in found["exhaustive"].values()) <= G1
+    for scheme in found["schemes"].values():
+        assert max(scheme["hard"], scheme["nearest"], scheme["sampled"]) <= scheme["bound"]

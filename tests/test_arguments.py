@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from rotary import arguments
+from rotary import RotaryEmbedding, arguments
 
 
 def test_numbers():
@@ -110,3 +110,15 @@ def test_lengths_that_do_not_agree_are_named():
 def test_an_offset_beside_positions_is_refused_whatever_its_sign(offset: object):
     with pytest.raises((TypeError, ValueError), match="offset"):
         arguments.positions(torch.zeros(2, 5, 8), 1, 5, offset, torch.arange(5), None)
+
+
+@pytest.mark.parametrize("dim", [2**16 + 2, 2**31, 2**40])
+def test_F35_a_dim_that_is_no_head_fills_no_memory(dim: int):
+    """Found by fuzzing: a head_dim of 2^39 in a config made half a trillion planes, and the process was killed."""
+    with pytest.raises(ValueError, match="is it the size of one head"):
+        arguments.even_dim(dim)
+    with pytest.raises(ValueError, match="is it the size of one head"):
+        RotaryEmbedding.from_config(
+            {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 1, "head_dim": dim, "rope_theta": 1e4}
+        )
+    assert arguments.even_dim(2**16) == 2**16

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 Range = tuple[int, int]
 
 
+WIDEST = 2**16
+"""Channels of a head: no model has a hundredth of it, and a head_dim of a config gone wrong must not fill the memory with planes."""
+
+
 def even_dim(dim: Any) -> int:
     value = _index("dim", dim)
+    if value > WIDEST:
+        raise ValueError(f"dim must be at most {WIDEST:,} channels, got {value}; is it the size of one head?")
     if value <= 0 or value % 2:
         raise ValueError(f"dim must be a positive even integer, got {value}")
     return value
