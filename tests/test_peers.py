@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import truth
-from rotary import RotaryEmbedding, apply_rotary
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb
+from rotary.pairing import half_to_interleaved, interleaved_to_half
 
 BATCH, HEADS, TOKENS, DIM = 2, 3, 33, 64
 ROUNDINGS = 4 * 2.0**-24  # of products below 8: each side rounds each product and sum
@@ -59,6 +60,13 @@ def rotary_embedding_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return library.apply_rotary_emb(torch.atan2(sin, cos).repeat_interleave(2, -1), x)
 
 
+def timm(x: Tensor, cos: Tensor, sin: Tensor, half: bool) -> Tensor:
+    """apply_rot_embed_cat, which takes sin and cos side by side, every value twice."""
+    layers = pytest.importorskip("timm.layers")
+    wide = [torch.cat((t, t), -1) if half else t.repeat_interleave(2, -1) for t in (sin, cos)]
+    return layers.apply_rot_embed_cat(x, torch.cat(wide, -1), half=half)
+
+
 def onnx_model(interleaved: bool, dim: int) -> Any:
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
@@ -94,6 +102,29 @@ def onnx_runtime(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tens
     return torch.from_numpy(session.run(None, fed(x, cos, sin))[0])
 
 
+def onnx_runtime_of_microsoft(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """The older operator of the domain com.microsoft, which reads rows of its tables by position ids."""
+    runtime, helper = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx").helper
+    kinds = pytest.importorskip("onnx").TensorProto
+    node = helper.make_node(
+        "RotaryEmbedding",
+        ["x", "positions", "cos", "sin"],
+        ["y"],
+        domain="com.microsoft",
+        interleaved=int(interleaved),
+    )
+    given = {"x": x, "positions": torch.arange(TOKENS).expand(BATCH, -1).contiguous(), "cos": cos, "sin": sin}
+    inputs = [
+        helper.make_tensor_value_info(name, kinds.INT64 if name == "positions" else kinds.FLOAT, list(t.shape))
+        for name, t in given.items()
+    ]
+    graph = helper.make_graph([node], "rope", inputs, [helper.make_tensor_value_info("y", kinds.FLOAT, list(x.shape))])
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {name: t.numpy() for name, t in given.items()})[0])
+
+
 Peer = Callable[[Tensor, Tensor, Tensor], Tensor]
 PEERS: dict[str, tuple[Peer, bool]] = {
     "llama": (llama, False),
@@ -101,10 +132,14 @@ PEERS: dict[str, tuple[Peer, bool]] = {
     "complex": (complex_multiplication, True),
     "torchtune": (torchtune, True),
     "rotary-embedding-torch": (rotary_embedding_torch, True),
+    "timm, half": (lambda *a: timm(*a, True), False),
+    "timm, interleaved": (lambda *a: timm(*a, False), True),
     "onnx reference, half": (lambda *a: onnx_reference(*a, False), False),
     "onnx reference, interleaved": (lambda *a: onnx_reference(*a, True), True),
     "onnx runtime, half": (lambda *a: onnx_runtime(*a, False), False),
     "onnx runtime, interleaved": (lambda *a: onnx_runtime(*a, True), True),
+    "com.microsoft, half": (lambda *a: onnx_runtime_of_microsoft(*a, False), False),
+    "com.microsoft, interleaved": (lambda *a: onnx_runtime_of_microsoft(*a, True), True),
 }
 
 
@@ -161,6 +196,32 @@ def test_rotary_embedding_torch_cannot_tell_positions_past_two_to_the_24():
     assert (ours[0] - ours[1]).abs().max() > 0.1
 
 
+def test_F2_rotary_embedding_torch_counts_in_bfloat16():
+    """From 257 tokens on its positions stand still and step; results are off by the size of the queries, ours by one rounding."""
+    library = pytest.importorskip("rotary_embedding_torch")
+    x = torch.randn(1, 1, 600, DIM, generator=torch.Generator().manual_seed(1)).clamp(-4, 4).bfloat16()
+    rope = RotaryEmbedding(DIM, interleaved=True)
+    right = rope.rotate(x.double())
+    theirs = (library.RotaryEmbedding(DIM).rotate_queries_or_keys(x).double() - right).abs()
+    ours = (rope.rotate(x).double() - right).abs()
+    assert theirs[..., :256, :].max() <= 2**-6 and theirs[..., 257:, :].max() > 2
+    assert ours.max() <= 2**-6  # half a unit in the last place between 4 and 8
+
+
+@pytest.mark.parametrize("base", [10_000, 500_000])
+def test_tables_of_timm_are_the_float32_product(base: int):
+    """Its function for patches makes one axis with language frequencies too; at 5,000 tokens it is off by thousands of roundings."""
+    layers = pytest.importorskip("timm.layers")
+    sin, cos = layers.build_rotary_pos_embed(
+        [5000], dim=2 * DIM, temperature=base, in_pixels=False, rotate_half=True
+    )  # dim counts two axes
+    inv_freq = 1.0 / (base ** (torch.arange(DIM // 2).to(torch.float32) / (DIM // 2)))
+    angles = torch.arange(5000.0)[:, None] * inv_freq
+    assert torch.equal(cos[:, : DIM // 2], angles.cos()) and torch.equal(sin[:, : DIM // 2], angles.sin())
+    ours, _ = RotaryEmbedding.from_inv_freq(inv_freq).cos_sin(5000)
+    assert 5e-5 < (cos[:, : DIM // 2] - ours).abs().max() < 5e-4
+
+
 def torchscale(x: Tensor, *, length: int, offset: int, down: bool) -> Tensor:
     """xPos of torchscale (component/xpos_relative_position.py), written anew: powers centred on the middle of what it is given."""
     half = x.shape[-1] // 2
@@ -200,3 +261,43 @@ def test_F22_keys_that_torchscale_scaled_for_one_length_are_wrong_at_another():
     alone = rope.rotate(k, role="key")
     together = rope.rotate(torch.cat((k, k), -2), role="key")[..., :TOKENS, :]
     assert torch.equal(alone, together)
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize(("length", "offset"), [(TOKENS, 0), (TOKENS - 1, 0), (1, 40)])
+def test_the_formula_of_torchscale_is_its_module(length: int, offset: int, down: bool):
+    module = pytest.importorskip("torchscale.component.xpos_relative_position")
+    x = queries()[:, 0, :length]
+    theirs = module.XPOS(DIM)(x, offset=offset, downscale=down)
+    if length == 1:
+        x = x.expand(-1, offset + 1, -1)  # our spelling turns every row and shows the last
+        written = torchscale(x.double(), length=offset + 1, offset=0, down=down)[:, -1:]
+    else:
+        written = torchscale(x.double(), length=length, offset=offset, down=down)
+    assert (theirs - written).abs().max() <= 2e-5  # its angles are float32 products
+
+
+def test_odd_lengths_have_another_centre_in_torchscale():
+    """Floor division of a negative number: of 33 tokens position 17 has power 0 there; the documented centre is 33 // 2 = 16."""
+    ones = torch.zeros(TOKENS, DIM, dtype=torch.float64)
+    ones[:, 0::2] = 1.0
+    theirs = torchscale(ones, length=TOKENS, offset=0, down=False).unflatten(-1, (-1, 2)).norm(dim=-1)
+    _, documented = RotaryEmbedding(DIM, use_xpos=True)(TOKENS)
+    assert torch.equal(documented[TOKENS // 2], torch.ones(DIM))
+    torch.testing.assert_close(theirs[TOKENS // 2 + 1], torch.ones(DIM // 2, dtype=torch.float64))
+    apart = (theirs - documented[:, : DIM // 2]).abs().max()
+    assert 1e-3 < apart < 1e-2  # one step of zeta^(1/512), nothing more
+    even = torchscale(ones[1:], length=TOKENS - 1, offset=0, down=False).unflatten(-1, (-1, 2)).norm(dim=-1)
+    _, documented = RotaryEmbedding(DIM, use_xpos=True)(TOKENS - 1)
+    assert (even - documented[:, : DIM // 2]).abs().max() <= 1e-6
+
+
+def test_xpos_of_rotary_embedding_torch_is_the_documented_pair():
+    """It centres on seq_len // 2 as forward() does: queries and keys agree, not only scores."""
+    library = pytest.importorskip("rotary_embedding_torch")
+    q, k = queries(), queries().flip(0)
+    theirs = library.RotaryEmbedding(DIM, use_xpos=True).rotate_queries_and_keys(q, k)
+    freqs, scale = RotaryEmbedding(DIM, use_xpos=True)(TOKENS)
+    for given, peer, factor in zip((q, k), theirs, (scale, 1 / scale), strict=True):
+        ours = apply_rotary_pos_emb(interleaved_to_half(given), freqs, factor)
+        assert (half_to_interleaved(ours) - peer).abs().max() <= 2e-5  # both angles are rounded to float32

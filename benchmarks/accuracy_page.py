@@ -1,0 +1,258 @@
+"""docs/accuracy.md and its picture, from results/accuracy.json: python benchmarks/accuracy_page.py, or at the end of accuracy.py"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from record import RESULTS, table
+
+from rotary.plots import COLOURS, DASHES, GREY, STYLE
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "accuracy.md"
+PICTURE = DOCS / "pictures" / "accuracy.png"
+
+FLOAT32_PRODUCTS = (
+    "transformers",
+    "torchtune's formula",
+    "timm's formula",
+    "torchscale's formula",
+    "rotary-embedding-torch",
+)
+FLOAT64 = ("timm's formula, float64 frequencies", "rotary-embedding-torch, .double()")
+SHOWN_BASE = "500000"
+FAR_CONTEXT = "DynamicNTK, a context of 2^31"
+
+
+def write() -> None:
+    found = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
+    PAGE.write_text(page(found), encoding="utf-8")
+    draw(found["curves"])
+
+
+def page(found: dict[str, Any]) -> str:
+    exhaustive, schemes, rotation = found["exhaustive"], found["schemes"], found["rotation"]
+    measured = [*exhaustive.values(), *schemes.values()]
+    plain = [max(_errors(s)) for s in schemes.values() if s["amplitude"] <= 1.0]
+    worst = max(*(e["float32"] for e in exhaustive.values()), *plain)
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return f"""# Accuracy
+
+The largest error of cos and sin found anywhere is **{worst:.2e}**, for amplitudes up to 1; rounding exact values to float32
+costs 2.98e-08. It does not grow with the position, up to 2^31 on either side. `make accuracy` measures all of this again and
+writes this page.
+
+![Error by octave: float32 products from 3e-8 to 2, float64 until its bits run out, rotary flat](pictures/accuracy.png)
+
+## What is promised, and what was found
+
+{_goals(found, worst)}
+
+Angles are those of the float32 frequencies that a module shows. What rounding a frequency costs is the second question of the
+[results](../benchmarks/results/accuracy.md).
+
+## The judges
+
+mpmath at 60 digits, from the frequencies shown. Where values come by the million, 80-bit long double: a position below 2^32 times
+a float32 frequency fits into its 64 bits exactly, so that only its cos and sin are rounded. mpmath judged it on random values in
+every run: it was never off by more than {max(t["judge"] for t in measured):.1e}.
+
+## Every position to {found["exhaustive_to"]:,}
+
+dim {found["dim"]}: {exhaustive[SHOWN_BASE]["values"]:,} values per base.
+
+{_exhaustive(exhaustive)}
+
+## Every scheme, to ±2^31
+
+*Hard* are 0, ±1, and 2^24 and 2^31 with their neighbours, judged by mpmath in all planes; *near zeros* the positions that come
+nearest to whole quarter turns, where cos or sin is almost zero, found for each plane by its continued fraction, by mpmath too;
+*sampled* {found["sampled"]:,} positions uniform in their logarithm, of either sign. The attention factor is in the tables, so the
+bound is 0.52 units in the last place of its binade.
+
+{_schemes(schemes)}
+
+The one below 99.9 % is DynamicNTK at a context of 2^31 tokens, half a million windows: its slowest plane turns by 1e-10 a token, of
+which the last bit of fixed point, 2^-64 turn, is a coarse part, so that more of its small sines miss their last place. Their errors
+keep the bound. Frequencies of contexts of a length are those of the scheme at that length, 16,384 tokens in the other rows.
+
+xPos multiplies each plane by an amplitude of its own: `test_tables_with_xpos_are_right_to_half_a_unit_of_the_amplitudes_binade`.
+
+## Beside others
+
+Base {int(SHOWN_BASE):,}, largest error over {found["positions"]} positions in the upper half of each range, each implementation
+against the frequencies it shows itself, with the settings that serve it best.
+
+{_others(found)}
+
+Five implementations form position × frequency in float32, as most models do, and share one error, about 3e-8 × position: they are
+the same arithmetic. Two can be asked for float64, and are then as good as can be for as long as the bits last. timm keeps positions
+in float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module falls behind fixed point at 10^9; a cast of the
+model around it takes float64 away again.
+
+- *torchtune, timm, torchscale* are their formulas, written anew; `tests/test_peers.py` holds those of timm and torchscale to the
+  packages where these are installed. torchscale's base is 10,000 always.
+- *timm* places patches on grids. `build_rotary_pos_embed([n], in_pixels=False)` makes one axis with language frequencies; its classes
+  (`RotaryEmbedding`, `RotaryEmbeddingCat`, `RotaryEmbeddingMixed`, `RotaryEmbeddingDinoV3`, `RotaryEmbeddingMRope`) place height and
+  width, and do not apply.
+- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs: their tables are as good as the exporter's, which are float32
+  products wherever the model's are. The rotation below is theirs.
+
+## The rotation itself
+
+Queries of variance 1 at positions from a million on, all turned by the same exact tables, against the rotation in float64: the
+largest error. Half a unit in the last place of the largest values is {2.0**-6:.1e} in bfloat16.
+
+{_rotation(rotation)}
+
+transformers rounds its tables to bfloat16 before it turns, and every product after; the others compute in float32 and round once.
+rotary-embedding-torch takes angles, not tables, here between -π and π.
+
+{found["device"]}; {versions}; commit {found["commit"]}.
+"""
+
+
+def _goals(found: dict[str, Any], worst: float) -> str:
+    named = found["schemes"]
+    exhaustive, schemes = found["exhaustive"].values(), named.values()
+    share = max(max(_errors(s)) / s["bound"] for s in schemes)
+    values, wrong = (sum(e[key] for e in exhaustive) for key in ("values", "wrong"))
+    fine = max(t["float64"] for t in (*exhaustive, *schemes))
+    beyond = found["rotation"]["G4"]["units beyond half a unit"]
+    rows = [
+        [
+            "G1",
+            "every error ≤ 3.1e-8 to ±2^31 under every scheme, amplitude ≤ 1",
+            f"{worst:.2e}",
+            "`test_G1_every_scheme`, `test_G1_error_of_float32_tables`",
+        ],
+        [
+            "G1",
+            "≤ 0.52 units in the last place of the amplitude's binade",
+            f"{0.52 * share:.3f}",
+            "`test_G1_every_scheme`",
+        ],
+        ["G1", "≤ 1.0e-7 on devices without float64", f"{found['without_float64']:.1e}", "`test_without_float64`"],
+        ["G1", "float64 tables ≤ 1e-13", f"{fine:.1e}", "`test_float64_tables`, `test_every_position_by_a_stride`"],
+        ["G2", "≥ 99.9999 % correctly rounded to 2^17", f"{1 - wrong / values:.5%}", "`test_G2_below_two_to_the_17`"],
+        [
+            "G2",
+            "≥ 99.9 % correctly rounded to 2^31, positions uniform in their logarithm",
+            f"{min(s['rounded'] for name, s in named.items() if name != FAR_CONTEXT):.3%}, but for one",
+            "`test_G2_sampled_to_two_to_the_31`",
+        ],
+        [
+            "G3",
+            "no cast, copy, move, mode, thread or order of calls changes a bit",
+            "none",
+            "`test_G3_no_change_of_the_module_changes_a_bit`, `test_G3_surroundings`, `test_G3_threads_and_call_order`",
+        ],
+        [
+            "G4",
+            "half precision: beyond half a unit in the last place ≤ 4 × 2^-24 (\\|x1\\| + \\|x2\\|)",
+            f"{beyond:.2f} of 4",
+            "`test_G4_one_rounding`",
+        ],
+    ]
+    return table(["goal", "promised", "found", "tests"], rows)
+
+
+def _errors(scheme: dict[str, float]) -> list[float]:
+    return [scheme[key] for key in ("hard", "nearest", "sampled")]
+
+
+def _exhaustive(found: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{int(base):,}",
+            f"{e['float32']:.3e}",
+            f"{e['wrong']}",
+            f"{1 - e['wrong'] / e['values']:.5%}",
+            f"{e['float64']:.1e}",
+        ]
+        for base, e in found.items()
+    ]
+    return table(["base", "float32 tables", "not correctly rounded", "correctly rounded", "float64 tables"], rows)
+
+
+def _schemes(found: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{s['amplitude']:.4f}", f"{s['bound']:.1e}", *(f"{e:.2e}" for e in _errors(s)), f"{s['rounded']:.3%}"]
+        for name, s in found.items()
+    ]
+    return table(["scheme", "attention factor", "bound", "hard", "near zeros", "sampled", "correctly rounded"], rows)
+
+
+def _others(found: dict[str, Any]) -> str:
+    chosen = {
+        10**3: "10^3",
+        10**4: "10^4",
+        10**5: "10^5",
+        10**6: "10^6",
+        10**8: "10^8",
+        10**9: "10^9",
+        2**31 - 1: "2^31",
+    }
+    at = [found["magnitudes"].index(magnitude) for magnitude in chosen]
+    errors = found["arithmetic"][SHOWN_BASE]
+    rows = [[name, *(f"{errors[name][i]:.1e}" for i in at)] for name in ("rotary", *FLOAT32_PRODUCTS, *FLOAT64)]
+    return table(["positions up to", *chosen.values()], rows)
+
+
+def _rotation(found: dict[str, Any]) -> str:
+    rows = [
+        [name, *(f"{errors[dtype]:.1e}" if dtype in errors else "-" for dtype in ("float32", "bfloat16"))]
+        for name, errors in found.items()
+        if name != "G4"
+    ]
+    return table(["", "float32", "bfloat16"], rows)
+
+
+def draw(curves: dict[str, list[float]]) -> None:
+    """Lines that coincide are drawn ever thinner upon each other, so that all of them are seen."""
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        ends = [2.0 ** (octave + 1) for octave in range(31)]
+        shades = ("#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+        for i, name in enumerate(FLOAT32_PRODUCTS):
+            width, dash = (9.0, 6.6, 4.4, 2.4, 0.9)[i], "solid"
+            axes.plot(ends, curves[name], color=shades[i], lw=width, ls=dash, label=name, solid_capstyle="butt")
+        axes.plot(ends, curves["rotary"], color=COLOURS[0], lw=5.0, label="rotary", solid_capstyle="butt")
+        for name, dash in zip(FLOAT64, DASHES[1:], strict=False):
+            axes.plot(ends, curves[name], color=COLOURS[1], lw=1.6, ls=dash, label=name)
+        axes.axhline(2.0**-25, color=GREY, lw=0.7, ls=(0, (1, 2)))
+        axes.annotate(
+            "rounding alone, 2.98e-8",
+            (2, 2.0**-25),
+            xytext=(0, -11),
+            textcoords="offset points",
+            color=GREY,
+            fontsize=8,
+        )
+        axes.annotate(
+            "float32 products: one error,\nfive implementations",
+            (3e5, 1e-2),
+            xytext=(-6, 8),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlim(2, 2.0**31)
+        axes.set_ylim(8e-9, 6)
+        axes.set_xticks([2.0**n for n in (1, 5, 10, 15, 17, 20, 24, 28, 31)])
+        axes.set_xlabel("position [token]")
+        axes.set_ylabel("largest error of cos and sin")
+        axes.set_title("Error against position, each implementation at its best, base 500,000, dim 128")
+        axes.legend(loc="upper left", bbox_to_anchor=(0.0, 0.98))
+        figure.savefig(PICTURE)
+
+
+if __name__ == "__main__":
+    write()
