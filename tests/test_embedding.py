@@ -9,6 +9,7 @@ from torch import Tensor
 
 import truth
 from rotary import RotaryEmbedding, apply_rotary_pos_emb
+from rotary.scaling import YaRN
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 HARD = (0, 1, -1, 7, 1000, 2**24 + 1, -(2**31), 2**31 - 1)
@@ -438,3 +439,9 @@ def test_length_per_call_and_per_row():
     assert torch.equal(rope(32)[0], RotaryEmbedding(16, interpolation_factor=2.0)(32)[0])
     with pytest.raises(ValueError, match="length batch 2"):
         rope.rotate(q, length=torch.tensor([16, 32]))
+
+
+def test_it_says_what_it_was_made_of_and_nothing_that_goes_without_saying():
+    assert "attention_factor" not in repr(RotaryEmbedding(8))
+    assert "attention_factor=1.13863" in repr(RotaryEmbedding(8, scaling=YaRN(4.0, 4096)))
+    assert "attention_factor=0.5" in repr(RotaryEmbedding(8, scaling=YaRN(4.0, 4096, attention_factor=0.5)))

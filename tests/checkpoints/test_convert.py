@@ -232,3 +232,27 @@ def test_what_cannot_be_converted_is_refused_by_name(llama: Path, tmp_path: Path
     with pytest.raises(ValueError, match="no file of safetensors"):
         convert(tmp_path / "strange", out, to="interleaved", config=config)
     assert not out.exists()
+
+
+def test_a_tower_beside_the_text_is_left_alone(tmp_path: Path):
+    """A frame around several models: the text part turns, the vision tower has q_proj too, and rotates otherwise or not at all."""
+    text = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "rope_theta": 10000.0,
+    }
+    weights = {
+        f"{stem}.layers.0.self_attn.{part}_proj.weight": torch.randn(64, 64)
+        for stem in ("model.language_model", "model.vision_tower.encoder")
+        for part in ("q", "k")
+    }
+    (tmp_path / "a").mkdir()
+    save_file(weights, tmp_path / "a" / "model.safetensors")
+    framed = {"model_type": "llava", "text_config": text, "vision_config": {"model_type": "clip_vision_model"}}
+    done = convert(tmp_path / "a", tmp_path / "deep" / "er" / "b", to="interleaved", config=framed)
+    after = bytes_of(tmp_path / "deep" / "er" / "b")
+    assert done.tensors == 2
+    for name, tensor in weights.items():
+        assert torch.equal(after[name], tensor) == ("vision" in name)

@@ -29,11 +29,11 @@ CONFIG = {
 }
 
 
-def written(folder: Path, profile: Tensor, noise: float = 0.1) -> Path:
-    """Four layers whose rows of every head have these log norms, and some noise."""
+def written(folder: Path, profile: Tensor, noise: float = 0.1, layers: int = 4) -> Path:
+    """Layers whose rows of every head have these log norms, and some noise."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for layer in range(4):
+    for layer in range(layers):
         for name, heads in (("q", 4), ("k", 2)):
             rows = torch.randn(heads, 32, 128, generator=generator)
             sizes = (profile + noise * torch.randn(heads, 32, generator=generator)).exp()
@@ -49,6 +49,7 @@ def test_norms_that_follow_the_speeds_tell(tmp_path: Path):
     speeds = torch.linspace(0.8, -0.8, 16)
     half = written(tmp_path / "half", speeds.repeat(2))
     assert by_weights(half, config=CONFIG).pairing == "half"
+    assert by_weights(written(tmp_path / "more", speeds.repeat(2), layers=6), config=CONFIG).pairing == "half"
     convert(half, tmp_path / "two", to="interleaved", config=CONFIG)
     verdict = by_weights(tmp_path / "two", config=CONFIG)
     assert verdict.pairing == "interleaved" and verdict.confidence > 4 and "of neighbours 0.9" in verdict.why
@@ -113,3 +114,18 @@ def test_a_text_that_the_model_cannot_read_is_unknown():
     fresh = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes)).eval()
     assert by_text(fresh, torch.randint(0, 128, (1, 200))).pairing == "unknown"
     assert "64 are needed" in by_text(fresh, torch.randint(0, 128, (1, 20))).why
+
+
+def test_norms_of_queries_and_keys_are_reordered_too_and_come_back():
+    """Qwen3 multiplies each head by a weight of its own order; with it left behind, the other reading would be a third thing."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 128, "head_dim": 16}
+    model = Qwen3ForCausalLM(Qwen3Config(num_attention_heads=2, num_key_value_heads=2, **sizes)).eval()
+    norm = model.model.layers[0].self_attn.q_norm.weight
+    with torch.no_grad():
+        norm.copy_(torch.rand(16))
+    before = norm.clone()
+    assert by_text(model, torch.randint(0, 128, (1, 200))).pairing == "unknown"
+    assert torch.equal(norm, before)

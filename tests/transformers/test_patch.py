@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import threading
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+
+from model_bodies import turn
 
 pytest.importorskip("transformers")
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -118,6 +121,33 @@ def test_a_rotation_that_is_a_method():
     assert handle.calls == 2
 
 
+def doubled(method: object) -> object:
+    """A decorator that holds what it wraps in a cell, beside something else."""
+    factor = 2.0
+
+    @functools.wraps(method)  # type: ignore[arg-type]
+    def inner(*args: object, **kwargs: object) -> object:
+        return factor * method(*args, **kwargs)  # type: ignore[operator]
+
+    return inner
+
+
+class Decorated(nn.Module):
+    @doubled
+    def forward(self, q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return turn(q, cos, sin)
+
+
+def test_a_decorated_method_is_rebound_inside_its_decorators():
+    module, q = Decorated(), torch.randn(2, 5, 8)
+    cos, sin = (torch.cat((t, t), -1) for t in torch.randn(2, 5, 4))
+    expected = module(q, cos, sin)
+    with patch(module) as handle:
+        torch.testing.assert_close(module(q, cos, sin), expected, rtol=0, atol=1e-6)
+        assert handle.calls == 1
+    assert torch.equal(module(q, cos, sin), expected) and handle.calls == 1
+
+
 def test_an_adapter_around_the_model(model: nn.Module):
     """peft wraps projections, and the patch the attention around them: trained, switched off and merged as without it."""
     peft = pytest.importorskip("peft")
@@ -196,6 +226,9 @@ def test_left_padding(model: nn.Module):
     assert handle.calls
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="transformers itself needs a newer torch to compile"
+)
 def test_compiled_before_and_after(model: nn.Module):
     expected = logits(model)
     compiled = torch.compile(model, backend="eager")
