@@ -26,7 +26,16 @@ NAME = "rotary.kernels.native.librotate"
 REPORT = "build.txt"
 
 # -ffp-contract=off is a promise about bits (docs: prefill = decode, native = plain torch), so it comes last and wins.
-PLAIN = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-trapping-math"]
+PLAIN = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-trapping-math",
+]
 BITS = ["-fno-fast-math", "-ffp-contract=off"]
 # One body for several instruction sets, chosen when the library is loaded; whole 512-bit vectors, which took bfloat16 from
 # 7.9 to 8.8 numbers per nanosecond and thread on a Zen 5 and changed nothing that could be measured elsewhere.

@@ -85,7 +85,8 @@ def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
     A deep copy stays patched, by the same handle; pickles and save_pretrained carry no patch. ValueError where nothing in the model
     rotates in a way that is known (the reasons are in the message), or where it is patched already.
 
-    >>> class Attention(nn.Module):
+    >>> import torch
+    >>> class Attention(torch.nn.Module):
     ...     def forward(self, q, k, cos, sin):
     ...         return rotate(q, k, cos, sin)
     >>> def rotate(q, k, cos, sin):
