@@ -24,7 +24,7 @@ sanitize: $(VENV)/.dev
 
 mutants: $(VENV)/.dev
 	$(PIP) cosmic-ray
-	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python benchmarks/mutants.py $(EACH)
 
 soak: $(VENV)/.dev
 	MALLOC_ARENA_MAX=2 $(BIN)/python benchmarks/soak.py

@@ -26,7 +26,7 @@ def tables(results: list[Outcome]) -> str:
             if isinstance(body, Body):
                 counted.setdefault(str(body), []).append(family)
             else:
-                unknown.append(f"| {family}.{name} | {body} |")
+                unknown.append(f"| {family}.{name} | {LEFT.get(name, body)} |")
     speed = json.loads(SPEED.read_text())["ratios"] if SPEED.exists() else {}
     shown = [r for r in results if not r.reason]
     generated = [r for r in shown if r.greedy is not None]
@@ -64,6 +64,10 @@ def tables(results: list[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
+LEFT = {
+    "apply_rotary_pos_emb_2d_cross_attn": "keys come in groups, of each of which only the tokens of space turn, by tables of their own",
+    "apply_multidimensional_rope": "a head is cut into as many blocks as positions have axes, and each block is turned by itself",
+}
 # What the run cannot say of itself.
 WHY = {
     "vjepa2": "its function is no rotation: the two channels of a pair turn by different frequencies, so it is left alone",

@@ -5,9 +5,11 @@ After each step the module's tables are those of a fresh module that nothing was
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import threading
+from collections.abc import Iterator
 
 import torch
 from hypothesis import settings
@@ -31,6 +33,17 @@ MAKERS = {
 POSITIONS = torch.tensor([0, 1, 7, 63])
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 PARTS = st.sampled_from(["inv_freq", "scale"])
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """torch.empty gives NaN: whoever reads memory that nobody wrote is seen."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory and torch.empty(3).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 class Life(RuleBasedStateMachine):
@@ -86,8 +99,10 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def meta_and_back(self) -> None:
-        self.rope = self.rope.to("meta").to_empty(device="cpu")
-        self.rope.reset_parameters()
+        with poisoned():
+            self.rope = self.rope.to("meta").to_empty(device="cpu")
+            self.tables_still()
+            self.rope.reset_parameters()
 
     @rule(name=PARTS, value=st.sampled_from([0.0, float("nan"), 7.0]))
     def overwritten(self, name: str, value: float) -> None:
@@ -103,11 +118,26 @@ class Life(RuleBasedStateMachine):
         self.rope.load_state_dict({}, assign=assign)
         self.rope.load_state_dict({"inv_freq": self.buffers["inv_freq"].clone()}, strict=False, assign=assign)
 
-    @rule(mode=st.sampled_from(["inference", "autocast", "no_grad", "fake"]))
+    @rule(mode=st.sampled_from(["inference", "autocast", "no_grad", "fake", "compile", "poison"]))
     def under(self, mode: str) -> None:
         if mode == "fake":
             with FakeTensorMode():
                 self.rope.cos_sin(5, **self.role)
+            return
+        if mode == "compile":
+            x = torch.randn(1, 2, 5, 16)
+            expected = self.make().rotate(x, length=64, **self.role)
+            found = torch.compile(self.rope.rotate, backend="eager")(x, length=64, **self.role)
+            assert torch.equal(found, expected)
+            torch._dynamo.reset()
+            return
+        if mode == "poison":
+            with poisoned():
+                self.tables_still()
+                x = torch.randn(1, 2, 5, 16)
+                assert torch.equal(
+                    self.rope.rotate(x, length=64, **self.role), self.make().rotate(x, length=64, **self.role)
+                )
             return
         with {"inference": torch.inference_mode(), "autocast": torch.autocast("cpu"), "no_grad": torch.no_grad()}[mode]:
             self.tables_still()

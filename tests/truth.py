@@ -1,7 +1,6 @@
 """The truth, from mpmath and plain Python: no torch, nothing of the package. Judge of every number in these tests.
 
-Frequencies come in as the float32 values a module shows; everything after them is exact arithmetic at 60 digits and more.
-"""
+Frequencies come in as the float32 values a module shows; everything after them is exact, at 60 digits and more."""
 
 from __future__ import annotations
 
