@@ -20,6 +20,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mutants_alike import reason
+
 ROOT = Path(__file__).parents[1]
 TESTS = {  # file -> what is run against its mutants
     "angles.py": "tests/test_angles.py",
@@ -73,7 +75,7 @@ Survivor = tuple[str, str]
 
 
 def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
-    """(mutants run, survivors) of one file, in a copy of the checkout under folder."""
+    """(mutants run, survivors) of one file, in a copy of the checkout under folder; those known to change no answer left out."""
     copy = folder / "checkout"
     if not copy.exists():
         copy.mkdir()
@@ -96,7 +98,8 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
     with sqlite3.connect(session) as found:
         outcomes = found.execute("select test_outcome, diff from work_results").fetchall()
     survivors = [(file, diff or "") for outcome, diff in outcomes if "SURVIVED" in str(outcome).upper()]
-    return len(outcomes), survivors
+    told = [survivor for survivor in survivors if reason(*survivor) is None]
+    return len(outcomes) - len(survivors) + len(told), told
 
 
 Range = tuple[tuple[int, int], tuple[int, int]]

@@ -122,3 +122,10 @@ def test_F35_a_dim_that_is_no_head_fills_no_memory(dim: int):
             {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 1, "head_dim": dim, "rope_theta": 1e4}
         )
     assert arguments.even_dim(2**16) == 2**16
+
+
+def test_a_number_out_of_range_is_told_the_range():
+    with pytest.raises(ValueError, match="base must be a finite number > 0, got -1"):
+        arguments.number("base", -1)
+    with pytest.raises(ValueError, match=r"factor must be a finite number >= 1\.0, got 0\.5"):
+        arguments.number("factor", 0.5, at_least=1.0)
