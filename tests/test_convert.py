@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,3 +48,37 @@ def test_pairing(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out.startswith("unknown\n")
     assert main(["pairing", str(checkpoint / "none")]) == 2
     assert "no file of safetensors at" in capsys.readouterr().err
+
+
+def test_asked_to_terminate_it_leaves_nothing(checkpoint: Path, tmp_path: Path):
+    """SIGTERM unwinds; a run that ends by itself leaves the handler that it found."""
+    script = f"""
+import contextlib, signal, sys, time
+from rotary import cli, convert
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+assert cli.main(["convert", {str(checkpoint)!r}, {str(tmp_path / "first")!r}, "--to", "interleaved"]) == 0
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+@contextlib.contextmanager
+def slow():
+    def show(file, done, total):
+        print("at work", flush=True)
+        time.sleep(30)
+    yield show
+convert._bar = slow
+sys.exit(cli.main(["convert", {str(checkpoint)!r}, {str(tmp_path / "out")!r}, "--to", "interleaved"]))
+"""
+    with subprocess.Popen((sys.executable, "-c", script), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "at work" not in process.stdout.readline():
+            assert process.poll() is None
+        assert (tmp_path / ".out.partial").exists()
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "first"}
+
+
+def test_a_thread_may_convert_too(checkpoint: Path, tmp_path: Path):
+    """Only the main thread may set what a signal does."""
+    arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, arguments).result() == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,24 @@ def _convert(options: argparse.Namespace) -> int:
     from .checkpoints import convert
 
     how: dict[str, Any] = {"to": options.to, "given": options.given, "config": options.config, "like": options.like}
-    with _bar() as progress:
+    with _ending_tidily(), _bar() as progress:
         done = convert(options.source, options.target, **how, progress=progress)
     print(f"{done.tensors} tensors in {done.files} files now pair as {options.to}: {options.target}")
     print(f"attention scores of {done.layers} layers agree to {done.difference:.1e}")
     return 0
+
+
+@contextlib.contextmanager
+def _ending_tidily() -> Generator[None]:
+    """Asked to terminate, unwind as for Ctrl-C, so that what is half-written is removed."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)  # None: one not set from Python
 
 
 def _pairing(options: argparse.Namespace) -> int:
