@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("safetensors")
 from safetensors.torch import load_file, save_file
 
-from rotary.checkpoints.files import header, read, shards
+from rotary.checkpoints.files import header, read, read_all, shards
 
 TENSORS = {
     "a": torch.randn(3, 5),
@@ -75,6 +75,30 @@ def test_a_file_cut_short_is_refused(tmp_path: Path):
         read(tmp_path / "x.safetensors")
 
 
+def spelled(path: Path, *offsets: tuple[int, int], shape: object = (2,), metadata: object = None) -> Path:
+    """A file of tensors of eight bytes, as float32, wherever the header says that they are."""
+    entries = {str(i): {"dtype": "F32", "shape": shape, "data_offsets": pair} for i, pair in enumerate(offsets)}
+    text = json.dumps({"__metadata__": metadata or {}, **entries}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
+    return path
+
+
+def test_bytes_that_overlap_or_leave_gaps_are_refused(tmp_path: Path):
+    """The format allows neither, and a copy at the same offsets would be another file."""
+    path = tmp_path / "x.safetensors"
+    assert [entry.end for entry in read(spelled(path, (8, 16), (0, 8))).entries] == [8, 16]
+    for offsets in (((0, 8), (4, 12)), ((0, 8), (16, 24)), ((8, 16),), ((0, 8), (8, 4)), ((0, 8), (0, 8))):
+        with pytest.raises(ValueError, match="begins at"):
+            read(spelled(path, *offsets))
+    with pytest.raises(ValueError, match="0 takes 12 bytes, not 8"):
+        read(spelled(path, (0, 12)))
+    for shape in ("two", 2, None):
+        with pytest.raises(ValueError, match="no file of safetensors"):
+            read(spelled(path, (0, 8), shape=shape))
+    with pytest.raises(ValueError, match="no file of safetensors"):
+        read(spelled(path, (0, 8), metadata="words"))
+
+
 def test_shards_of_an_index_are_all_there(tmp_path: Path):
     with pytest.raises(ValueError, match="no file of safetensors at"):
         shards(tmp_path)
@@ -85,3 +109,29 @@ def test_shards_of_an_index_are_all_there(tmp_path: Path):
         shards(tmp_path)
     save_file(TENSORS, tmp_path / "model-2.safetensors")
     assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
+
+
+def test_what_no_index_names_is_no_shard(tmp_path: Path):
+    """Weights that Mistral's repositories hold a second time, under names of its own."""
+    for name in ("model-1", "model-2", "consolidated", "consolidated-1"):
+        save_file(TENSORS, tmp_path / f"{name}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    other = tmp_path / "consolidated.safetensors.index.json"
+    other.write_text(json.dumps({"weight_map": {"a": "consolidated-1.safetensors"}}))
+    assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
+    index.unlink()
+    assert [path.name for path in shards(tmp_path)] == ["consolidated-1.safetensors"]
+    for text in ("[]", "{}", "{", '{"weight_map": 3}'):
+        other.write_text(text)
+        with pytest.raises(ValueError, match=r"consolidated\.safetensors\.index\.json is no index"):
+            shards(tmp_path)
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "1.safetensors")
+    save_file({"b": torch.zeros(2)}, tmp_path / "2.safetensors")
+    assert [[entry.name for entry in file.entries] for file in read_all(tmp_path)] == [["a"], ["b"]]
+    save_file({"b": torch.zeros(2), "a": torch.zeros(2)}, tmp_path / "2.safetensors")
+    with pytest.raises(ValueError, match=r"a is both in .*1\.safetensors and in .*2\.safetensors"):
+        read_all(tmp_path)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .convert import beside, reorder
-from .files import read, shards
+from .files import read_all
 from .layout import Layout
 
 LIKELY = 4.0
@@ -47,7 +47,7 @@ def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str 
     layout = Layout(beside(source) if config is None else config, like=like)
     halves: list[float] = []
     twos: list[float] = []
-    for file in map(read, shards(source)):
+    for file in read_all(source):
         for entry in file.entries:
             turned = layout.turned(entry.name, entry.shape)
             if turned is None or turned.kind != "weight" or len(entry.shape) != 2:

@@ -7,8 +7,9 @@ maps a name to dtype, shape and the range of its bytes; the bytes. Reordering ro
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class File:
         return torch.frombuffer(data, dtype=_DTYPES[entry.dtype]).view(rows.stop - rows.start, -1).double()
 
     def copy(self, entry: Entry, to: BinaryIO) -> None:
-        """Its bytes as they are, a few MiB at a time."""
+        """Its bytes as they are, a MiB at a time."""
         with self.path.open("rb") as file:
             file.seek(self.offset + entry.start)
             left = entry.end - entry.start
@@ -84,14 +85,27 @@ def read(path: str | os.PathLike[str]) -> File:
             raise ValueError(f"{path} is no file of safetensors")
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
-            entries = [Entry(name, e["dtype"], tuple(e["shape"]), *e["data_offsets"]) for name, e in header.items()]
+            metadata = dict(header.pop("__metadata__", {}))
+            entries = [_entry(name, **e) for name, e in header.items()]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is no file of safetensors: {error}") from error
     entries.sort(key=lambda entry: (entry.start, entry.end))
+    for left, right in zip((0, *(entry.end for entry in entries)), entries, strict=False):
+        if right.start != left or right.end < left:
+            raise ValueError(f"{path} is no file of safetensors: {right.name} begins at {right.start}, not at {left}")
+        size = _DTYPES[right.dtype].itemsize * math.prod(right.shape) if right.dtype in _DTYPES else right.end - left
+        if right.end - left != size:
+            raise ValueError(
+                f"{path} is no file of safetensors: {right.name} takes {right.end - left} bytes, not {size}"
+            )
     if entries and 8 + length + entries[-1].end > path.stat().st_size:
         raise ValueError(f"{path} ends inside {entries[-1].name}")
     return File(path, tuple(entries), metadata, 8 + length)
+
+
+def _entry(name: str, dtype: str, shape: Sequence[int], data_offsets: Sequence[int]) -> Entry:
+    start, end = data_offsets
+    return Entry(name, str(dtype), tuple(map(int, shape)), int(start), int(end))
 
 
 def header(file: File, metadata: dict[str, str]) -> bytes:
@@ -103,20 +117,46 @@ def header(file: File, metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def read_all(source: str | os.PathLike[str]) -> list[File]:
+    """All files of a checkpoint; ValueError where a tensor is in two of them, as where one folder holds a model twice."""
+    files = [read(path) for path in shards(source)]
+    place: dict[str, Path] = {}
+    for file in files:
+        for entry in file.entries:
+            if entry.name in place:
+                raise ValueError(
+                    f"{entry.name} is both in {place[entry.name]} and in {file.path}; take one file at a time"
+                )
+            place[entry.name] = file.path
+    return files
+
+
 def shards(source: str | os.PathLike[str]) -> list[Path]:
-    """The files of a checkpoint: the one given, or all of a folder; ValueError where there are none, or one of an index is missing."""
+    """The files of a checkpoint: the one given, or those that the folder's index names, or all of a folder without one.
+
+    ValueError where there are none, or one of an index is missing.
+    """
     source = Path(source)
     if source.is_file():
         return [source]
     found = sorted(source.glob("*.safetensors"))
-    missing = sorted({*_indexed(source)} - {path.name for path in found})
+    indexed = _indexed(source)
+    missing = sorted(indexed - {path.name for path in found})
     if missing:
         raise ValueError(f"{source} lacks {missing[0]}, which its index names")
     if not found:
         raise ValueError(f"no file of safetensors at {str(source)!r}")
-    return found
+    return [path for path in found if not indexed or path.name in indexed]
 
 
-def _indexed(folder: Path) -> Iterator[str]:
-    for index in folder.glob("*.safetensors.index.json"):
-        yield from json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+def _indexed(folder: Path) -> set[str]:
+    """Names in model.safetensors.index.json, which transformers reads, or else in whichever indexes are there."""
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    usual = [path for path in indexes if path.name == "model.safetensors.index.json"]
+    names: set[str] = set()
+    for path in usual or indexes:
+        try:
+            names |= set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is no index of safetensors: {error}") from error
+    return names
