@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,13 @@ def test_likeness_is_one_for_equal_pairs_and_nought_for_unrelated():
 
 
 @pytest.fixture(scope="module")
-def learnt() -> tuple[Any, Tensor]:
+def learnt() -> Generator[tuple[Any, Tensor]]:
     """(a small model that learnt to read a source file, 600 characters of it)"""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # steps are so small that several threads, on a machine with other work, mostly wait for each other
     text = torch.tensor([min(ord(c), 127) for c in inspect.getsource(textwrap)])
     sizes = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
     model = LlamaForCausalLM(LlamaConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=32, **sizes))
@@ -91,7 +96,8 @@ def learnt() -> tuple[Any, Tensor]:
         model(batch, labels=batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval(), text[:600][None]
+    yield model.eval(), text[:600][None]
+    torch.set_num_threads(threads)
 
 
 def test_a_text_tells(learnt: tuple[Any, Tensor], tmp_path: Path):
