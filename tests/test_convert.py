@@ -50,6 +50,12 @@ def test_pairing(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
     assert "no file of safetensors at" in capsys.readouterr().err
 
 
+def test_what_was_left_out_is_named(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (checkpoint / "pytorch_model.bin").write_bytes(b"weights")
+    assert main(["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]) == 0
+    assert "not converted and left out: pytorch_model.bin" in capsys.readouterr().out
+
+
 def test_asked_to_terminate_it_leaves_nothing(checkpoint: Path, tmp_path: Path):
     """SIGTERM unwinds; a run that ends by itself leaves the handler that it found."""
     script = f"""

@@ -42,6 +42,8 @@ def _convert(options: argparse.Namespace) -> int:
         done = convert(options.source, options.target, **how, progress=progress)
     print(f"{done.tensors} tensors in {done.files} files now pair as {options.to}: {options.target}")
     print(f"attention scores of {done.layers} layers agree to {done.difference:.1e}")
+    if done.left_out:
+        print(f"not converted and left out: {', '.join(done.left_out)}")
     return 0
 
 

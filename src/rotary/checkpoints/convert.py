@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -11,15 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
-from ..pairing import permutation
-from .files import File, header, read, shards
+from ..config.source import load, text_part
+from .families import TOLD
+from .files import File, header, read, read_all
 from .layout import Layout, Turned
 from .verify import scores_differ
 
 Pairing = Literal["half", "interleaved"]
 MARK = "rotary_pairing"
+# Files that hold weights, or an optimizer's state beside them, by their endings.
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".npz", ".onnx", ".onnx_data"}
 TOLERANCE = 1e-9
 """Largest relative difference of attention scores, in float64, that a right conversion may show; a wrong one shows about 1."""
 
@@ -29,12 +31,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Converted:
-    """What was done: files and tensors written anew, layers whose scores were compared, and the largest difference of those."""
+    """What was done: files and tensors written anew, layers whose scores were compared, and the largest difference of those.
+
+    left_out: names of what was neither converted nor copied: other files of weights, which would keep the old pairing, and links that
+        lead nowhere or back up.
+    """
 
     files: int
     tensors: int
     layers: int
     difference: float
+    left_out: tuple[str, ...] = ()
 
 
 def convert(
@@ -49,8 +56,10 @@ def convert(
 ) -> Converted:
     """Write the checkpoint at `source` to `target` with its queries and keys paired as `to` says.
 
-    source: a file of safetensors, or a folder of them; other files of the folder are copied. It is only read.
-    target: what must not be there yet. It appears whole, after attention scores agree, or not at all.
+    source: a file of safetensors, or a folder of them. It is only read. Other files of the folder are copied, but for weights in other
+        formats, which would keep the old pairing; rope_interleave in its config.json is set to the new one, where it is there or the
+        family's code asks for it.
+    target: what must not be there yet, nor lie in the source. It appears whole, after attention scores agree, or not at all.
     given: the pairing it has; default that of its family's code, or what an earlier conversion wrote into it.
     config: as RotaryEmbedding.from_config takes it; default the config.json (or Meta's params.json) beside the tensors.
     like: a family whose tensors are arranged the same way, for one that is not known.
@@ -63,43 +72,48 @@ def convert(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise ValueError(f"nothing at {str(source)!r}")
-    if target.exists():
+    if os.path.lexists(target):
         raise ValueError(f"{str(target)!r} exists already; a conversion writes to a place of its own")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{str(target)!r} lies in {str(source)!r}, which is only read")
     layout = Layout(beside(source) if config is None else config, like=like)
-    files = [read(path) for path in shards(source)]
+    files = read_all(source)
     was = pairing_of(files, layout, given)
     if was == to:
         raise ValueError(f"{str(source)!r} is paired as {to} already; given= says otherwise where that is wrong")
     turned = {t.name: t for file in files for e in file.entries if (t := layout.turned(e.name, e.shape)) is not None}
     if not turned:
         raise ValueError(f"no tensor at {str(source)!r} makes queries or keys")
+    told = _told(source / "config.json", to)
     total, done = sum(file.path.stat().st_size for file in files), 0
     with _whole(target, source.is_dir()) as partial:
         made: list[File] = []
         for file in files:
             path = partial if source.is_file() else partial / file.path.name
-            for size in _write(file, path, turned, layout, to):
+            for size in _write(file, path, turned, to):
                 done += size
                 progress(file.path.name, done, total)
             made.append(read(path))
-        if source.is_dir():
-            _copy_others(source, partial, {file.path.name for file in files})
+        left_out = _copy_others(source, partial, {file.path for file in files}) if source.is_dir() else []
+        if told is not None:
+            (partial / "config.json").unlink()  # the copy of a file that nobody may write to is another such
+            (partial / "config.json").write_text(told, encoding="utf-8")
         layers, worst = scores_differ(files, made, turned.values(), layout, was, to)
         if not worst <= TOLERANCE:
             raise RuntimeError(f"attention scores differ by {worst:.1e} after conversion; nothing was written")
-    return Converted(len(files), len(turned), layers, worst)
+    return Converted(len(files), len(turned), layers, worst, tuple(left_out))
 
 
 def pairing_of(files: list[File], layout: Layout, given: Pairing | None) -> Pairing:
     """What the caller says, else what an earlier conversion wrote, else what the family's code rotates by; ValueError for two answers."""
-    marks = {mark for file in files if (mark := file.metadata.get(MARK)) is not None}
-    if len(marks) > 1 or (given is not None and marks - {given}):
+    marks = {file.metadata.get(MARK, "nothing") for file in files}
+    said = marks - {"nothing"}
+    if len(said) > 1 or (given is None and len(marks) > 1) or (given is not None and said - {given}):
         raise ValueError(f"the files say {' and '.join(sorted(marks))}, and given= says {given}")
-    if given is not None:
-        return given
-    if marks:
-        return "interleaved" if marks == {"interleaved"} else "half"
-    return "interleaved" if layout.interleaved else "half"
+    answer = given or (said.pop() if said else "interleaved" if layout.interleaved else "half")
+    if answer == "half" or answer == "interleaved":
+        return answer
+    raise ValueError(f"{MARK} must be half or interleaved, got {answer!r}")
 
 
 def beside(source: Path) -> Any:
@@ -111,25 +125,18 @@ def beside(source: Path) -> Any:
     raise ValueError(f"no config.json beside {str(source)!r}; config= names one (for an adapter, its base model's)")
 
 
-def reorder(rows: Tensor, turned: Turned, layout: Layout, to: Pairing) -> Tensor:
-    """Rows in their new order. rows: (rows, ...) of any dtype, or a gain laid out (1, heads * dim) as DoRA's magnitudes may be."""
-    found = layout.arguments(turned.layer)
-    order = turned.order(rows.shape[0], permutation(found.dim, found.dim, to_interleaved=to == "interleaved"))
-    return rows[order]
-
-
-def _write(file: File, path: Path, turned: dict[str, Turned], layout: Layout, to: Pairing) -> Iterator[int]:
+def _write(file: File, path: Path, turned: dict[str, Turned], to: Pairing) -> Iterator[int]:
     """Write a file anew, and yield the bytes of each tensor."""
-    with path.open("xb") as out:
+    with path.open("xb", buffering=1 << 20) as out:
         out.write(header(file, {**file.metadata, MARK: to}))
         for entry in file.entries:
             found = turned.get(entry.name)
             if found is None:
                 file.copy(entry, out)
             else:
-                rows = file.rows(entry)
-                flat = rows.view(max(entry.shape), -1) if found.kind in ("gain", "shift") else rows
-                out.write(reorder(flat, found, layout, to).numpy().tobytes())
+                flat = found.kind in ("gain", "shift")
+                rows = math.prod(entry.shape) if flat else entry.shape[0]
+                file.reorder(entry, found.order(rows, to).tolist(), out)
             yield entry.end - entry.start
         out.flush()
         os.fsync(out.fileno())
@@ -157,11 +164,30 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _copy_others(source: Path, target: Path, done: set[str]) -> None:
-    for path in source.iterdir():
-        if path.name in done:
+def _copy_others(source: Path, target: Path, done: set[Path]) -> list[str]:
+    """Copy what is no weight, and what links lead to; the names of what was left out, below the source."""
+    left_out: list[str] = []
+    for path in sorted(source.iterdir()):
+        if path in done:
             continue
-        if path.is_dir():
-            shutil.copytree(path, target / path.name)
+        copy, endless = target / path.name, source.resolve().is_relative_to(path.resolve())
+        if endless or not path.exists() or (path.suffix in _WEIGHTS and path.is_file()):
+            left_out.append(path.name)
+        elif path.is_dir():
+            copy.mkdir()
+            left_out += [f"{path.name}/{below}" for below in _copy_others(path, copy, done)]
         else:
-            shutil.copy2(path, target / path.name)
+            shutil.copy2(path, copy)
+    return left_out
+
+
+def _told(path: Path, to: Pairing) -> str | None:
+    """The config with rope_interleave as it is now, by which DeepSeek's models are told their pairing; None where it says nothing of it."""
+    if not path.is_file():
+        return None
+    config = load(path)
+    text = text_part(config)
+    if "rope_interleave" not in text and text.get("model_type") not in TOLD:
+        return None
+    text["rope_interleave"] = to == "interleaved"
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"

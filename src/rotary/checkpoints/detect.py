@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .convert import beside, reorder
+from .convert import beside
 from .files import read_all
 from .layout import Layout
 
@@ -99,7 +99,7 @@ def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str |
     try:
         for parameter, turned in state:
             flat = parameter.data.view(-1, 1) if turned.kind in ("gain", "shift") else parameter.data
-            parameter.data = reorder(flat, turned, layout, ours).view(parameter.shape)  # type: ignore[arg-type]
+            parameter.data = flat[turned.order(flat.shape[0], ours)].view(parameter.shape)
         reordered = _losses(model, tokens)
     finally:
         for (parameter, _), data in zip(state, kept, strict=True):

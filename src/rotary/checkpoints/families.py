@@ -1,7 +1,7 @@
 """Which tensors of a checkpoint make queries and keys, and what their rows are: a few tables, and the name of one for each family.
 
 Names and shapes are those that transformers saves. Each family here is held against its model, its logits before and after, in
-tests/checkpoints/test_convert.py.
+tests/checkpoints/test_families.py.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ Table = Mapping[str, Rows]
 NORMS: Table = {
     name: Rows("1", role)
     for role, names in {
-        "q": ("q_norm", "q_layernorm", "q_layer_norm", "query_layernorm"),
-        "k": ("k_norm", "k_layernorm", "k_layer_norm", "key_layernorm"),
+        "q": ("q_norm", "q_layernorm", "query_layernorm"),
+        "k": ("k_norm", "k_layernorm", "key_layernorm"),
     }.items()
     for name in names
 }
 SPLIT: Table = {"q_proj": Rows("1", "qs"), "k_proj": Rows("1", "ks"), **NORMS}
 GATED: Table = {**SPLIT, "q_proj": Rows("heads", "q gate")}
+BERT: Table = {"query": Rows("1", "qs"), "key": Rows("1", "ks")}
 META: Table = {"wq": Rows("1", "qs"), "wk": Rows("1", "ks"), **NORMS}
 LATENT: Table = {
     "q_proj": Rows("1", "qs"),
@@ -48,40 +49,33 @@ def _fused(name: str, times: str, parts: str) -> Table:
     return {name: Rows(times, parts), **NORMS}
 
 
-_BY_HEAD, _BLOCKS = _fused("query_key_value", "heads", "q k v"), _fused("Wqkv", "1", "qs ks vs")
-_SPLIT = """llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3_text olmo olmo2 olmo3 olmoe granite cohere
-    cohere2 glm glm4 glm4_moe helium phi stablelm starcoder2 smollm3 ernie4_5 gpt_oss hunyuan_v1_dense exaone4 arcee apertus
-    bitnet seed_oss gptj nemotron"""
+_SPLIT = """afmoe apertus arcee aria_text bamba bitnet cohere cohere2 cohere2_moe cwm diffllama doge dots1 ernie4_5 ernie4_5_moe esmc
+    eurobert exaone4 exaone_moe falcon_h1 flex_olmo flint gemma gemma2 gemma3_text glm glm4 glm4_moe gpt_oss gptj granite granite_swa
+    granitemoe granitemoe_swa granitemoehybrid granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3
+    iquestcoder jais2 kolibri1 lfm2 lfm2_moe llama llama4_text mellum minimax_m2 ministral mistral mixtral modernbert-decoder nemotron
+    olmo olmo2 olmo3 olmo_hybrid olmoe phi phimoe qwen2 qwen2_moe qwen3 qwen3_moe recurrent_gemma seed_oss smollm3 solar_open stablelm
+    starcoder2 ultrabert vaultgemma zamba2"""
 FAMILIES: dict[str, Table] = {
     **dict.fromkeys(_SPLIT.split(), SPLIT),
-    "qwen3_next": GATED,
-    "gpt_neox": _BY_HEAD,
-    "persimmon": _BY_HEAD,
-    "phi3": _fused("qkv_proj", "1", "qs ks vs"),
+    **dict.fromkeys(["axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"], LATENT),
+    **dict.fromkeys(["gpt_neox", "gpt_neox_japanese", "persimmon"], _fused("query_key_value", "heads", "q k v")),
+    **dict.fromkeys(["gte", "phi3"], _fused("qkv_proj", "1", "qs ks vs")),
+    **dict.fromkeys(["dbrx", "modernbert", "nomic_bert"], _fused("Wqkv", "1", "qs ks vs")),
+    **dict.fromkeys(["esm", "roformer"], BERT),
     "codegen": _fused("qkv_proj", "4", "qs vs ks"),
-    "dbrx": _BLOCKS,
-    "modernbert": _BLOCKS,
-    "deepseek_v2": LATENT,
-    "deepseek_v3": LATENT,
+    "falcon": _fused("query_key_value", "kv", "qs k v"),
+    "qwen3_next": GATED,
 }
 
+# Families whose code asks its config for rope_interleave.
+TOLD = frozenset(["axk1", "deepseek_v3", "glm4_moe_lite", "youtu"])
+
 # Parts of an attention layer whose rows are no channels that turn. A part in neither list is an error.
-STILL = frozenset(
-    {
-        *(
-            "v_proj",
-            "o_proj",
-            "out_proj",
-            "dense",
-            "Wo",
-            "wv",
-            "wo",
-            "g_proj",
-            "gate_proj",
-            "sinks",
-            "rotary_emb",
-            "attn_sub_norm",
-        ),
-        *("q_a_proj", "q_a_layernorm", "kv_a_layernorm", "kv_b_proj", "v_norm", "bias", "masked_bias", "norm"),
-    }
-)
+_STILL = """v_proj kv_b_proj value wv  o_proj out_proj dense dense_bias output Wo wo  gate_proj A dt_proj  sinks softmax_offset
+    q_a_proj q_a_layernorm kv_a_layernorm attn_sub_norm LayerNorm  lambda_q1 lambda_k1 lambda_q2 lambda_k2
+    linear_x linear_y linear_out conv_1d rg_lru"""
+# Buffers that older releases of transformers saved: frequencies, and masks.
+_BUFFERS = "rotary_emb rotary_embeddings bias masked_bias"
+STILL = frozenset(f"{_STILL} {_BUFFERS}".split())
+# Layers that mix tokens without a rotation, though their parts may be named like those of attention.
+STILL_LAYERS = frozenset(["linear_attn"])

@@ -44,12 +44,14 @@ class File:
     metadata: dict[str, str]
     offset: int
 
-    def rows(self, entry: Entry) -> Tensor:
-        """(rows, bytes of a row) uint8: the tensor as it lies, one row per index of its first axis."""
+    def reorder(self, entry: Entry, order: Sequence[int], to: BinaryIO) -> None:
+        """Its bytes, cut into len(order) rows: new row i is old row order[i]. This one tensor is held, once."""
         with self.path.open("rb") as file:
             file.seek(self.offset + entry.start)
-            data = bytearray(file.read(entry.end - entry.start))
-        return torch.frombuffer(data, dtype=torch.uint8).view(entry.shape[0] if entry.shape else 1, -1)
+            rows = memoryview(file.read(entry.end - entry.start))
+        width = len(rows) // len(order)
+        for row in order:
+            to.write(rows[row * width : (row + 1) * width])
 
     def numbers(self, entry: Entry, rows: slice) -> Tensor:
         """(rows, columns) float64 of some rows alone; ValueError for a dtype that holds no plain numbers."""

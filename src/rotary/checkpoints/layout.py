@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..config.families import FAMILIES as ROTATING
 from ..config.parameters import layer_types
 from ..config.read import Arguments, read
 from ..config.source import load, text_part
-from .families import FAMILIES, META, NORMS, STILL, Rows, Table
+from ..pairing import permutation
+from .families import BERT, FAMILIES, META, NORMS, STILL, STILL_LAYERS, Rows, Table
 
 Role = Literal["q", "k"]
 # What a tensor does: map the hidden state, add to the result, multiply it (a norm's weight, DoRA's magnitude), add after that.
@@ -27,7 +29,7 @@ _META_KEYS = {
     "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads",
 }
-_ATTENTION = {"self_attn", "attn", "attention", "self_attention"}
+_ATTENTION = {"self_attn", "attn", "attention", "self_attention", "temporal_block"}
 _TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_projector|img)\w*\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
 _TAIL = re.compile(
@@ -39,20 +41,23 @@ _TAIL = re.compile(
 class Turned:
     """One tensor whose rows turn.
 
-    layer: which. kind: what the tensor does. where: role -> (heads, dim) int64, the rows that turn, head by head, in the order they
-    come in, of the tensor flattened to one row per output channel.
+    module: the attention layer that it belongs to, as named. layer: its number. kind: what the tensor does.
+    where: role -> (heads, dim) int64, the rows that turn, head by head, in the order they come in, of the tensor flattened to one row
+        per output channel.
     """
 
     name: str
+    module: str
     layer: int
     kind: Kind
     where: Mapping[Role, Tensor]
 
-    def order(self, rows: int, permutation: Tensor) -> Tensor:
-        """(rows,) int64: new row i is old row order[i], where permutation (dim,) reorders one head."""
+    def order(self, rows: int, to: Literal["half", "interleaved"]) -> Tensor:
+        """(rows,) int64: new row i is old row order[i], from the other pairing to this one; of a tensor with so many rows."""
         order = torch.arange(rows)
         for turning in self.where.values():
-            order[turning] = turning[:, permutation]
+            dim = turning.shape[1]
+            order[turning] = turning[:, permutation(dim, dim, to_interleaved=to == "interleaved")]
         return order
 
 
@@ -85,7 +90,13 @@ class Layout:
 
     @property
     def interleaved(self) -> bool:
-        """The pairing that the family's code rotates by."""
+        """The pairing that the family's code rotates by; ValueError for one whose code is not known."""
+        name = self.config.get("model_type")
+        if self.pairing is None and name not in ROTATING and self.config.get("rope_interleave") is None:
+            raise ValueError(
+                f"how the code of models of type {name!r} pairs channels is not known: for a conversion given= (--from) says it, "
+                f"elsewhere rope_interleave in the config"
+            )
         return self.arguments(0).interleaved if self.pairing is None else self.pairing
 
     def arguments(self, layer: int) -> Arguments:
@@ -101,13 +112,18 @@ class Layout:
         if self.framed and _TOWERS.search(name):
             return None
         parts = name.split(".")
+        if not STILL_LAYERS.isdisjoint(parts):
+            return None
         inside = [i for i, part in enumerate(parts[:-1]) if part in _ATTENTION]
         if not inside:
             lost = [part for part in parts if part in self.table]
             if lost:
                 raise ValueError(f"{name}: {lost[0]} outside an attention layer, of which no rule is known")
             return None
-        rest = parts[inside[-1] + 1 :]
+        end = inside[-1] + 1
+        if self.table is BERT and parts[end:-1][:1] == ["self"]:  # attention.self.query beside attention.output.dense
+            end += 1
+        rest = parts[end:]
         if rest[0] in STILL:
             return None
         if rest[0] not in self.table:
@@ -126,11 +142,14 @@ class Layout:
         kind: Kind = "gain" if normed or tail["dora"] else "weight"
         if rest[-1] == "bias":
             kind = "shift" if normed else "bias"
-        return Turned(name, int(layer[1]), kind, self._where(rest[0], int(layer[1]), name, shape, kind))
+        where = self._where(rest[0], int(layer[1]), name, shape, kind)
+        return Turned(name, ".".join(parts[:end]), int(layer[1]), kind, where)
 
     def _where(self, part: str, layer: int, name: str, shape: tuple[int, ...], kind: Kind) -> dict[Role, Tensor]:
         rows: Rows = self.table[part]
         found = self.arguments(layer)
+        if len(shape) != {"weight": 2, "bias": 1}.get(kind, len(shape)) or not math.prod(shape):
+            raise ValueError(f"{name} has shape {shape}, which no {kind} of {part} has; is the checkpoint whole?")
         size = shape[0] if kind in ("weight", "bias") else math.prod(shape)
         heads, kv = self._heads()
         nope = int(self.config.get("qk_nope_head_dim") or 0) if "kv_a_proj_with_mqa" in self.table else 0
@@ -146,7 +165,7 @@ class Layout:
         words = rows.parts.split()
         if part in NORMS and size % width[words[0]] == 0:
             times = size // width[words[0]]  # one weight for every head, or one for each
-        whole = [word[0] for word in words for _ in range(share[word])] if words[0] in share else words
+        whole = [word.rstrip("s") for word in words for _ in range(share.get(word, 1))]
         starts: dict[Role, list[int]] = {"q": [], "k": []}
         at = 0
         for _ in range(times):
@@ -165,4 +184,8 @@ class Layout:
         heads = next((int(self.config[key]) for key in ("num_attention_heads", "n_head") if self.config.get(key)), 0)
         if not heads:
             raise ValueError("missing num_attention_heads in the config")
+        if self.family == "falcon":  # writes num_kv_heads even where it does not heed it
+            if not self.config.get("new_decoder_architecture"):
+                return heads, 1 if self.config.get("multi_query", True) else heads
+            return heads, int(self.config.get("num_kv_heads") or heads)
         return heads, int(self.config.get("num_key_value_heads") or heads)

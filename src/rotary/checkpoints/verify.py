@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,18 +21,18 @@ def scores_differ(
     before: list[File], after: list[File], turned: Iterable[Turned], layout: Layout, was: str, to: str
 ) -> tuple[int, float]:
     """(layers, largest relative difference of scores): queries against keys, or each with itself where a file holds only one."""
-    by_layer: dict[int, list[Turned]] = {}
+    by_module: dict[str, list[Turned]] = {}
     for one in turned:
-        by_layer.setdefault(one.layer, []).append(one)
+        by_module.setdefault(one.module, []).append(one)
     worst = 0.0
-    for layer, tensors in sorted(by_layer.items()):
-        found = layout.arguments(layer)
+    for tensors in by_module.values():
+        found = layout.arguments(tensors[0].layer)
         inv_freq = found.base ** (-torch.arange(0, found.dim, 2, dtype=torch.float64) / found.dim)
         angles = torch.arange(1, TOKENS + 1, dtype=torch.float64)[:, None] * 7.0 * inv_freq
         scores = [_scores(files, tensors, angles, pairing) for files, pairing in ((before, was), (after, to))]
         for a, b in zip(*scores, strict=True):
             worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp(min=1e-300)))
-    return len(by_layer), worst
+    return len(by_module), worst
 
 
 def _scores(files: list[File], tensors: list[Turned], angles: Tensor, pairing: str) -> list[Tensor]:
@@ -69,8 +71,8 @@ def _vectors(files: list[File], tensors: list[Turned], role: Role) -> Tensor | N
 
 def _rows(file: File, entry: Entry, rows: Tensor, kind: str) -> Tensor:
     """(tokens or 1, dim): what some consecutive rows make of random states, the same for the same width."""
-    if kind in ("gain", "shift") and len(entry.shape) == 2:  # heads by channels, or a row of all
-        entry = Entry(entry.name, entry.dtype, (entry.shape[0] * entry.shape[1],), entry.start, entry.end)
+    if kind in ("gain", "shift"):  # heads by channels, or a row of all
+        entry = replace(entry, shape=(math.prod(entry.shape),))
     numbers = file.numbers(entry, slice(int(rows[0]), int(rows[-1]) + 1))
     if kind != "weight":
         return numbers.view(1, -1)
