@@ -83,6 +83,16 @@ sys.exit(cli.main(["convert", {str(checkpoint)!r}, {str(tmp_path / "out")!r}, "-
     assert {path.name for path in tmp_path.iterdir()} == {"model", "first"}
 
 
+def test_a_handler_that_was_there_is_there_afterwards(checkpoint: Path, tmp_path: Path):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]) == 0
+        assert main(["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]) == 2
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_thread_may_convert_too(checkpoint: Path, tmp_path: Path):
     """Only the main thread may set what a signal does."""
     arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]

@@ -56,6 +56,15 @@ def test_norms_that_follow_the_speeds_tell(tmp_path: Path):
     assert verdict.pairing == "interleaved" and verdict.confidence > 4 and "of neighbours 0.9" in verdict.why
 
 
+def test_a_folder_that_holds_a_model_twice_is_refused(tmp_path: Path):
+    """Counted twice, four weights would pass for the eight that are needed."""
+    folder = written(tmp_path / "twice", torch.linspace(0.8, -0.8, 16).repeat(2), layers=2)
+    assert by_weights(folder, config=CONFIG).pairing == "unknown"
+    (folder / "model.fp16.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="is both in"):
+        by_weights(folder, config=CONFIG)
+
+
 def test_weights_that_say_nothing_are_unknown(tmp_path: Path):
     for seed in range(10):
         torch.manual_seed(seed)
