@@ -16,7 +16,8 @@ run: $(VENV)/.run
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev
-	@{ $(BIN)/python -m pytest -q && TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels -k triton; } \
+	@{ $(BIN)/python -m pytest -q && TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels -k triton \
+		&& ROTARY_CHIP=90 $(BIN)/python -m pytest -q tests/kernels -k triton; } \
 		&& echo "make test: every test passed" || { echo "make test: FAILED"; exit 1; }
 
 sanitize: $(VENV)/.dev

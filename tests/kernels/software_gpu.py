@@ -1,0 +1,111 @@
+"""A GPU made of software under Triton: kernels are compiled for a chip that need not be there, and run by ptx.py on CPU tensors.
+
+From the call of the library to the last store everything is what a GPU would get: the plan, the compiled code, the arguments in
+their order and width. ROTARY_CHIP=90 python -m pytest tests/kernels -k triton runs the battery this way (conftest.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+from triton.runtime.driver import driver
+
+from kernels import ptx
+from rotary.kernels import triton as launcher
+
+_RANGE = {"i32": 1 << 31, "i64": 1 << 63}
+launches: list[int] = []
+"""Programs of each launch so far."""
+texts: list[str] = []
+"""PTX of each kernel that was loaded so far."""
+
+
+class Utils:
+    """What Triton asks of a chip's driver while it loads a kernel. The handle of a function is the function."""
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[Any, ...]:
+        return name, ptx.parse(texts[-1]), 0, 0, 1024
+
+    def unload_module(self, module: str) -> None:
+        pass
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 100_000, "multiprocessor_count": 4}
+
+
+class Launcher:
+    """Arguments as Triton's own launcher takes them: one for each name of the signature, those known to the compiler left out."""
+
+    def __init__(self, source: Any, metadata: Any) -> None:
+        self.kinds = tuple(source.signature.values())
+        self.shared = metadata.shared
+
+    def __call__(self, x: int, y: int, z: int, stream: int, function: ptx.Program, *more: Any) -> None:
+        arguments = more[4:]
+        assert y == z == 1
+        values: list[int] = []
+        tensors: list[tuple[int, int]] = []
+        for kind, argument in zip(self.kinds, arguments, strict=True):
+            if kind == "constexpr":
+                continue
+            if kind.startswith("*"):
+                assert isinstance(argument, Tensor) and argument.is_cpu
+                storage = argument.untyped_storage()
+                tensors.append((storage.data_ptr(), storage.data_ptr() + storage.nbytes()))
+                argument = argument.data_ptr()
+            else:
+                assert -_RANGE[kind] <= argument < _RANGE[kind], f"{argument} is no {kind}"
+            values.append(int(argument))
+        values += [0] * (len(function.sizes) - len(values))  # two scratch memories, which no kernel here asks for
+        launches.append(x)
+        ptx.run(function, x, values, tensors, self.shared)
+
+
+class Driver(DriverBase):
+    """One device, without streams."""
+
+    def __init__(self, chip: int) -> None:
+        self.chip = chip
+        self.utils, self.launcher_cls = Utils(), Launcher
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.chip, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_capability(self, device: int) -> tuple[int, int]:
+        return divmod(self.chip, 10)
+
+    def get_active_torch_device(self) -> Any:
+        raise RuntimeError("there is none")
+
+    def map_python_to_cpp_type(self, kind: str) -> str:
+        raise RuntimeError("nothing is compiled for the host")
+
+    def get_benchmarker(self) -> Any:
+        raise RuntimeError("nothing is timed here")
+
+
+def install(chip: int) -> None:
+    """Have the launcher serve CPU tensors, and Triton compile for this chip (80, 90, 100) and run in software, for this process."""
+
+    def remember(module: Any, function: Any, name: str, files: dict[str, str], hash: str) -> None:
+        texts.append(Path(next(path for file, path in files.items() if file.endswith(".ptx"))).read_text())
+
+    knobs.runtime.kernel_load_start_hook = remember
+    driver.set_active(Driver(chip))
+    launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
+    launcher.unavailable.cache_clear()
