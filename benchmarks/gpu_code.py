@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import triton
@@ -26,12 +27,17 @@ from triton.compiler import ASTSource, CompiledKernel
 from rotary.kernels import triton as launcher
 
 CHIPS = {"A100": 80, "H200": 90, "B200": 100}
+MULTIPROCESSORS = 132  # an H200's, which decide between large and small tiles
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 SHAPES = {  # (tokens, head_dim, dim)
     "128": (4096, 128, 128), "128, one token": (1, 128, 128), "128, 64 of them turned": (4096, 128, 64),
-    "96": (4096, 96, 96), "80": (4096, 80, 80), "256": (4096, 256, 256), "512, 64 of them turned": (4096, 512, 64),
+    "96": (4096, 96, 96), "80": (4096, 80, 80), "256": (4096, 256, 256), "512": (4096, 512, 512),
+    "80, 32 of them turned": (4096, 80, 32), "256, 64 of them turned": (4096, 256, 64), "512, 64 of them turned": (4096, 512, 64),
 }  # fmt: skip
 _INSTRUCTION = re.compile(r"^[^\t\n]*\t(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]*)((?:\.\w+)*)", re.M)
+_FUSED = re.compile(
+    r"\t[^\t\n]*\b(?:FFMA2?|DFMA|HFMA2)\b\S* \w+, (?!-RZ, RZ)"
+)  # of zeros alone it is how a constant is loaded
 _TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
 
 
@@ -58,7 +64,8 @@ def compiled(
     geometry = [
         g for x in xs for g in (x.shape, x.stride(), x.stride(), in_place, cos.shape, cos.stride(), cos.stride())
     ]
-    plan = launcher._plan(dtype, torch.device("cpu"), 2, interleaved, False, *geometry)
+    with mock.patch.object(launcher, "_multiprocessors", return_value=MULTIPROCESSORS):
+        plan = launcher._plan.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, *geometry)
     assert isinstance(plan, tuple) and len(plan) == 1, plan
     return build(plan[0].code, dtype, chip)
 
@@ -96,7 +103,7 @@ def read(kernel: CompiledKernel) -> Code:
             width = re.search(r"\.(128|64|U16|S16|U8|S8|256)\b", suffixes)
             accesses[f"{name}.{width.group(1).lstrip('US') if width else '32'}"] += 1
     count = Counter(name for name, _ in found)
-    fused = sum(count[name] for name in ("FFMA", "FFMA2", "DFMA", "HFMA2"))
+    fused = len(_FUSED.findall(kernel.asm["sass"]))
     return Code(registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
 
 

@@ -28,16 +28,18 @@ _SIZES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4, torch.float64: 
 
 
 class Tile(NamedTuple):
-    """What one program does: `heads` heads of as many tokens as give each thread of `warps` warps two accesses per head."""
+    """What one program does: so many heads of so many tokens, with so many warps."""
 
+    tokens: int
     heads: int
     warps: int
 
 
 # Work that fills the chip: four heads share one reading of the tables and are loaded before anything is stored, 128 bytes in flight
 # per thread. With fewer than two such programs per multiprocessor: the smallest programs, so that all of them take part.
-LARGE = Tile(heads=4, warps=4)
-SMALL = Tile(heads=1, warps=1)
+LARGE = {"heads": 4, "warps": 4}
+SMALL = {"heads": 1, "warps": 1}
+_STAGED = 20  # accesses per thread before the first store, 4 registers each: with more, programs that fit on a multiprocessor get few
 _FILLED = 2
 _MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernel, addresses 64
 
@@ -201,14 +203,15 @@ def _launch(
 ) -> Launch:
     def programs(tile: Tile) -> int:
         groups = sum(-(-axes.heads // tile.heads) for axes in ((q,) if i == j else (q, k)))
-        return groups * -(-max(q.tokens, k.tokens) // tokens_per_program(tile, dim, tail, size))
+        return groups * -(-max(q.tokens, k.tokens) // tile.tokens)
 
-    tile = LARGE if programs(LARGE) >= _FILLED * _multiprocessors(device) else SMALL
+    tile = tile_of(dim, tail, size, **LARGE)
+    if programs(tile) < _FILLED * _multiprocessors(device):
+        tile = tile_of(dim, tail, size, **SMALL)
     # What divides every stride divides the first address of every row, and so decides how wide the accesses may be.
     unit = math.gcd(ACCESS // size, *q[3:9], *k[3:9])
     table_unit = math.gcd(ACCESS // max(size, 4), *q[9:], *k[9:])
-    tokens = tokens_per_program(tile, dim, tail, size)
-    constants = (dim, tail, interleaved, unit, table_unit, tokens, tile.heads, i != j)
+    constants = (dim, tail, interleaved, unit, table_unit, tile.tokens, tile.heads, i != j)
     code = _code(dtype, device, tile.warps, constants)
     return Launch(i, j, programs(tile) if dim + tail else 0, (*q, *k, conjugate), code)
 
@@ -219,11 +222,25 @@ def _code(dtype: torch.dtype, device: torch.device, warps: int, constants: tuple
     return Code(warps, constants)
 
 
-def tokens_per_program(tile: Tile, dim: int, tail: int, size: int) -> int:
-    """Rows of one tile: as many as give each thread one access to each of the two channels of its planes."""
-    width = max(dim // 2, tail // 2, 1)
-    width = 1 << (width - 1).bit_length()
-    return min(max(32 * tile.warps * (ACCESS // size) // width, 1), 128)
+def tile_of(dim: int, tail: int, size: int, *, heads: int, warps: int) -> Tile:
+    """As many tokens as give each thread one access to each of the two channels of its planes; fewer heads, then fewer tokens, where
+    a long tail would need too many registers. dim, tail: channels turned and copied. size: bytes of a channel.
+    """
+    row = 32 * warps * ACCESS // size  # channels that all threads move at once
+
+    def width(channels: int) -> int:
+        return 1 << max(channels - 1, 0).bit_length()
+
+    tokens = min(max(row // width(max(dim, tail if not dim else 0) // 2), 1), 128)
+
+    def staged() -> float:
+        return heads * tokens * (2 * width(dim // 2) + (width(tail) if tail else 0)) / row
+
+    while staged() > _STAGED and heads > 1:
+        heads //= 2
+    while staged() > _STAGED and tokens > 1:
+        tokens //= 2
+    return Tile(tokens, heads, warps)
 
 
 @functools.cache
