@@ -61,9 +61,8 @@ def compiled(
     work = torch.float64 if dtype == torch.float64 else torch.float32
     xs = [torch.empty(1, seq, heads, head_dim, dtype=dtype, device="meta").transpose(1, 2) for heads in (32, 8)]
     cos = torch.empty(seq, dim // 2, dtype=work, device="meta")
-    geometry = [
-        g for x in xs for g in (x.shape, x.stride(), x.stride(), in_place, cos.shape, cos.stride(), cos.stride())
-    ]
+    tables = (cos.shape, cos.stride(), cos.stride())
+    geometry = [g for x in xs for g in (x.shape, x.stride(), None if in_place else x.stride(), *tables)]
     with mock.patch.object(launcher, "_multiprocessors", return_value=MULTIPROCESSORS):
         plan = launcher._plan.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, *geometry)
     assert isinstance(plan, tuple) and len(plan) == 1, plan

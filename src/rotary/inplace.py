@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch._C._autograd import CreationMeta, _get_creation_meta  # pyright: ignore[reportPrivateUsage]
 
+Sizes = tuple[int, ...]
 _STEPS = 10_000  # of the search, far more than any real layout takes; beyond it the careful answer is "they share"
 
 
@@ -54,10 +57,13 @@ def _check_autograd(x: Tensor, name: str) -> None:
 
 def overlaps_itself(x: Tensor) -> bool:
     """Whether two indices of x name the same element, as in an expanded tensor."""
-    if x.is_contiguous():
-        return False
-    axes = [(stride, 1 - size, size - 1) for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
-    return x.numel() > 0 and _reaches(axes, 0, trivial=False)
+    return not x.is_contiguous() and _overlaps_itself(x.shape, x.stride())
+
+
+@functools.lru_cache(maxsize=1024)  # a search of 15 us for the transposed queries of a decoding step
+def _overlaps_itself(shape: Sizes, strides: Sizes) -> bool:
+    axes = [(stride, 1 - size, size - 1) for size, stride in zip(shape, strides, strict=True) if size > 1]
+    return 0 not in shape and _reaches(axes, 0, trivial=False)
 
 
 def overlap(x: Tensor, y: Tensor) -> bool:
@@ -66,7 +72,10 @@ def overlap(x: Tensor, y: Tensor) -> bool:
         return False
     size = x.element_size()
     x_start, y_start = x.data_ptr(), y.data_ptr()
-    if x_start + _extent(x) * size <= y_start or y_start + _extent(y) * size <= x_start:
+    if (
+        x_start + _extent(x.shape, x.stride()) * size <= y_start
+        or y_start + _extent(y.shape, y.stride()) * size <= x_start
+    ):
         return False
     if (y_start - x_start) % size:
         return True
@@ -79,9 +88,10 @@ def overlap(x: Tensor, y: Tensor) -> bool:
     return _reaches(axes, (y_start - x_start) // size, trivial=True)
 
 
-def _extent(x: Tensor) -> int:
+@functools.lru_cache(maxsize=1024)
+def _extent(shape: Sizes, strides: Sizes) -> int:
     """Elements from the first to just past the last."""
-    return 1 + sum((length - 1) * stride for length, stride in zip(x.shape, x.stride(), strict=True))
+    return 1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
 
 
 def _reaches(axes: list[tuple[int, int, int]], target: int, *, trivial: bool) -> bool:

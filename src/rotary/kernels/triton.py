@@ -10,47 +10,39 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .axes import Axes, Sizes, alike, fold
+from .tiles import ACCESS, LARGE, SMALL, Tile, tile_of
 
 Table = tuple[Tensor, Tensor]
 
 OLDEST_TRITON = (3, 3)  # tuples inside kernels, and a compiled kernel that is launched with every argument
 OLDEST_CHIP = (8, 0)  # conversions from and to bfloat16
-ACCESS = 16  # bytes that one thread moves at once
 _SIZES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4, torch.float64: 8}
 
 
-class Tile(NamedTuple):
-    """What one program does: so many heads of so many tokens, with so many warps."""
-
-    tokens: int
-    heads: int
-    warps: int
-
-
-# Work that fills the chip: four heads share one reading of the tables and are loaded before anything is stored, 128 bytes in flight
-# per thread. With fewer than two such programs per multiprocessor: the smallest programs, so that all of them take part.
-LARGE = {"heads": 4, "warps": 4}
-SMALL = {"heads": 1, "warps": 1}
-_STAGED = 20  # accesses per thread before the first store, 4 registers each: with more, programs that fit on a multiprocessor get few
-_FILLED = 2
+_FILLED = 2  # large programs for each multiprocessor, or small ones do better: all of them take part
+_AS_BEFORE = (None, None, None)
 _MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernel, addresses 64
+
+
+Short = Callable[[int, "tuple[int, ...]"], None]
 
 
 @dataclass(eq=False)
 class Code:
-    """One compiled kernel, where there is one already: Triton's own way from arguments to it costs more than all the rest of a call."""
+    """One compiled kernel, and the short way to launch it once there is one: Triton's own way costs more than all the rest of a call."""
 
     warps: int
     constants: tuple[int, ...]
-    compiled: Any = None
+    launch: Short | None = None
 
 
 @dataclass(eq=False)
@@ -102,12 +94,17 @@ def rotate(
         reason = f"tensors on {x.device}"
     if reason is not None:
         return reason
+    # Everything from here to the launch is what a decoding step of one token waits for.
     geometry: list[Any] = []
-    for x, out, (cos, sin) in zip(xs, outs, tables, strict=True):
-        in_place = out is x
+    before = None
+    for x, out, table in zip(xs, outs, tables):  # noqa: B905 (0.1 us)
         strides = x.stride()
-        geometry += (x.shape, strides, strides if in_place else out.stride(), in_place)
-        geometry += (cos.shape, cos.stride(), sin.stride())
+        geometry += (x.shape, strides, None if out is x else out.stride())
+        if table is not before:  # q and k mostly share theirs
+            before = cos, sin = table
+            geometry += (cos.shape, cos.stride(), sin.stride())
+        else:
+            geometry += _AS_BEFORE
     plan = _plan(x.dtype, x.device, seq_dim, interleaved, conjugate, *geometry)
     if plan is None:  # tables are small against q and k, and nearly always well laid out already
         tables = tuple((cos.contiguous(), sin.contiguous()) for cos, sin in tables)
@@ -130,22 +127,45 @@ def _run(plan: tuple[Launch, ...], xs: tuple[Tensor, ...], outs: tuple[Tensor, .
         if not launch.count:
             continue
         i, j, code = launch.first, launch.last, launch.code
-        pointers = (xs[i], outs[i], *tables[i], xs[j], outs[j], *tables[j])
-        addresses = 0
-        for tensor in pointers:
-            addresses |= tensor.data_ptr()
-        aligned = not addresses % ACCESS
-        compiled = code.compiled
-        if compiled is not None and aligned:
-            compiled[(launch.count, 1, 1)](*pointers, *launch.integers, *code.constants)
+        (q_cos, q_sin), (k_cos, k_sin) = tables[i], tables[j]
+        a, b, c, d = xs[i].data_ptr(), outs[i].data_ptr(), q_cos.data_ptr(), q_sin.data_ptr()
+        e, f, g, h = (
+            (a, b, c, d) if i == j else (xs[j].data_ptr(), outs[j].data_ptr(), k_cos.data_ptr(), k_sin.data_ptr())
+        )
+        aligned = not (a | b | c | d | e | f | g | h) % ACCESS
+        if aligned and code.launch is not None:
+            code.launch(launch.count, (a, b, c, d, e, f, g, h, *launch.integers, *code.constants))
             continue
+        pointers = xs[i], outs[i], q_cos, q_sin, xs[j], outs[j], k_cos, k_sin
         # enable_fp_fusion would contract a * c - b * s and leave out a rounding: pinned, so that the bits are those of the plain
         # formula under every version of Triton. Where memory is what is waited for it costs nothing.
         compiled = _kernel()[(launch.count,)](
             *pointers, *launch.integers, *code.constants, num_warps=code.warps, enable_fp_fusion=False
         )
-        if aligned:
-            code.compiled = compiled  # None from the interpreter
+        if aligned and compiled is not None:  # None from the interpreter
+            code.launch = _short(compiled, xs[i].device.index or 0)
+
+
+def _short(compiled: Any, device: int) -> Short:
+    """Launch this code again, by addresses, past the look-ups by which Triton finds it. All that Triton would do for a profiler remains."""
+    from triton.runtime.driver import driver
+
+    try:
+        from triton.knobs import runtime as hooks
+    except ImportError:  # before 3.4
+        return lambda count, arguments: compiled[(count, 1, 1)](*arguments)
+    active: Any = driver.active
+    stream_of = active.get_current_stream
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+
+    def launch(count: int, arguments: tuple[int, ...]) -> None:
+        hook = hooks.launch_enter_hook  # a function, or a chain of them that may be empty
+        if getattr(hook, "calls", hook):
+            compiled[(count, 1, 1)](*arguments)
+        else:
+            run(count, 1, 1, stream_of(device), function, metadata, None, None, None, *arguments)
+
+    return launch
 
 
 # Nothing in a plan depends on anything but its arguments: forgetting one costs microseconds.
@@ -155,7 +175,8 @@ def _plan(
 ) -> tuple[Launch, ...] | str | None:
     """The launches, or why these tensors are not served, or None where the tables must be copied first.
 
-    geometry: per tensor the shape, strides of x, strides of out, whether it is in place; shape of cos, strides of cos and of sin.
+    geometry: per tensor the shape, strides of x, strides of out (None in place); shape of cos, strides of cos and of sin (None where
+        they are those of the tensor before).
     """
     size = _SIZES.get(dtype)
     if size is None:
@@ -164,9 +185,11 @@ def _plan(
         return f"compute capability of {device} is older than {_dotted(OLDEST_CHIP)}"
     every: list[Axes] = []
     dims: list[tuple[int, int]] = []
-    for shape, x_strides, y_strides, in_place, table, cos_strides, sin_strides in zip(
-        *(geometry[i::7] for i in range(7)), strict=True
-    ):
+    before: Any = None
+    for shape, x_strides, y_strides, *given in zip(*(geometry[i::6] for i in range(6)), strict=True):
+        in_place = y_strides is None
+        y_strides = x_strides if in_place else y_strides
+        before = table, cos_strides, sin_strides = before if given[0] is None else given
         if shape[-1] > 1 and not x_strides[-1] == y_strides[-1] == 1:
             return "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)"
         if 0 not in table and not alike(table, cos_strides, sin_strides):
@@ -220,27 +243,6 @@ def _launch(
 def _code(dtype: torch.dtype, device: torch.device, warps: int, constants: tuple[int, ...]) -> Code:
     """The one place for the kernel compiled for these constants; how many there are does not depend on lengths."""
     return Code(warps, constants)
-
-
-def tile_of(dim: int, tail: int, size: int, *, heads: int, warps: int) -> Tile:
-    """As many tokens as give each thread one access to each of the two channels of its planes; fewer heads, then fewer tokens, where
-    a long tail would need too many registers. dim, tail: channels turned and copied. size: bytes of a channel.
-    """
-    row = 32 * warps * ACCESS // size  # channels that all threads move at once
-
-    def width(channels: int) -> int:
-        return 1 << max(channels - 1, 0).bit_length()
-
-    tokens = min(max(row // width(max(dim, tail if not dim else 0) // 2), 1), 128)
-
-    def staged() -> float:
-        return heads * tokens * (2 * width(dim // 2) + (width(tail) if tail else 0)) / row
-
-    while staged() > _STAGED and heads > 1:
-        heads //= 2
-    while staged() > _STAGED and tokens > 1:
-        tokens //= 2
-    return Tile(tokens, heads, warps)
 
 
 @functools.cache
