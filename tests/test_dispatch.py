@@ -97,6 +97,12 @@ def test_tables_that_require_a_gradient_receive_it():
     )
 
 
+def test_tables_that_require_a_gradient_receive_it_in_place_too():
+    x, _ = inputs()
+    tables = [t.requires_grad_() for t in RotaryEmbedding(8).cos_sin(4, torch.float64)]
+    assert gradcheck(lambda *t: apply_rotary(t[0] * 1, t[1], t[2], inplace=True), (x, *tables))
+
+
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_conjugate_is_the_adjoint(interleaved: bool):
     x, y = (torch.randn(3, 5, 12, dtype=torch.float64) for _ in range(2))

@@ -9,6 +9,7 @@ The backward pass needs cos and sin alone: no copy of a query or key is kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -60,11 +61,9 @@ def rotate(
         return outs
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     if formula:
-        ys = tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
         if not in_place:
-            return ys
-        for x, y in zip(xs, ys, strict=True):
-            x.copy_(y)
+            return by_formula(xs, tables, how)
+        over_by_formula(xs, tables, how)
         return xs
     if not in_place:
         return _Rotation.apply(backend, how, len(xs), *xs, *(t for table in tables for t in table))
@@ -97,6 +96,19 @@ def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
     return False
 
 
+def by_formula(xs: Tensors, tables: tuple[Table, ...], how: How) -> Tensors:
+    """Fresh outputs in operations that autograd, functorch and the compiler look into."""
+    return tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
+
+
+def over_by_formula(xs: Tensors, tables: tuple[Table, ...], how: How) -> None:
+    """The same, written over xs."""
+    # A gradient of the tables needs what xs held, and autograd keeps no copy of its own.
+    kept = torch.is_grad_enabled() and any(t.requires_grad for table in tables for t in table)
+    for x, y in zip(xs, by_formula(tuple(x.clone() for x in xs) if kept else xs, tables, how), strict=True):
+        x.copy_(y)
+
+
 def _like(x: Tensor, y: Tensor) -> Tensor:
     """y with the strides of empty_like(x). Under functorch strides belong to the transform and are left alone."""
     if torch.compiler.is_compiling() or not transforming():
@@ -108,11 +120,12 @@ def _back(how: How) -> How:
     return {**how, "conjugate": not how["conjugate"]}
 
 
-def _pairs(tensors: Tensors) -> tuple[Table, ...]:
+def pairs(tensors: Sequence[Tensor]) -> tuple[Table, ...]:
+    """cos, sin, cos, sin, ... -> (cos, sin), ..."""
     return tuple(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def _readable(grad: Tensor) -> Tensor:
+def readable(grad: Tensor) -> Tensor:
     """Gradients of sums arrive expanded, with no memory behind their channels, which no kernel reads."""
     return grad if grad.stride(-1) == 1 else grad.contiguous()
 
@@ -124,7 +137,7 @@ class _Rotation(torch.autograd.Function):
     def forward(ctx: Any, backend: str | None, how: How, count: int, *tensors: Tensor) -> Tensors:
         xs, flat = tensors[:count], tensors[count:]
         outs = tuple(torch.empty_like(x) for x in xs)
-        choice.run(backend, xs, outs, _pairs(flat), **how)
+        choice.run(backend, xs, outs, pairs(flat), **how)
         ctx.save_for_backward(*flat)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
@@ -134,12 +147,12 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         saved = ctx.saved_tensors  # read once: activation checkpointing allows no second time
-        tables = _pairs(saved)
+        tables = pairs(saved)
         wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
         rotated: list[Tensor | None] = [None] * ctx.count
         if wanted:
             how = _back(ctx.how)
-            given = tuple(_readable(grads[i]) for i in wanted)  # pyright: ignore[reportArgumentType]
+            given = tuple(readable(grads[i]) for i in wanted)  # pyright: ignore[reportArgumentType]
             for i, y in zip(
                 wanted, rotate(given, tuple(tables[i] for i in wanted), backend=ctx.backend, **how), strict=True
             ):
@@ -161,5 +174,5 @@ class _RotationInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         how = _back(ctx.how)
-        (rotated,) = rotate((_readable(grad),), _pairs(ctx.saved_tensors), backend=ctx.backend, **how)
+        (rotated,) = rotate((readable(grad),), pairs(ctx.saved_tensors), backend=ctx.backend, **how)
         return None, None, rotated, None, None
