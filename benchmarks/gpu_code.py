@@ -25,6 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from rotary.kernels import triton as launcher
+from rotary.kernels.tables import code as tables_of
 
 CHIPS = {"A100": 80, "H200": 90, "B200": 100}
 MULTIPROCESSORS = 132  # an H200's, which decide between large and small tiles
@@ -66,19 +67,22 @@ def compiled(
     with mock.patch.object(launcher, "_multiprocessors", return_value=MULTIPROCESSORS):
         plan = launcher._plan.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, *geometry)
     assert isinstance(plan, tuple) and len(plan) == 1, plan
-    return build(plan[0].code, dtype, chip)
+    kind, tables = DTYPES[dtype], "fp64" if dtype == torch.float64 else "fp32"
+    return build(plan[0].code, (kind, kind, tables, tables) * 2, chip)
 
 
-def build(code: Any, dtype: torch.dtype, chip: int) -> CompiledKernel:
-    """One kernel of the launcher's, from its constants; pointers aligned to 16 bytes, as torch's allocations are."""
-    kernel = launcher._kernel()
+def compiled_tables(planes: int, chip: int) -> CompiledKernel:
+    """The kernel that makes tables."""
+    return build(tables_of(torch.device("cpu"), planes), ("i64", "i64", "fp64", "fp32", "fp32"), chip)
+
+
+def build(code: Any, pointers: tuple[str, ...], chip: int) -> CompiledKernel:
+    """One kernel, from its constants and what its pointers point at; they are aligned to 16 bytes, as torch's allocations are."""
+    kernel = code.kernel()
     names = kernel.arg_names
     first = len(names) - len(code.constants)
-    tables = "fp64" if dtype == torch.float64 else "fp32"
-    signature: dict[str, str] = {}
-    for parameter in kernel.params[:first]:
-        pointer = "*" + (tables if parameter.name.endswith(("cos", "sin")) else DTYPES[dtype])
-        signature[parameter.name] = parameter.annotation_type or pointer
+    signature = {parameter.name: parameter.annotation_type for parameter in kernel.params[:first]}
+    signature.update((name, f"*{kind}") for name, kind in zip(names, pointers, strict=False))
     signature.update((name, "constexpr") for name in names[first:])
     constants = {(i,): value for i, value in enumerate(code.constants, first)}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
@@ -120,6 +124,9 @@ def main() -> None:
                     code = read(compiled(dtype, shape, interleaved=interleaved, chip=number))
                     rows.append([f"{chip}, {kind}, {name}, {'interleaved' if interleaved else 'half'}", *shown(code)])
                     print(*rows[-1], sep="   ", flush=True)
+        code = read(compiled_tables(64, number))
+        rows.append([f"{chip}, tables of 64 planes", *shown(code)])
+        print(*rows[-1], sep="   ", flush=True)
     at = circumstances("triton")
     text = f"""# What the GPU kernel is compiled to
 

@@ -73,6 +73,11 @@ def _wrap(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+def in_one_word(high: Tensor, low: Tensor) -> Tensor:
+    """Turns per token in units of 2^-64 turn, rounded: all that float32 tables need."""
+    return high + (low >> (_LOW_BITS - 1))
+
+
 def turns(positions: Tensor, high: Tensor, low: Tensor, dtype: torch.dtype) -> Tensor:
     """Angles as int64 in units of 2^-64 turn, whole turns dropped: positions (...) int64 x words (..., P) -> (..., P).
 
@@ -80,7 +85,7 @@ def turns(positions: Tensor, high: Tensor, low: Tensor, dtype: torch.dtype) -> T
     """
     positions = positions[..., None]
     if dtype != torch.float64:
-        return positions * (high + (low >> (_LOW_BITS - 1)))
+        return positions * in_one_word(high, low)
     return positions * high + (positions >> _LOW_BITS) * low + (((positions & _LOW_MASK) * low) >> _LOW_BITS)
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from .angles import cos_sin_of_angles, cos_sin_of_turns, in_blocks, turns, turns_per_token
-from .constants import Constants, plain_torch
+from .angles import cos_sin_of_angles, cos_sin_of_turns, in_blocks, in_one_word, turns, turns_per_token
+from .constants import Constants, plain_torch, tracing
+from .kernels import tables
 
 if TYPE_CHECKING:
     from .scaling import Scheme
@@ -45,6 +46,8 @@ class Spectrum:
     attention_factor: float = field(init=False, repr=False, compare=False)
     _inv_freq: Constants = field(init=False, repr=False, compare=False)
     _words: Constants = field(init=False, repr=False, compare=False)
+    _one_word: Constants = field(init=False, repr=False, compare=False)
+    _amplitude: Constants = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         with plain_torch():
@@ -56,10 +59,13 @@ class Spectrum:
                 )
             high, low = turns_per_token(inv_freq, self.divisor)
             words = (tuple(high.tolist()), tuple(low.tolist()))
+            one_word = tuple(in_one_word(high, low).tolist())
         object.__setattr__(self, "inv_freq", values)
         object.__setattr__(self, "attention_factor", float(factor))
         object.__setattr__(self, "_inv_freq", Constants(values, torch.float32))
         object.__setattr__(self, "_words", Constants(words, torch.int64))
+        object.__setattr__(self, "_one_word", Constants(one_word, torch.int64))
+        object.__setattr__(self, "_amplitude", Constants((float(factor),), torch.float64))
 
     @property
     def window(self) -> int | None:
@@ -85,16 +91,21 @@ class Spectrum:
 
         A (batch,) length gives (batch, seq, dim/2) for positions (seq,) or (batch, seq).
         """
+        static = length is None or self.window is None
+        if static and scale is None and dtype == torch.float32 and self.angles == "exact" and not tracing():
+            made = tables.cos_sin(positions, self._one_word, self._amplitude)
+            if made is not None:
+                return made
         inv_freq, factor = self.frequencies(positions.device, length)
         angles = self._product(inv_freq) if self.angles == "float32" else self._turns(inv_freq, dtype, length)
 
-        def tables(positions: Tensor) -> tuple[Tensor, Tensor]:
+        def some(positions: Tensor) -> tuple[Tensor, Tensor]:
             return angles(positions, dtype, factor if scale is None else scale(positions) * factor)
 
         if inv_freq.ndim == 1:
-            return in_blocks(tables, positions, self.dim // 2, dtype)
+            return in_blocks(some, positions, self.dim // 2, dtype)
         factor = factor[:, None, None] if isinstance(factor, Tensor) and factor.ndim else factor
-        return tables(positions)
+        return some(positions)
 
     def _turns(self, inv_freq: Tensor, dtype: torch.dtype, length: Length) -> Tables:
         if length is None or self.window is None:

@@ -17,10 +17,11 @@ from triton.runtime.driver import driver
 
 from kernels import ptx
 from rotary.kernels import triton as launcher
+from rotary.kernels.code import Code
 
 _RANGE = {"i32": 1 << 31, "i64": 1 << 63}
 _memory: list[tuple[int, int]] = []
-"""Where the tensors of the present call lie: all that a kernel may touch."""
+"""Where the tensors of the present launch lie: all that a kernel may touch."""
 launches: list[int] = []
 """Programs of each launch so far."""
 texts: list[str] = []
@@ -103,14 +104,14 @@ def install(chip: int) -> None:
     def remember(module: Any, function: Any, name: str, files: dict[str, str], hash: str) -> None:
         texts.append(Path(next(path for file, path in files.items() if file.endswith(".ptx"))).read_text())
 
-    run = launcher._run
+    launch = Code.launch
 
-    def noting(plan: Any, xs: Any, outs: Any, tables: Any) -> None:
-        storages = [tensor.untyped_storage() for tensor in (*xs, *outs, *(t for table in tables for t in table))]
+    def noting(self: Code, programs: int, tensors: tuple[Tensor, ...], integers: tuple[int, ...]) -> None:
+        storages = [tensor.untyped_storage() for tensor in tensors]
         _memory[:] = [(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
-        run(plan, xs, outs, tables)
+        launch(self, programs, tensors, integers)
 
-    launcher._run = noting
+    Code.launch = noting
     knobs.runtime.kernel_load_start_hook = remember
     driver.set_active(Driver(chip))
     launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rotary import RotaryEmbedding, apply_rotary_qk, use_backend
+from rotary.angles import cos_sin_of_turns
 from rotary.kernels import triton as launcher
 
 pytestmark = pytest.mark.skipif(
@@ -57,22 +58,30 @@ def tensors(batch: int, seq: int, heads: int = 4, dtype: torch.dtype = torch.bfl
 
 def rotate(batch: int, seq: int, heads: int = 4, offset: int = 0, **how: bool) -> tuple[Tensor, Tensor]:
     q, k = tensors(batch, seq, heads)
-    return apply_rotary_qk(q, k, *ROPE.cos_sin(torch.arange(offset, offset + seq)), **how)
+    table = cos_sin_of_turns(torch.arange(offset, offset + seq)[:, None] * torch.arange(32) * 2**55, torch.float32)
+    return apply_rotary_qk(q, k, *table, **how)
 
 
 def test_one_launch_for_queries_and_keys_forward_and_backward(gpu: Software):
+    """And one for their tables, where those are asked for in the same call."""
+
+    def count(call: Callable[[], Any]) -> int:
+        gpu.launches.clear()
+        call()
+        return len(gpu.launches)
+
     q, k = (t.requires_grad_() for t in tensors(2, 5))
     rotated = ROPE.rotate(q, k)
-    assert len(gpu.launches) == 1
-    torch.autograd.grad(rotated, (q, k), [torch.ones_like(t) for t in rotated])
-    assert len(gpu.launches) == 2
+    assert count(lambda: ROPE.rotate(q, k)) == 2
+    assert count(lambda: torch.autograd.grad(rotated, (q, k), [torch.ones_like(t) for t in rotated])) == 1
+    table = ROPE.cos_sin(5)
     partial = torch.randn(2, 3, 5, 96), torch.randn(2, 1, 5, 96)
-    ROPE.rotate(*partial)
-    ROPE.rotate(*partial, inplace=True)
-    RotaryEmbedding(64, use_xpos=True).rotate(*tensors(2, 5))
-    assert len(gpu.launches) == 5
-    ROPE.rotate(torch.randn(1, 2, 5, 64), torch.randn(1, 2, 5, 80))  # tails of two lengths are two kernels
-    assert len(gpu.launches) == 7
+    assert count(lambda: apply_rotary_qk(*partial, *table)) == 1
+    assert count(lambda: apply_rotary_qk(*partial, *table, inplace=True)) == 1
+    of_keys = {"key_cos": 2 * table[0], "key_sin": 2 * table[1]}
+    assert count(lambda: apply_rotary_qk(*partial, *table, **of_keys)) == 1
+    two_tails = torch.randn(1, 2, 5, 64), torch.randn(1, 2, 5, 80)
+    assert count(lambda: apply_rotary_qk(*two_tails, *table)) == 2  # tails of two lengths are two kernels
 
 
 def test_nothing_is_compiled_twice_for_another_length_batch_offset_direction_or_number_of_heads(gpu: Software):

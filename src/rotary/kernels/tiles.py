@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-ACCESS = 16  # bytes that one thread moves at once
+from .code import ACCESS
 
 
 class Tile(NamedTuple):
@@ -19,7 +19,9 @@ class Tile(NamedTuple):
 # per thread. Work that does not: the smallest programs, so that every multiprocessor takes part.
 LARGE = {"heads": 4, "warps": 4}
 SMALL = {"heads": 1, "warps": 1}
-_STAGED = 20  # accesses per thread before the first store, 4 registers each: with more, few programs fit on a multiprocessor
+_STAGED = (
+    20  # accesses per thread before the first store, 4 registers each: with more, few programs fit on a multiprocessor
+)
 
 
 def tile_of(dim: int, tail: int, size: int, *, heads: int, warps: int) -> Tile:

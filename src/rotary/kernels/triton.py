@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .axes import Axes, Sizes, alike, fold
-from .tiles import ACCESS, LARGE, SMALL, Tile, tile_of
+from .code import ACCESS, Code
+from .tiles import LARGE, SMALL, Tile, tile_of
 
 Table = tuple[Tensor, Tensor]
 
@@ -31,18 +31,6 @@ _SIZES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4, torch.float64: 
 _FILLED = 2  # large programs for each multiprocessor, or small ones do better: all of them take part
 _AS_BEFORE = (None, None, None)
 _MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernel, addresses 64
-
-
-Short = Callable[[int, "tuple[int, ...]"], None]
-
-
-@dataclass(eq=False)
-class Code:
-    """One compiled kernel, and the short way to launch it once there is one: Triton's own way costs more than all the rest of a call."""
-
-    warps: int
-    constants: tuple[int, ...]
-    launch: Short | None = None
 
 
 @dataclass(eq=False)
@@ -79,6 +67,11 @@ def unavailable() -> str | None:
     return None
 
 
+def serves(x: Tensor) -> bool:
+    """Whether x is where the kernels run."""
+    return x.is_cuda or (x.is_cpu and _interpreting())
+
+
 def rotate(
     xs: tuple[Tensor, ...],
     outs: tuple[Tensor, ...],
@@ -90,7 +83,7 @@ def rotate(
 ) -> str | None:
     x = xs[0]
     reason = unavailable()
-    if reason is None and not (x.is_cuda or (x.is_cpu and _interpreting())):
+    if reason is None and not serves(x):
         reason = f"tensors on {x.device}"
     if reason is not None:
         return reason
@@ -111,61 +104,15 @@ def rotate(
         return rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
     if isinstance(plan, str):
         return plan
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
-        with torch.cuda.device(x.device):
-            _run(plan, xs, outs, tables)
-    else:
-        _run(plan, xs, outs, tables)
+    for launch in plan:
+        if launch.count:
+            i, j = launch.first, launch.last
+            tensors = (xs[i], outs[i], *tables[i], xs[j], outs[j], *tables[j])
+            launch.code.launch(launch.count, tensors, launch.integers)
     for x, out in zip(xs, outs, strict=True):
         if out is x and not x.is_inference():  # a write through an address is invisible to autograd's version counter
             torch.autograd.graph.increment_version(x)
     return None
-
-
-def _run(plan: tuple[Launch, ...], xs: tuple[Tensor, ...], outs: tuple[Tensor, ...], tables: tuple[Table, ...]) -> None:
-    for launch in plan:
-        if not launch.count:
-            continue
-        i, j, code = launch.first, launch.last, launch.code
-        (q_cos, q_sin), (k_cos, k_sin) = tables[i], tables[j]
-        a, b, c, d = xs[i].data_ptr(), outs[i].data_ptr(), q_cos.data_ptr(), q_sin.data_ptr()
-        e, f, g, h = (
-            (a, b, c, d) if i == j else (xs[j].data_ptr(), outs[j].data_ptr(), k_cos.data_ptr(), k_sin.data_ptr())
-        )
-        aligned = not (a | b | c | d | e | f | g | h) % ACCESS
-        if aligned and code.launch is not None:
-            code.launch(launch.count, (a, b, c, d, e, f, g, h, *launch.integers, *code.constants))
-            continue
-        pointers = xs[i], outs[i], q_cos, q_sin, xs[j], outs[j], k_cos, k_sin
-        # enable_fp_fusion would contract a * c - b * s and leave out a rounding: pinned, so that the bits are those of the plain
-        # formula under every version of Triton. Where memory is what is waited for it costs nothing.
-        compiled = _kernel()[(launch.count,)](
-            *pointers, *launch.integers, *code.constants, num_warps=code.warps, enable_fp_fusion=False
-        )
-        if aligned and compiled is not None:  # None from the interpreter
-            code.launch = _short(compiled, xs[i].device.index or 0)
-
-
-def _short(compiled: Any, device: int) -> Short:
-    """Launch this code again, by addresses, past the look-ups by which Triton finds it. All that Triton would do for a profiler remains."""
-    from triton.runtime.driver import driver
-
-    try:
-        from triton.knobs import runtime as hooks
-    except ImportError:  # before 3.4
-        return lambda count, arguments: compiled[(count, 1, 1)](*arguments)
-    active: Any = driver.active
-    stream_of = active.get_current_stream
-    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-
-    def launch(count: int, arguments: tuple[int, ...]) -> None:
-        hook = hooks.launch_enter_hook  # a function, or a chain of them that may be empty
-        if getattr(hook, "calls", hook):
-            compiled[(count, 1, 1)](*arguments)
-        else:
-            run(count, 1, 1, stream_of(device), function, metadata, None, None, None, *arguments)
-
-    return launch
 
 
 # Nothing in a plan depends on anything but its arguments: forgetting one costs microseconds.
@@ -242,7 +189,7 @@ def _launch(
 @functools.cache
 def _code(dtype: torch.dtype, device: torch.device, warps: int, constants: tuple[int, ...]) -> Code:
     """The one place for the kernel compiled for these constants; how many there are does not depend on lengths."""
-    return Code(warps, constants)
+    return Code(_kernel, device.index or 0, warps, constants)
 
 
 @functools.cache
