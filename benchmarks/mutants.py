@@ -27,6 +27,7 @@ TESTS = {  # file -> what is run against its mutants
     "angles.py": "tests/test_angles.py",
     "spectrum.py": "tests/test_spectrum.py tests/test_embedding.py tests/scaling/test_parts.py tests/scaling/test_scheme.py",
     "xpos.py": "tests/test_xpos.py tests/test_embedding.py",
+    "operators.py": "tests/test_operators.py",
     "functional.py": "tests/test_functional.py tests/test_failures.py",
     "positions.py": "tests/test_positions.py tests/test_embedding.py",
     "arguments.py": "tests/test_arguments.py tests/test_embedding.py tests/test_spectrum.py",

@@ -3,7 +3,7 @@
 positions -> angles -> tables (cos, sin) -> rotate.
 """
 
-from . import pairing, positions, scaling
+from . import operators, pairing, positions, scaling
 from .choice import backends, use_backend
 from .embedding import RotaryEmbedding
 from .functional import apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
@@ -16,6 +16,7 @@ __all__ = [
     "apply_rotary_pos_emb",
     "apply_rotary_qk",
     "backends",
+    "operators",
     "pairing",
     "positions",
     "scaling",

@@ -47,12 +47,11 @@ def apply_rotary(
     tensor([[1., 0.],
             [0., 1.]])
     """
-    seq_dim = check_tensor(x, seq_dim, "x")
-    table = _check_table(x, cos, sin, seq_dim, x.shape[seq_dim], "x")
+    axis, table = settled(x, cos, sin, seq_dim)
     return rotate(
         (x,),
         (table,),
-        seq_dim=seq_dim,
+        seq_dim=axis,
         interleaved=interleaved,
         conjugate=conjugate,
         in_place=inplace,
@@ -81,21 +80,10 @@ def apply_rotary_qk(
 
     Returns (q, k).
     """
-    axis = check_tensor(q, seq_dim, "q")
-    check_pair(q, k, axis, check_tensor(k, seq_dim, "k"))
-    if (key_cos is None) != (key_sin is None):
-        raise TypeError("key_cos and key_sin belong together: give both or neither")
-    length = k.shape[axis]
-    q_table = k_table = _check_table(k, cos, sin, axis, length, "k")
-    if key_cos is not None and key_sin is not None:
-        k_table = _check_table(k, key_cos, key_sin, axis, length, "k")
-    check_rows(q_table, q, "q")
-    if q_table[0].shape[-1] * 2 > q.shape[-1]:
-        _check_table(q, cos, sin, axis, length, "q")
-    q_table = last_rows(q_table, q.shape[axis], length)
+    axis, tables = settled_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     q, k = rotate(
         (q, k),
-        (q_table, k_table),
+        tables,
         seq_dim=axis,
         interleaved=interleaved,
         conjugate=conjugate,
@@ -143,6 +131,30 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     a, b = x.chunk(2, -1)
     y = (x * cos + torch.cat((-b, a), -1) * sin).to(t.dtype)
     return torch.cat((y, t[..., dim:]), -1) if dim < t.shape[-1] else y
+
+
+def settled(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, Table]:
+    """seq_dim from the front and the tables as a kernel takes them, or the error: what apply_rotary asks of its arguments."""
+    axis = check_tensor(x, seq_dim, "x")
+    return axis, _check_table(x, cos, sin, axis, x.shape[axis], "x")
+
+
+def settled_pair(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, key_cos: Tensor | None, key_sin: Tensor | None, seq_dim: int
+) -> tuple[int, tuple[Table, Table]]:
+    """As settled, for apply_rotary_qk: a table each, that of q cut to its length."""
+    axis = check_tensor(q, seq_dim, "q")
+    check_pair(q, k, axis, check_tensor(k, seq_dim, "k"))
+    if (key_cos is None) != (key_sin is None):
+        raise TypeError("key_cos and key_sin belong together: give both or neither")
+    length = k.shape[axis]
+    q_table = k_table = _check_table(k, cos, sin, axis, length, "k")
+    if key_cos is not None and key_sin is not None:
+        k_table = _check_table(k, key_cos, key_sin, axis, length, "k")
+    check_rows(q_table, q, "q")
+    if q_table[0].shape[-1] * 2 > q.shape[-1]:
+        _check_table(q, cos, sin, axis, length, "q")
+    return axis, (last_rows(q_table, q.shape[axis], length), k_table)
 
 
 def last_rows(table: Table, rows: int, length: int) -> Table:
