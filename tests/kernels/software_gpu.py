@@ -6,13 +6,12 @@ their order and width. ROTARY_CHIP=90 python -m pytest tests/kernels -k triton r
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
+from triton.compiler import CompiledKernel
 from triton.runtime.driver import driver
 
 from kernels import ptx
@@ -101,9 +100,14 @@ class Driver(DriverBase):
 def install(chip: int) -> None:
     """Have the launcher serve CPU tensors, and Triton compile for this chip (80, 90, 100) and run in software, for this process."""
 
-    def remember(module: Any, function: Any, name: str, files: dict[str, str], hash: str) -> None:
-        texts.append(Path(next(path for file, path in files.items() if file.endswith(".ptx"))).read_text())
+    load = CompiledKernel._init_handles
 
+    def remembering(self: CompiledKernel) -> None:
+        if self.module is None:
+            texts.append(self.asm["ptx"])
+        load(self)
+
+    CompiledKernel._init_handles = remembering
     launch = Code.launch
 
     def noting(self: Code, programs: int, tensors: tuple[Tensor, ...], integers: tuple[int, ...]) -> None:
@@ -112,7 +116,6 @@ def install(chip: int) -> None:
         launch(self, programs, tensors, integers)
 
     Code.launch = noting
-    knobs.runtime.kernel_load_start_hook = remember
     driver.set_active(Driver(chip))
     launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
     launcher.unavailable.cache_clear()
