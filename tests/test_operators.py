@@ -491,7 +491,8 @@ def test_use_backend_is_heard_where_the_operator_runs(monkeypatch: pytest.Monkey
         with use_backend("eager"):
             call(q, k, cos, sin)
             torch.autograd.grad(ys, (q, k), [torch.ones_like(y) for y in ys])
-        assert used == [None, "eager", "eager"]
+            call(q.detach().clone(), k.detach().clone(), cos, sin, inplace=True)
+        assert used == [None, "eager", "eager", "eager"]
 
 
 class Tagged(Tensor):

@@ -52,7 +52,7 @@ def rotate(
     Shapes, dtypes and devices are settled by the caller; seq_dim is not negative. Tables that require a gradient get one.
     """
     grad = torch.is_grad_enabled()
-    formula = _needs_formula(xs, tables, grad)
+    formula = needs_formula(xs, tables, grad)
     if not formula:  # the compiler cannot read a context variable
         backend = backend or choice.chosen()
     if not (formula or in_place or (grad and any(x.requires_grad for x in xs))):  # first, since decoding waits for it
@@ -76,7 +76,7 @@ def rotate(
     return xs
 
 
-def _needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
+def needs_formula(xs: Tensors, tables: tuple[Table, ...], grad: bool) -> bool:
     """Whether a pointer into these tensors would lie, or lose a graph that is wanted."""
     if tracing() or forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
         return True

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 
 from . import choice, functional, inplace
 from .constants import tracing, transforming
-from .dispatch import How, Table, Tensors, by_formula, over_by_formula, pairs, readable
+from .dispatch import How, Table, Tensors, by_formula, needs_formula, over_by_formula, pairs, readable
 
 # Lists, since queries and keys go in one launch whether there are keys or not. `tables` holds cos, sin for each of xs.
 _SCHEMAS = (
@@ -110,21 +110,31 @@ def _run_in_place(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> 
 
 def _differentiable(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> list[Tensor]:
     """What runs where autograd looks, eagerly and while a compiler traces the backward pass."""
-    if _needs_formula(tables):
-        return _formula(xs, tables, *how)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in xs):
+    grad = torch.is_grad_enabled()
+    if grad and any(x.requires_grad for x in xs) and not _wants_formula(tables):
         return list(_Rotation.apply(how, len(xs), *xs, *tables))
+    if not needs_formula(
+        tuple(xs), pairs(tables), grad
+    ):  # plain tensors: a second way through torch's dispatcher is spared
+        return _run(xs, tables, *how)
+    if _wants_formula(tables):
+        return _formula(xs, tables, *how)
     with torch._C._AutoDispatchBelowAutograd():
         return _rotate(xs, tables, *how)
 
 
 def _differentiable_in_place(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> None:
-    formula, grad = _needs_formula(tables), torch.is_grad_enabled() and any(x.requires_grad for x in xs)
-    if (formula or grad) and not tracing():
+    grad = torch.is_grad_enabled()
+    wanted = grad and any(x.requires_grad for x in xs)
+    if not (wanted or needs_formula(tuple(xs), pairs(tables), grad)):
+        _run_in_place(xs, tables, *how)
+        return
+    formula = _wants_formula(tables)
+    if (formula or wanted) and not tracing():
         inplace.check(tuple(xs), _names(xs))
     if formula:
         _formula_in_place(xs, tables, *how)
-    elif grad:  # a graph needs outputs of its own, which are copied over xs
+    elif wanted:  # a graph needs outputs of its own, which are copied over xs
         for x, y in zip(xs, _Rotation.apply(how, len(xs), *xs, *tables), strict=True):
             x.copy_(y)
     else:
@@ -132,7 +142,8 @@ def _differentiable_in_place(xs: Sequence[Tensor], tables: Sequence[Tensor], *ho
             _rotate_in_place(xs, tables, *how)
 
 
-def _needs_formula(tables: Sequence[Tensor]) -> bool:
+def _wants_formula(tables: Sequence[Tensor]) -> bool:
+    """Whether what is asked is more than the operator's own backward pass can do."""
     forward_mode = forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
     return transforming() or forward_mode or (torch.is_grad_enabled() and any(t.requires_grad for t in tables))
 
