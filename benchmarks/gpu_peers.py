@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding, apply_rotary_qk
+from rotary import RotaryEmbedding, apply_rotary_qk, operators
 
 BASE = 500_000
 Pair = tuple[Tensor, Tensor]
@@ -84,6 +84,14 @@ def ours_compiled(tables: Tables, mode: str) -> Rotation | str:
     return rotate if isinstance(rotate, str) else torch.compile(rotate, dynamic=False)
 
 
+def operator_compiled(tables: Tables, mode: str) -> Rotation | str:
+    """Our kernel as one node of the compiled graph, where ours_compiled is the plain formula, fused."""
+    how = {"interleaved": tables.interleaved, "inplace": mode == "in place"}
+    return torch.compile(
+        lambda q, k: operators.apply_rotary_qk(q, k, tables.cos, tables.sin, **how), fullgraph=True, dynamic=False
+    )
+
+
 def transformers(tables: Tables, mode: str) -> Rotation | str:
     """Llama's function, and Cohere's for the interleaved pairing. Its tables have the dtype of the model."""
     if mode == "in place":
@@ -140,6 +148,7 @@ def flashinfer(tables: Tables, mode: str) -> Rotation | str:
 PEERS = {
     "rotary": Peer(ours, HEADS_FIRST),
     "rotary under torch.compile": Peer(ours_compiled, HEADS_FIRST),
+    "rotary's operator under torch.compile": Peer(operator_compiled, HEADS_FIRST),
     "transformers": Peer(transformers, HEADS_FIRST),
     "transformers under torch.compile": Peer(transformers_compiled, HEADS_FIRST),
     "flash-attention": Peer(flash_attention, AS_IT_IS),

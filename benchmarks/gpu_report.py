@@ -9,8 +9,9 @@ from record import table
 
 Record = dict[str, Any]
 OURS, COMPILED, EAGER, FLASH = "rotary", "transformers under torch.compile", "transformers", "flash-attention"
+FORMULA, OPERATOR = "rotary under torch.compile", "rotary's operator under torch.compile"
 # Outside what is asked: ours as the compiler sees it is another spelling of the same library, not a peer.
-NOT_PEERS = (OURS, "rotary under torch.compile")
+NOT_PEERS = (OURS, FORMULA, OPERATOR)
 LARGE = (4096, 32768, 131072)  # tokens
 
 
@@ -45,6 +46,7 @@ Peers that were not there:
                 parts.append(
                     f"## {heads} heads, {mode}, {state}\n\n{times(some, lambda r, state=state: _shown(r, state, bandwidth))}"
                 )
+    parts.append(f"## Under torch.compile: time of the formula over that of the operator\n\n{spellings(records)}")
     parts.append(f"## Host time of one call [us], and launches\n\n{hosts(records)}")
     return "\n\n".join(parts)
 
@@ -60,6 +62,20 @@ def times(records: list[Record], show: Callable[[Record], str]) -> str:
                 name = f"{shape}, {'interleaved' if interleaved else 'half'}"
                 rows.append([name, *(show(found[peer]) if peer in found else "" for peer in peers)])
     return table(["", *peers], rows)
+
+
+def spellings(records: list[Record]) -> str:
+    """Where the fused formula or the operator around the kernel is faster: least and most over heads, pairings and states."""
+    modes = _values(records, "mode")
+    rows: list[list[str]] = []
+    for shape in _values(records, "shape", _shape):
+        cells: list[str] = []
+        for mode in modes:
+            some = [r for r in records if _shape(r) == shape and r["mode"] == mode and "cold" in r]
+            found = list(_ratios(some, FORMULA, OPERATOR))
+            cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "not measured")
+        rows.append([shape, *cells])
+    return table(["", *modes], rows)
 
 
 def hosts(records: list[Record]) -> str:
@@ -126,9 +142,9 @@ def targets(result: dict[str, Any]) -> str:
     return table(["target", "worst measured", "met"], rows)
 
 
-def _ratios(records: list[Record], peer: str) -> Iterable[float]:
-    """Time of the peer over ours, per case and state of the cache."""
-    ours = {_case(r): r for r in records if r["peer"] == OURS}
+def _ratios(records: list[Record], peer: str, over: str = OURS) -> Iterable[float]:
+    """Time of the peer over that of ours, per case and state of the cache."""
+    ours = {_case(r): r for r in records if r["peer"] == over}
     for r in records:
         if r["peer"] == peer and _case(r) in ours:
             for state in ("cold", "warm"):

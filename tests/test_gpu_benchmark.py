@@ -47,6 +47,36 @@ def test_rotary_and_transformers_are_the_rotation_in_every_mode(gpu: ModuleType)
             assert found.get("none") == ("out of place only" if peer == peers[1] and case.mode == "in place" else None)
 
 
+def test_what_the_compiler_is_given_is_the_rotation_as_formula_and_as_operator(gpu: ModuleType):
+    for case in gpu.cases([3, 9]):
+        if case.heads == "4 + 1":
+            for peer in ("rotary under torch.compile", "rotary's operator under torch.compile"):
+                torch.compiler.reset()
+                found = gpu.measure(case, peer, timed=False)
+                assert "none" not in found and found["error"] < gpu.CLOSE
+
+
+def test_formula_and_operator_are_compared_where_both_were_measured(gpu: ModuleType):
+    from gpu_report import FORMULA, OPERATOR, spellings
+
+    def record(peer: str, seq: int, mode: str, cold: float | None) -> dict[str, Any]:
+        case = gpu.Case("4 + 1", 1, seq, False, mode)._asdict()
+        return {**case, "peer": peer, **({} if cold is None else {"cold": [cold], "warm": [1.0]})}
+
+    rows = spellings(
+        [
+            record(FORMULA, 1, "forward", 3.0),
+            record(OPERATOR, 1, "forward", 2.0),
+            record(FORMULA, 9, "forward", None),
+            record(OPERATOR, 9, "forward", 2.0),
+            record(FORMULA, 9, "backward", 1.0),
+            record(OPERATOR, 9, "backward", 4.0),
+        ]
+    ).splitlines()
+    assert rows[0] == "|  | forward | backward |"
+    assert rows[2:] == ["| 1 x 1 | 1.00 to 1.50 | not measured |", "| 1 x 9 | not measured | 0.25 to 1.00 |"]
+
+
 def test_a_wrong_peer_is_named_and_not_timed(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch):
     from gpu_peers import PEERS, Peer
 
