@@ -2,8 +2,8 @@
 
     python benchmarks/cpu_compile.py        a minute or two; writes results/cpu_compile.json and .md
 
-What rotary does is the formula. The rivals are operators made here as a user could make them: defined and implemented in a Library
-with an autograd.Function around it, and by torch.library.custom_op with a registered backward.
+What rotary does is the formula; rotary.operators has the operator, for who chooses it. The same kernel behind torch.library.custom_op
+with a registered backward, as a user could write it, shows what the way of registering costs.
 """
 
 from __future__ import annotations
@@ -14,42 +14,19 @@ import torch
 from record import circumstances, table, write
 from torch import Tensor
 
-from rotary import apply_rotary_qk
+from rotary import apply_rotary_qk, operators
 from rotary.bench import Contender, Work, alternate
 from rotary.kernels import cpu as kernel
 
 Pair = tuple[Tensor, Tensor]
 
 
-def _run(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, conjugate: bool) -> Pair:
+@torch.library.custom_op("rotary_benchmark::custom", mutates_args=())
+def custom(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, conjugate: bool) -> Pair:
     outs = torch.empty_like(q), torch.empty_like(k)
     reason = kernel.rotate((q, k), outs, ((cos, sin),) * 2, seq_dim=2, interleaved=False, conjugate=conjugate)
     assert reason is None, reason
     return outs
-
-
-def _fake(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, conjugate: bool) -> Pair:
-    return torch.empty_like(q), torch.empty_like(k)
-
-
-library = torch.library.Library("rotary_benchmark", "DEF")
-library.define("defined(Tensor q, Tensor k, Tensor cos, Tensor sin, bool conjugate) -> (Tensor, Tensor)")
-library.impl("defined", _run, "CPU")
-torch.library.register_fake("rotary_benchmark::defined", _fake)
-defined = torch.ops.rotary_benchmark.defined.default
-custom = torch.library.custom_op("rotary_benchmark::custom", _run, mutates_args=())
-custom.register_fake(_fake)
-
-
-class _Defined(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
-        ctx.save_for_backward(cos, sin)
-        return defined(q, k, cos, sin, False)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (*defined(*(g.contiguous() for g in grads), *ctx.saved_tensors, True), None, None)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
@@ -60,12 +37,14 @@ def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
     return (*custom(*(g.contiguous() for g in grads), *ctx.saved_tensors, True), None, None, None)
 
 
+custom.register_fake(lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)))
 custom.register_autograd(_backward, setup_context=_setup)
 
 WAYS = {
-    "the formula": lambda q, k, cos, sin: apply_rotary_qk(q, k, cos, sin),
-    "an operator, defined and implemented": lambda q, k, cos, sin: _Defined.apply(q, k, cos, sin),
-    "a custom_op": lambda q, k, cos, sin: custom(q, k, cos, sin, False),
+    "the formula": apply_rotary_qk,
+    "the operator": operators.apply_rotary_qk,
+    "the operator, in place": lambda *given: operators.apply_rotary_qk(*given, inplace=True),
+    "a custom_op": lambda *given: custom(*given, False),
 }
 
 
@@ -86,8 +65,10 @@ def measure(work: Work, *, backward: bool) -> dict[str, Any]:
     weight = torch.rand(work.head_dim).to(work.dtype)
     grads = torch.ones_like(q), torch.ones_like(k)
     calls: dict[str, Contender] = {}
-    truth = neighbours(lambda *given: apply_rotary_qk(*given))(q, k, weight, cos, sin)
+    truth = neighbours(apply_rotary_qk)(q, k, weight, cos, sin)
     for name, way in WAYS.items():
+        if backward and name.endswith("in place"):  # a graph needs outputs of its own
+            continue
         compiled = torch.compile(neighbours(way), fullgraph=True, dynamic=False)
         if backward:
             a, b = q.clone().requires_grad_(), k.clone().requires_grad_()
@@ -96,17 +77,15 @@ def measure(work: Work, *, backward: bool) -> dict[str, Any]:
             calls[name] = lambda f=compiled: f(q, k, weight, cos, sin)
             for x, y in zip(calls[name](), truth, strict=True):
                 torch.testing.assert_close(x, y, rtol=0, atol=32 * torch.finfo(work.dtype).eps)
-    calls["eager, the kernel"] = lambda: neighbours(WAYS["the formula"])(q, k, weight, cos, sin)
-    if backward:
-        del calls["eager, the kernel"]
+    if not backward:
+        calls["eager, the kernel"] = lambda: neighbours(apply_rotary_qk)(q, k, weight, cos, sin)
     with torch.set_grad_enabled(backward):
         return alternate(calls, 2.0)
 
 
 def main() -> None:
-    torch.set_num_threads(
-        1
-    )  # the compiler's own pool and torch's wait for each other on few cores, which is another question
+    # One thread: the compiler's own pool and torch's wait for each other on few cores, which is another question.
+    torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         for seq in (1, 128, 4096):
