@@ -51,7 +51,7 @@ bench: $(VENV)/.dev
 
 # On a machine with a GPU: the battery on the device, then under compute-sanitizer where it is installed, then the figures.
 gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/kernels -k triton
+	$(BIN)/python -m pytest -q tests/kernels tests/test_cuda.py -k "triton or cuda"
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
 		compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/kernels -k "triton and numbers" || exit 1; done; \
 		else echo "compute-sanitizer is not installed: left out"; fi

@@ -1,7 +1,8 @@
 """The rotation on a GPU beside its peers: time, share of the copy bandwidth, host time, launches. Needs CUDA; says so where there is none.
 
-    python benchmarks/gpu.py                    everything, about ten minutes; writes results/gpu.json and results/gpu.md
-    python benchmarks/gpu.py 4096 32768         only shapes of so many tokens
+    python benchmarks/gpu.py                    everything, twenty minutes and more; writes results/gpu.json and results/gpu.md
+    python benchmarks/gpu.py 4096 32768         only shapes of so many tokens, beside what the files hold of this commit and device
+    python benchmarks/gpu.py tables             only the tables, likewise
     python benchmarks/gpu.py --check            every peer's result judged, nothing timed; runs without a GPU too
 
 The floor is a copy: queries and keys are read once and written once, and nothing else has to move but the tables, which all calls
@@ -11,12 +12,15 @@ same run. No time is reported for a peer whose result is not the rotation.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any, NamedTuple
 
 import gpu_clock as clock
+import gpu_tables
+import record as record_of
 import torch
 from gpu_peers import MODES, PEERS, Layout, Rotation, Tables, absent, exact, tables
 from gpu_report import report
@@ -134,20 +138,31 @@ def bandwidth() -> float:
     return 2 * COPIED / (copied(COPIED).median * 1e-6)
 
 
-def run(tokens: list[int], *, timed: bool) -> dict[str, Any]:
-    """Every peer in every case of so many tokens (all where none are named). The files are written after each case."""
+def run(words: list[str], *, timed: bool) -> dict[str, Any]:
+    """Every peer in every case of so many tokens, and "tables"; all where no word is given. The files are written after each case."""
     missing = absent()
     packages = ("triton", "transformers", "flash-attn", "liger-kernel", "flashinfer-python")
     at = circumstances(*(name for name in packages if installed(name)))
-    result: dict[str, Any] = {**at, "absent": missing, "dtype": str(DTYPE), "head_dim": HEAD_DIM}
-    result.update(bandwidth=[], copies={}, records=[])
+    result: dict[str, Any] = {**at, "dtype": str(DTYPE), "head_dim": HEAD_DIM}
+    result = {**result, **(earlier(result) if timed else {}), "absent": missing}
+    for name, empty in (("bandwidth", []), ("copies", {}), ("records", [])):
+        result.setdefault(name, empty)
+
+    def keep() -> None:
+        if timed:
+            write("gpu", result, report(result))
+
     shape: tuple[Any, ...] = ()
-    for case in cases(tokens):
+    tokens = [int(word) for word in words if word != "tables"]
+    for case in cases(tokens) if tokens or not words else ():
         if timed and case[:3] != shape:
             shape = case[:3]
             torch.cuda.empty_cache()
             result["bandwidth"].append(bandwidth())
             result["copies"][f"{case.heads} heads {case.batch} x {case.seq}"] = copied(case.bytes // 2)
+        result["records"] = [
+            r for r in result["records"] if any(r[key] != value for key, value in case._asdict().items())
+        ]
         for name in PEERS:
             if name in missing:
                 continue
@@ -158,18 +173,28 @@ def run(tokens: list[int], *, timed: bool) -> dict[str, Any]:
                 record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": "out of memory"}
             result["records"].append(record)
             print(*case, name, record.get("none") or record.get("cold") or record["error"], sep="   ", flush=True)
-        if timed and not tokens:
-            write("gpu", result, report(result))
+        keep()
+    if timed and ("tables" in words or not words):
+        result["tables"] = gpu_tables.measure(DEVICE)
+        result["bandwidth"] = result["bandwidth"] or [bandwidth()]
+        keep()
     return result
 
 
+def earlier(at: dict[str, Any]) -> dict[str, Any]:
+    """What the file holds already, where it is of the same device, versions and commit: a run may be made in parts."""
+    path = record_of.RESULTS / "gpu.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if all(found.get(key) == value for key, value in at.items()) else {}
+
+
 def main() -> None:
-    arguments = sys.argv[1:]
-    timed = "--check" not in arguments
+    words = sys.argv[1:]
+    timed = "--check" not in words
     if timed and DEVICE == "cpu":
         print("no CUDA device: nothing measured (--check judges results without one)")
         return
-    result = run([int(a) for a in arguments if a != "--check"], timed=timed)
+    result = run([word for word in words if word != "--check"], timed=timed)
     if timed:
         print(report(result))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import gpu_tables
 from record import table
 
 Record = dict[str, Any]
@@ -48,6 +49,8 @@ Peers that were not there:
                 )
     parts.append(f"## Under torch.compile: time of the formula over that of the operator\n\n{spellings(records)}")
     parts.append(f"## Host time of one call [us], and launches\n\n{hosts(records)}")
+    if "tables" in result:
+        parts.append(gpu_tables.report(result["tables"]))
     return "\n\n".join(parts)
 
 

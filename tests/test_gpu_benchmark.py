@@ -115,6 +115,13 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(gpu, "SHAPES", ((1, 1), (1, 4096)))
     monkeypatch.setattr(sys.modules["record"], "RESULTS", tmp_path)
     monkeypatch.setattr(sys.modules["record"], "commit", lambda: "0123")
+    times = {"warm": gpu.clock.Time(1.0, 1.0, 1.0), "launches": 3}
+    host = {"host": gpu.clock.Time(17.0, 0.0, 0.0)}
+    contenders = gpu.gpu_tables.contenders(1, "cpu")
+    tables = {
+        str(n): {name: {**times, **(host if n <= 256 else {})} for name in contenders} for n in gpu.gpu_tables.TOKENS
+    }
+    monkeypatch.setattr(gpu.gpu_tables, "measure", lambda device: tables)
     gpu.run([], timed=True)
     text = (tmp_path / "gpu.md").read_text()
     assert len(json.loads((tmp_path / "gpu.json").read_text())["records"]) == 2 * 2 * 2 * 3 * 2
@@ -128,3 +135,24 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert rows["launches for q and k"] == ["1", "yes"]
     assert rows["host time of a call <= 15 us"] == ["17.0", "NO"]
     assert rows["1 x 4096, half"][0].endswith("(95%)")
+    assert rows["131,072"] == ["1.00 (3 launches)"] * 3 and rows["256"][0] == "1.00 (host 17.0, 3 launches)"
+
+    again = gpu.run(["4096"], timed=True)  # a part of it once more: the rest stays
+    assert len(again["records"]) == 2 * 2 * 2 * 3 * 2 and "tables" in again
+    assert "131,072" in (tmp_path / "gpu.md").read_text()
+    monkeypatch.setattr(sys.modules["record"], "commit", lambda: "4567")
+    assert len(gpu.run(["4096"], timed=True)["records"]) == 2 * 2 * 3 * 2  # of another commit nothing does
+
+
+def test_tables_are_made_by_each_contender(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    gpu_tables = gpu.gpu_tables
+    monkeypatch.setattr(gpu_tables, "TOKENS", (1, 300))
+    for name, stub in {"warm": (2.0,), "host": (17.0,), "launches": 3}.items():
+        monkeypatch.setattr(gpu_tables.clock, name, lambda call, stub=stub: call() and stub)
+    rows = gpu_tables.report(gpu_tables.measure("cpu")).splitlines()[-2:]
+    assert rows == ["| 1" + " | 2.00 (host 17.0, 3 launches)" * 3 + " |", "| 300" + " | 2.00 (3 launches)" * 3 + " |"]
+
+    made = {name: call() for name, call in gpu_tables.contenders(5, "cpu").items()}
+    for found in made.values():
+        for a, b in zip(found, made["rotary"], strict=True):
+            torch.testing.assert_close(a.float()[..., :64], b, rtol=0, atol=2**-8)
