@@ -170,7 +170,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         tables, (seq_dim, interleaved, conjugate) = ctx.saved_tensors, ctx.how
-        given = {i: readable(g) for i, g in enumerate(grads) if g is not None and ctx.needs_input_grad[2 + i]}
+        given = {i: readable(g) for i, g in enumerate(grads) if g is not None}
         rotated: list[Tensor | None] = [None] * ctx.count
         if given:
             flat = [t for i in given for t in tables[2 * i : 2 * i + 2]]
