@@ -368,7 +368,9 @@ def test_backward_is_the_conjugate_operator_and_keeps_tables_alone(monkeypatch: 
     seen = noted(monkeypatch, lambda x, _: x.shape)
     (only,) = torch.autograd.grad(rotated(q, k, cos, sin)[0], q, up[0])
     assert torch.equal(only, wanted) and seen == [[q.shape, k.shape], [q.shape]]  # no zeros are made for z
+    seen = noted(monkeypatch, lambda x, _: x.stride(-1))
     expanded = torch.autograd.grad(sum(t.sum() for t in rotated(q, k, cos, sin)), (q, k))
+    assert seen == [[1, 1], [1, 1]]  # what a sum hands back has no memory behind its channels, which no kernel reads
     assert equal(expanded, rotated(torch.ones_like(q), torch.ones_like(k), cos, sin, conjugate=True))
 
 
