@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from test_readme import foreign_rows
+
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 
@@ -23,6 +25,11 @@ def test_examples_run(page: Path):
 def test_links_lead_somewhere(page: Path):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_rows_of_measured_tables_are_rows_of_their_results(page: Path):
+    assert foreign_rows(page.read_text(encoding="utf-8")) == []
 
 
 def test_the_table_of_schemes_is_what_they_do():
