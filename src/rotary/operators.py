@@ -113,10 +113,8 @@ def _differentiable(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -
     grad = torch.is_grad_enabled()
     if grad and any(x.requires_grad for x in xs) and not _wants_formula(tables):
         return list(_Rotation.apply(how, len(xs), *xs, *tables))
-    if not needs_formula(
-        tuple(xs), pairs(tables), grad
-    ):  # plain tensors: a second way through torch's dispatcher is spared
-        return _run(xs, tables, *how)
+    if not needs_formula(tuple(xs), pairs(tables), grad):
+        return _run(xs, tables, *how)  # plain tensors: a second way through torch's dispatcher is spared
     if _wants_formula(tables):
         return _formula(xs, tables, *how)
     with torch._C._AutoDispatchBelowAutograd():
