@@ -550,3 +550,22 @@ def test_an_exported_program_keeps_the_operator_and_another_process_runs_it(stri
     command = (sys.executable, "-c", LOAD, tmp_path / "program.pt2", tmp_path / "tensors.pt")
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.stdout == "loaded\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        "importlib.reload(rotary.operators)",
+        "[sys.modules.pop(n) for n in [*sys.modules] if n.split('.')[0] == 'rotary']; import rotary",
+    ],
+    ids=["reloaded", "forgotten"],
+)
+def test_a_module_imported_again_finds_its_operators(again: str):
+    script = f"""
+import gc, importlib, sys, torch, rotary
+{again}
+gc.collect()
+x, cos, sin = torch.randn(2, 5, 8), torch.randn(5, 4), torch.randn(5, 4)
+assert torch.equal(rotary.operators.apply_rotary(x, cos, sin), rotary.apply_rotary(x, cos, sin))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -32,11 +32,6 @@ _SCHEMAS = (
 # Else the compiler lays x out as it likes, and with x the output, whose strides are those of empty_like(x). Before torch 2.8 it does so
 # whatever is said, for tensors in lists: other strides, the same values.
 _STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
-_library = torch.library.Library("rotary", "DEF")
-for _schema in _SCHEMAS:
-    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
-_rotate = torch.ops.rotary.rotate.default
-_rotate_in_place = torch.ops.rotary.rotate_.default
 
 
 def apply_rotary(
@@ -186,13 +181,25 @@ def _fake_in_place(*_: Any) -> None:
     pass
 
 
-torch.library.register_fake("rotary::rotate", _fake, lib=_library)
-torch.library.register_fake("rotary::rotate_", _fake_in_place, lib=_library)
-for _key, _fresh, _over in (
-    ("CompositeExplicitAutograd", _run, _run_in_place),
-    ("Autograd", _differentiable, _differentiable_in_place),
-    ("FuncTorchBatched", _formula, _formula_in_place),
-    ("Batched", _formula, _formula_in_place),  # is_grads_batched=True: vmap of an older kind
-):
-    _library.impl("rotate", _fresh, _key)
-    _library.impl("rotate_", _over, _key)
+def _register() -> torch.library.Library:
+    library = torch.library.Library("rotary", "DEF")
+    for schema in _SCHEMAS:
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
+    torch.library.register_fake("rotary::rotate", _fake, lib=library)
+    torch.library.register_fake("rotary::rotate_", _fake_in_place, lib=library)
+    for key, fresh, over in (
+        ("CompositeExplicitAutograd", _run, _run_in_place),
+        ("Autograd", _differentiable, _differentiable_in_place),
+        ("FuncTorchBatched", _formula, _formula_in_place),
+        ("Batched", _formula, _formula_in_place),  # is_grads_batched=True: vmap of an older kind
+    ):
+        library.impl("rotate", fresh, key)
+        library.impl("rotate_", over, key)
+    return library
+
+
+# Torch allows one definition for the life of a process: a module that is imported again (autoreload, an emptied sys.modules) finds it.
+if not hasattr(torch.ops.rotary, "rotate"):
+    _library = _register()  # its end would be theirs
+_rotate = torch.ops.rotary.rotate.default
+_rotate_in_place = torch.ops.rotary.rotate_.default
