@@ -77,15 +77,19 @@ def overlap(x: Tensor, y: Tensor) -> bool:
         or y_start + _extent(y.shape, y.stride()) * size <= x_start
     ):
         return False
-    if (y_start - x_start) % size:
-        return True
+    apart, odd = divmod(y_start - x_start, size)
+    return odd != 0 or _share(x.shape, x.stride(), y.shape, y.stride(), apart)
+
+
+@functools.lru_cache(maxsize=1024)  # queries and keys of one projection lie at the same distance in every layer
+def _share(x_shape: Sizes, x_strides: Sizes, y_shape: Sizes, y_strides: Sizes, apart: int) -> bool:
     span: dict[int, tuple[int, int]] = {}
-    for tensor, sign in ((x, 1), (y, -1)):
-        for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+    for shape, strides, sign in ((x_shape, x_strides, 1), (y_shape, y_strides, -1)):
+        for length, stride in zip(shape, strides, strict=True):
             low, high = span.get(stride, (0, 0))
             span[stride] = (low, high + length - 1) if sign > 0 else (low - length + 1, high)
     axes = [(stride, low, high) for stride, (low, high) in span.items() if low != high]
-    return _reaches(axes, (y_start - x_start) // size, trivial=True)
+    return _reaches(axes, apart, trivial=True)
 
 
 @functools.lru_cache(maxsize=1024)
