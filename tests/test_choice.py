@@ -94,3 +94,16 @@ def test_backward_runs_where_forward_did(cpu):
     assert kernel.calls == 0
     ROPE.rotate(x).sum().backward()
     assert kernel.calls == 2
+
+
+def test_a_gpu_for_which_triton_cannot_build_its_driver_is_off_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    """As in a container without a C compiler, where it would otherwise be found out by the first rotation."""
+    pytest.importorskip("triton", minversion="3.3")
+    from rotary.kernels import triton as launcher
+
+    if torch.cuda.is_available() or launcher._interpreting():
+        pytest.skip("Triton has a driver")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    assert str(launcher.unavailable.__wrapped__()).startswith("triton does not load: ")

@@ -1,7 +1,8 @@
 """A GPU's instructions run by numpy: what Triton compiles a kernel to (PTX) gives its results on a machine without a GPU.
 
 Every thread of every program executes each instruction at once, one numpy operation on arrays (programs, threads), so that a
-barrier has nothing to wait for. Known are the instructions that this library's kernels come to; another is an error with its name.
+barrier has nothing to wait for. Known are the instructions and modifiers that this library's kernels come to; another is an error
+with its name.
 There are no branches among them.
 
 Each access to memory is held to what compute-sanitizer asks: it lies inside a tensor that the launch was given (memcheck), its
@@ -25,6 +26,19 @@ _BITS = {"b": "u", "u": "u", "s": "i"}
 _INSTRUCTION = re.compile(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.]*)\s*(.*)", re.S)
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*")
 _PARAMETER = re.compile(r"\.param \.\w(\d+)[^,)]*?(\w+)(?=,|\n)")
+_TYPES = {
+    *(f"{kind}{bits}" for kind in "bus" for bits in (16, 32, 64)),
+    "f16",
+    "f32",
+    "f64",
+    "f32x2",
+    "bf16",
+    "bf16x2",
+    "f16x2",
+    "pred",
+}
+_MODIFIERS = {"rn", "lo", "wide", "sync", "warp", "idx", "aligned", "m8n8", "x1", "x2", "x4", "trans", "v2", "v4"}
+_MODIFIERS |= {"global", "shared", "param", "lt", "le", "gt", "ge", "eq", "ne"}
 _COMPARE = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
 _COMPARE |= {"eq": np.equal, "ne": np.not_equal}
 
@@ -70,6 +84,9 @@ def _instruction(statement: str) -> Instruction:
     negated, predicate, word, rest = match.groups()
     name, *words = word.split(".")
     guard = (bool(negated), predicate) if predicate else None
+    strange = {*words} - _TYPES - _MODIFIERS
+    if strange:
+        raise RuntimeError(f"the modifier {', '.join(sorted(strange))} is not known here: {statement}")
     return Instruction(guard, name, tuple(words), tuple(o.strip() for o in _OPERAND.findall(rest)))
 
 
@@ -361,8 +378,9 @@ class Machine:
         assert not left.any(), f"{int(left.sum())} threads outside every tensor: {i}"
 
     def _bar(self, i: Instruction) -> None:
-        assert i.guard is None
-        self.waited[0] += 1
+        """bar.sync 0: all threads of a program; bar.warp.sync -1: those of a warp."""
+        assert i.guard is None and (i.words, i.operands) in ((("sync",), ("0",)), (("warp", "sync"), ("-1",)))
+        self.waited["warp" in i.words] += 1
 
     def _shfl(self, i: Instruction) -> None:
         assert i.words[:2] == ("sync", "idx")

@@ -48,7 +48,7 @@ class Launcher:
         self.shared = metadata.shared
 
     def __call__(self, x: int, y: int, z: int, stream: int, function: ptx.Program, *more: Any) -> None:
-        arguments = more[4:]
+        _, launch_metadata, enter, leave, *arguments = more
         assert y == z == 1
         values: list[int] = []
         for kind, argument in zip(self.kinds, arguments, strict=True):
@@ -61,6 +61,9 @@ class Launcher:
             values.append(int(argument))
         values += [0] * (len(function.sizes) - len(values))  # two scratch memories, which no kernel here asks for
         launches.append(x)
+        for hook in (enter, leave):  # as Triton's own launcher calls them
+            if hook is not None:
+                hook(launch_metadata)
         ptx.run(function, x, values, _memory, self.shared)
 
 

@@ -2,7 +2,8 @@
 
     eager   bits: the formula in numpy, operation by operation; accuracy: fractions, no rounding at all
     cpu     bits equal to eager (a NaN is a NaN, whatever its payload; what is copied keeps its payload too)
-    triton  a compiler may contract a * b + c: |y - exact| <= 2 u (|x_a cos| + |x_b sin|), u half an ulp of 1, before the one rounding
+    triton  in software, bits equal to eager. On a device an assembler follows that nobody here has seen, and may contract a * b + c:
+            |y - exact| <= 2 u (|x_a cos| + |x_b sin|), u half an ulp of 1, before the one rounding
 
 Two products span the battery: numbers (dtype, pairing, direction, head size, special values) and loops (shapes, memory layouts, tables).
 What a row computes and where rows lie do not know of each other, and hypothesis mixes them in case they do.
@@ -95,7 +96,7 @@ def _judge_by_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
             f"{kernel}, channels past {dim}: {work.said()}"
         )
         differs = (_bits(y) != _bits(wanted)) & ~(y.isnan() & wanted.isnan())
-        if kernel == "triton" and differs.any():
+        if kernel == "triton" and DEVICE[kernel] == "cuda" and differs.any():
             differs &= ~within_bound(x, y, table, work.how)
         assert not differs.any(), f"{kernel}: {int(differs.sum())} of {y.numel()} differ: {work.said()}"
 
@@ -347,7 +348,7 @@ HEADS = (
     (512, 512),
     (448, 96),
 )
-FEW = ((96, 96), (64, 64), (6, 6), (7, 4), (512, 512), (448, 96))
+FEW = ((96, 96), (64, 64), (6, 6), (7, 4), (5, 0), (512, 512), (448, 96))
 DIRECTIONS = tuple(itertools.product((False, True), (False, True)))
 
 

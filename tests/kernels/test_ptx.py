@@ -157,6 +157,9 @@ def test_a_barrier_is_of_one_program_and_a_shuffle_of_one_warp():
         run(f"{read} bar.sync 0; st.global.b32 [%rd3], %r4;", out=words(64), grid=2)
     with pytest.raises(AssertionError, match="threads race"):
         run(f"{read} shfl.sync.idx.b32 %r6, %r5, 0, 31, -1; st.global.b32 [%rd3], %r4;", out=words(64), threads=64)
+    with pytest.raises(AssertionError, match="threads race"):
+        run(f"{read} bar.warp.sync -1; st.global.b32 [%rd3], %r4;", out=words(64), threads=64)
+    run(f"{read} bar.warp.sync -1; st.global.b32 [%rd3], %r4;", out=words(32), threads=32)
     run(f"{read} bar.sync 0; st.global.b32 [%rd3], %r4;", out=words(64), threads=64)
 
 
@@ -165,9 +168,19 @@ def test_programs_have_shared_memory_of_their_own():
     assert run(body, out=words(96), grid=3, shared=4).view(3, 32)[:, 0].tolist() == [0, 1, 2]
 
 
-def test_an_instruction_that_is_not_known_is_named():
-    with pytest.raises(RuntimeError, match="popc is not known"):
-        run("popc.b32 %r5, %r4;", out=words())
+@pytest.mark.parametrize(
+    ("instruction", "name"),
+    [
+        ("popc.b32 %r5, %r4;", "popc"),
+        ("mul.hi.s32 %r5, %r4, %r4;", "hi"),
+        ("cvt.rz.f32.f64 %r5, %rd1;", "rz"),
+        ("mul.rn.ftz.f32 %r5, %r4, %r4;", "ftz"),
+        ("add.sat.s32 %r5, %r4, %r4;", "sat"),
+    ],
+)
+def test_what_is_not_known_is_named(instruction: str, name: str):
+    with pytest.raises(RuntimeError, match=f"{name} is not known"):
+        run(instruction, out=words())
 
 
 def test_addresses_are_64_bits_wide():

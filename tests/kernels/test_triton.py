@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding, apply_rotary_qk, use_backend
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, use_backend
 from rotary.angles import cos_sin_of_turns
+from rotary.kernels import tables
 from rotary.kernels import triton as launcher
 
 pytestmark = pytest.mark.skipif(
@@ -104,12 +106,15 @@ def test_the_second_launch_goes_past_triton_with_the_same_arguments(gpu: Softwar
 
 
 def test_memory_that_is_not_aligned_does_not_take_the_code_for_memory_that_is(gpu: Software):
+    rotate(1, 5)  # of other types
     aligned = torch.randn(1, 2, 5, 64)
     shifted = torch.empty(aligned.numel() + 1)[1:].view(aligned.shape).copy_(aligned)
+    first = ROPE.rotate(shifted)
+    code = gpu.codes[-1]
+    assert code.short is None  # nor is it kept for those that are
     wanted = ROPE.rotate(aligned)
-    assert torch.equal(ROPE.rotate(shifted), wanted)
-    assert torch.equal(ROPE.rotate(aligned), wanted)
-    assert len(gpu.codes) == 1 and len(gpu.texts) <= 2
+    assert code.short is not None and torch.equal(first, wanted)
+    assert torch.equal(ROPE.rotate(shifted), wanted) and gpu.codes[-1] is code
 
 
 def test_every_program_has_work(gpu: Software):
@@ -117,3 +122,89 @@ def test_every_program_has_work(gpu: Software):
     rotate(1, 5)
     *_, tokens, heads, _ = gpu.codes[0].constants
     assert gpu.launches == [-(-5 // tokens) * (-(-4 // heads) + -(-1 // heads))]
+
+
+def test_one_token_runs_the_code_of_many(gpu: Software):
+    """A row of tables has no stride where there is one row: widths that 16 bytes do not divide would make kernels of their own."""
+    for dim in (100, 90, 18, 20):
+        gpu.codes.clear()
+        rope = RotaryEmbedding(dim)
+        for seq in (1, 2, 5, 300):
+            x = torch.randn(1, seq, 3, dim).transpose(1, 2)
+            rope.rotate(x, x[:, :1])
+        assert len(gpu.codes) <= 2, dim
+
+
+def test_tables_of_queries_and_keys_with_strides_of_their_own(gpu: Software):
+    """What divides the strides of one need not divide those of the other."""
+    q, k = torch.randn(1, 4, 6, 64), torch.randn(1, 2, 6, 64)
+    whole = torch.randn(6, 32), torch.randn(6, 32)
+    odd = tuple(torch.randn(6, 33)[:, :32] for _ in range(2))
+    for first, second in ((whole, odd), (odd, whole)):
+        found = apply_rotary_qk(q, k, *first, key_cos=second[0], key_sin=second[1])
+        with use_backend("eager"):
+            wanted = apply_rotary_qk(q, k, *first, key_cos=second[0], key_sin=second[1])
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_F30_rows_and_tables_further_apart_than_32_bits(gpu: Software):
+    """Sequence and heads of x, and rows of tables, each in a memory of which few pages are ever touched."""
+    step = 2**30 + 64  # two of them are more than 2^31 elements
+    memory = torch.from_numpy(np.empty(2 * step + 256, np.float32))
+    cos, sin = torch.randn(3, 4), torch.randn(3, 4)
+    for strides in ((8, step, 8, 1), (8, 64, step, 1)):
+        x = memory.as_strided((1, 3, 3, 8), strides).copy_(torch.randn(1, 3, 3, 8))
+        wanted = apply_rotary(x.clone(), cos, sin)
+        assert torch.equal(apply_rotary(x, cos, sin, inplace=True), wanted)
+    far = [memory[n:].as_strided((3, 4), (step, 1)).copy_(t) for n, t in ((0, cos), (64, sin))]
+    x = torch.randn(1, 3, 3, 8)
+    assert torch.equal(apply_rotary(x, far[0], far[1]), apply_rotary(x, cos, sin))
+
+
+def test_sizes_beyond_32_bits_are_refused():
+    shape, strides, table = (2**20, 1, 2**12, 8), (2**15, 8, 8, 1), ((2**12, 4), (4, 1), (4, 1))
+    for size, said in ((shape, "more than 2147482624"), ((1, 1, 1, 2**17), "more than 65536 channels")):
+        plan = launcher._plan(
+            torch.float32, torch.device("cpu"), 2, False, False, torch.Size(size), strides, None, *table
+        )
+        assert isinstance(plan, str) and said in plan
+    assert (
+        tables.cos_sin(torch.zeros(1, dtype=torch.int64).expand(2**31), ROPE._tables.spectrum._one_word, None) is None
+    )
+
+
+def test_writing_over_a_tensor_is_told_to_autograd(gpu: Software):
+    x, (cos, sin) = torch.randn(1, 2, 5, 64), ROPE.cos_sin(5)
+    before = x._version
+    assert apply_rotary(x, cos, sin, inplace=True)._version == before + 1
+    with torch.inference_mode():
+        inside = torch.randn(1, 2, 5, 64)
+        wanted = apply_rotary(inside, cos, sin)
+        assert torch.equal(apply_rotary(inside, cos, sin, inplace=True), wanted)
+
+
+def test_a_profilers_hook_sees_every_launch(gpu: Software):
+    from triton import knobs
+
+    names: list[str] = []
+    chain, function = knobs.runtime.launch_enter_hook, lambda metadata: names.append(metadata.get()["name"])
+    rotate(1, 5)
+    if hasattr(chain, "add"):
+        chain.add(function)
+    else:
+        knobs.runtime.launch_enter_hook = function
+    try:
+        rotate(1, 5)
+        rotate(1, 5)
+    finally:
+        if hasattr(chain, "add"):
+            chain.remove(function)
+        else:
+            knobs.runtime.launch_enter_hook = chain
+    rotate(1, 5)
+    assert names == ["rotate_kernel"] * 2 and len(gpu.launches) == 4
+
+
+def test_code_is_of_one_device():
+    assert launcher._code.__wrapped__(torch.float32, torch.device("cuda", 3), 4, ()).device == 3
+    assert tables.code.__wrapped__(torch.device("cuda", 3), 64).device == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ def test_no_spills_and_wide_accesses(code: dict, chip: int, interleaved: bool):
     assert found.fused == 0
     moved = {name: n for name, n in found.accesses.items() if name.startswith(("LDG", "STG"))}
     assert moved and set(moved) == {"LDG.128", "STG.128"}
+
+
+@pytest.mark.parametrize("interleaved", [False, True], ids=["half", "interleaved"])
+def test_every_load_comes_before_every_store(code: dict, interleaved: bool):
+    sass = code["compiled"](torch.bfloat16, (4096, 128, 128), interleaved=interleaved, chip=90).asm["sass"]
+    accesses = re.findall(r"\b(LDG|STG)\b", sass)
+    assert accesses == sorted(accesses) and len(set(accesses)) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)

@@ -30,6 +30,7 @@ _SIZES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4, torch.float64: 
 
 _FILLED = 2  # large programs for each multiprocessor, or small ones do better: all of them take part
 _AS_BEFORE = (None, None, None)
+_WIDEST = 2**16  # channels of a head: of tiles much larger than that, one row does not fit
 _MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernel, addresses 64
 
 
@@ -62,6 +63,10 @@ def unavailable() -> str | None:
         if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
             return f"triton {triton.__version__} is older than {_dotted(OLDEST_TRITON)}"
         _kernel()
+        if not _interpreting():
+            from triton.runtime.driver import driver
+
+            assert driver.active is not None  # asked for, it is built: a machine without a C compiler says so here
     except Exception as error:  # a broken installation fails in ways of its own, and the reason is what is asked for
         return f"triton does not load: {type(error).__name__}: {error}"
     return None
@@ -137,6 +142,8 @@ def _plan(
         in_place = y_strides is None
         y_strides = x_strides if in_place else y_strides
         before = table, cos_strides, sin_strides = before if given[0] is None else given
+        if shape[-1] > _WIDEST:
+            return f"more than {_WIDEST} channels: {shape[-1]}"
         if shape[-1] > 1 and not x_strides[-1] == y_strides[-1] == 1:
             return "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)"
         if 0 not in table and not alike(table, cos_strides, sin_strides):
@@ -178,9 +185,10 @@ def _launch(
     tile = tile_of(dim, tail, size, **LARGE)
     if programs(tile) < _FILLED * _multiprocessors(device):
         tile = tile_of(dim, tail, size, **SMALL)
-    # What divides every stride divides the first address of every row, and so decides how wide the accesses may be.
-    unit = math.gcd(ACCESS // size, *q[3:9], *k[3:9])
-    table_unit = math.gcd(ACCESS // max(size, 4), *q[9:], *k[9:])
+    # What divides every stride divides the first address of every row, and so decides how wide the accesses may be. The widths of
+    # rows take part, since one token has no stride between rows and would otherwise be a kernel of its own.
+    unit = math.gcd(ACCESS // size, dim + tail, *q[3:9], *k[3:9])
+    table_unit = math.gcd(ACCESS // max(size, 4), dim // 2, *q[9:], *k[9:])
     constants = (dim, tail, interleaved, unit, table_unit, tile.tokens, tile.heads, i != j)
     code = _code(dtype, device, tile.warps, constants)
     return Launch(i, j, programs(tile) if dim + tail else 0, (*q, *k, conjugate), code)

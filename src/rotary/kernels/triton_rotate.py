@@ -80,7 +80,7 @@ def rotate_kernel(
     (batch, seq, heads, dim) tensors; then blocks of tokens.
     """
     PLANES: tl.constexpr = DIM // 2
-    WIDTH: tl.constexpr = triton.next_power_of_2(PLANES)
+    WIDTH: tl.constexpr = triton.next_power_of_2(PLANES) if PLANES > 0 else 1  # no planes: a tile of one, masked
     TAIL_WIDTH: tl.constexpr = triton.next_power_of_2(TAIL) if TAIL > 0 else 0
 
     q_groups = (q_heads + BH - 1) // BH
