@@ -53,7 +53,7 @@ bench: $(VENV)/.dev
 gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/kernels tests/test_cuda.py -k "triton or cuda"
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
-		compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/kernels -k "triton and numbers" || exit 1; done; \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/kernels -k "triton and numbers" || exit 1; done; \
 		else echo "compute-sanitizer is not installed: left out"; fi
 	$(BIN)/python benchmarks/gpu.py
 

@@ -1,8 +1,10 @@
 """The rotation on a GPU beside its peers: time, share of the copy bandwidth, host time, launches. Needs CUDA; says so where there is none.
 
-    python benchmarks/gpu.py                    everything, twenty minutes and more; writes results/gpu.json and results/gpu.md
-    python benchmarks/gpu.py 4096 32768         only shapes of so many tokens, beside what the files hold of this commit and device
-    python benchmarks/gpu.py tables             only the tables, likewise
+    python benchmarks/gpu.py                    everything, half an hour or more; writes results/gpu.json and results/gpu.md
+    python benchmarks/gpu.py 4096               only shapes of so many tokens, some five minutes
+    python benchmarks/gpu.py tables             only the tables
+
+What the files hold of this commit and device stays and is not measured again, so that a run may be cut off and go on.
     python benchmarks/gpu.py --check            every peer's result judged, nothing timed; runs without a GPU too
 
 The floor is a copy: queries and keys are read once and written once, and nothing else has to move but the tables, which all calls
@@ -12,6 +14,7 @@ same run. No time is reported for a peer whose result is not the rotation.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -139,7 +142,10 @@ def bandwidth() -> float:
 
 
 def run(words: list[str], *, timed: bool) -> dict[str, Any]:
-    """Every peer in every case of so many tokens, and "tables"; all where no word is given. The files are written after each case."""
+    """Every peer in every case of so many tokens, and "tables"; all where no word is given. The files are written after each case.
+
+    What they hold already, of this commit and device, is not measured again.
+    """
     missing = absent()
     packages = ("triton", "transformers", "flash-attn", "liger-kernel", "flashinfer-python")
     at = circumstances(*(name for name in packages if installed(name)))
@@ -147,36 +153,37 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
     result = {**result, **(earlier(result) if timed else {}), "absent": missing}
     for name, empty in (("bandwidth", []), ("copies", {}), ("records", [])):
         result.setdefault(name, empty)
+    done = {(*(r[field] for field in Case._fields), r["peer"]) for r in result["records"]}
 
     def keep() -> None:
         if timed:
             write("gpu", result, report(result))
 
-    shape: tuple[Any, ...] = ()
     tokens = [int(word) for word in words if word != "tables"]
     for case in cases(tokens) if tokens or not words else ():
-        if timed and case[:3] != shape:
-            shape = case[:3]
+        left = [name for name in PEERS if name not in missing and (*case, name) not in done]
+        where = f"{case.heads} heads {case.batch} x {case.seq}"
+        if timed and left and where not in result["copies"]:
             torch.cuda.empty_cache()
-            result["bandwidth"].append(bandwidth())
-            result["copies"][f"{case.heads} heads {case.batch} x {case.seq}"] = copied(case.bytes // 2)
-        result["records"] = [
-            r for r in result["records"] if any(r[key] != value for key, value in case._asdict().items())
-        ]
-        for name in PEERS:
-            if name in missing:
-                continue
+            with clock.aside():
+                result["bandwidth"].append(bandwidth())
+                result["copies"][where] = copied(case.bytes // 2)
+        for name in left:
             torch.compiler.reset()
             try:
-                record = measure(case, name, timed=timed)
-            except torch.OutOfMemoryError:
-                record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": "out of memory"}
+                with clock.aside() if timed else contextlib.nullcontext():
+                    record = measure(case, name, timed=timed)
+            except Exception as error:  # a peer may fail in any way of its own; the others are measured all the same
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": said}
             result["records"].append(record)
             print(*case, name, record.get("none") or record.get("cold") or record["error"], sep="   ", flush=True)
-        keep()
-    if timed and ("tables" in words or not words):
-        result["tables"] = gpu_tables.measure(DEVICE)
-        result["bandwidth"] = result["bandwidth"] or [bandwidth()]
+        if left:
+            keep()
+    if timed and ("tables" in words or not words) and "tables" not in result:
+        with clock.aside():
+            result["tables"] = gpu_tables.measure(DEVICE)
+            result["bandwidth"] = result["bandwidth"] or [bandwidth()]
         keep()
     return result
 

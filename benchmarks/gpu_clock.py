@@ -14,7 +14,8 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,16 @@ class Time(NamedTuple):
     median: float
     low: float
     high: float
+
+
+@contextmanager
+def aside() -> Generator[None, None, None]:
+    """On a stream that is not the default one, after what is queued there, and before what comes next there."""
+    before, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(before)
+    with torch.cuda.stream(side):
+        yield
+    before.wait_stream(side)
 
 
 def cold_calls(bytes_of_a_call: int) -> int:
@@ -62,17 +73,17 @@ def warm(call: Call) -> Time:
 
 
 def record(calls: Sequence[Call], *, keep: bool) -> tuple[torch.cuda.CUDAGraph, list[object]]:
-    """A graph of these calls. The first ones run before the recording too: compilation cannot happen inside one."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in [*calls[:2], calls[0]]:
-            call()
-    torch.cuda.current_stream().wait_stream(side)
+    """A graph of these calls. The first ones run before the recording too: compilation cannot happen inside one.
+
+    Call it, and make what the calls work on, on a stream of one's own (aside): autograd runs a backward pass on the stream of its
+    forward pass, and the default one may not take part in a recording.
+    """
+    for call in [*calls[:2], calls[0]]:
+        call()
     torch.cuda.synchronize()
     kept: list[object] = []
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         for call in calls:
             result = call()
             if keep:

@@ -8,7 +8,8 @@ driver runs as it does with a GPU: checks, allocation of outputs, the launcher, 
 launch, one or two microseconds each, and torch.cuda's questions about devices. Times are of this machine; compare columns.
 
 Flash-attention and Liger take part where they can be imported (their folders on PYTHONPATH; both are Python alone). Switching the
-device, which they do around a launch, is replaced by nothing here, to their advantage.
+device, which they do around a launch, is replaced by nothing here, to their advantage. Most of what flash-attention's calls take is
+torch.library.wrap_triton, through which it launches.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def contenders(batch: int, seq: int) -> dict[str, Any]:
         "rotary, tables": lambda: rope.cos_sin(torch.arange(7, 7 + seq)),
         "rotary, rotate(offset=7)": lambda: rope.rotate(q, k, offset=7),
         "two allocations alone": lambda: (torch.empty_like(q), torch.empty_like(k)),
+        "the launch alone": launch_alone(q, k, cos, sin),
     }
     with contextlib.suppress(ImportError):
         flash = importlib.import_module("flash_attn.layers.rotary").apply_rotary_emb
@@ -94,6 +96,21 @@ def contenders(batch: int, seq: int) -> dict[str, Any]:
         whole = [torch.cat((t, t), -1).bfloat16()[None] for t in (cos, sin)]
         calls["Liger, in place"] = lambda: liger(q, k, *whole)
     return calls
+
+
+def launch_alone(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
+    """What Triton's own launcher takes, once it is known what to launch."""
+    from unittest import mock
+
+    from rotary import apply_rotary_qk
+    from rotary.kernels.code import Code
+
+    apply_rotary_qk(q, k, cos, sin)
+    with mock.patch.object(Code, "launch", autospec=True) as seen:
+        apply_rotary_qk(q, k, cos, sin)
+    code, programs, tensors, integers = seen.call_args.args
+    arguments = (*(t.data_ptr() for t in tensors), *integers, *code.constants)
+    return lambda: code.short(programs, arguments)
 
 
 def measure(calls: dict[str, Any], count: int, library: ctypes.CDLL) -> dict[str, tuple[float, int]]:

@@ -32,6 +32,10 @@ def commit() -> str:
             ("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=True
         ).stdout.strip()
 
+    try:
+        git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # a copy of the files without their history
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "../../src") else "")
 
 

@@ -103,7 +103,8 @@ def test_gradients(interleaved: bool, inplace: bool):
         torch.testing.assert_close(a, wanted, rtol=0, atol=4e-6)
 
 
-def test_one_launch_for_q_and_k():
+def test_one_launch_for_q_and_k(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # a launch for each output
     q, k = tensors()
     table = [t.cuda() for t in ROPE.cos_sin(48)]
     apply_rotary_qk(q, k, *table)
@@ -124,6 +125,16 @@ def test_prefill_is_decoding_and_packed_is_each_alone():
     packed = ROPE.rotate(q, k, cu_seqlens=torch.tensor([0, 20, 48], device="cuda"))
     for a, b in ((0, 20), (20, 48)):
         assert same(ROPE.rotate(q[:, :, a:b], k[:, :, a:b]), [t[:, :, a:b] for t in packed])
+
+
+def test_F30_tables_of_more_than_2_to_the_31_values(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    rows = 2**31 // 32 + 100
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("20 GiB are not free")
+    last = torch.arange(rows, device="cuda")
+    for found, wanted in zip(ROPE.cos_sin(last), ROPE.cos_sin(last[-5:]), strict=True):
+        assert torch.equal(found[-5:], wanted)
 
 
 def test_compiled():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -106,6 +107,7 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def copied(count: int) -> Any:
         return gpu.clock.Time(2 * count / 4e6, 0.0, 0.0)
 
+    monkeypatch.setattr(gpu.clock, "aside", contextlib.nullcontext)
     stubs = {"cold": made_up, "warm": made_up, "launches": lambda _: 1, "cold_calls": lambda _: 1}
     for name, stub in {**stubs, "host": lambda _: gpu.clock.Time(17.0, 0.0, 0.0)}.items():
         monkeypatch.setattr(gpu.clock, name, stub)
@@ -137,11 +139,21 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert rows["1 x 4096, half"][0].endswith("(95%)")
     assert rows["131,072"] == ["1.00 (3 launches)"] * 3 and rows["256"][0] == "1.00 (host 17.0, 3 launches)"
 
-    again = gpu.run(["4096"], timed=True)  # a part of it once more: the rest stays
-    assert len(again["records"]) == 2 * 2 * 2 * 3 * 2 and "tables" in again
-    assert "131,072" in (tmp_path / "gpu.md").read_text()
+    kept = (tmp_path / "gpu.json").read_text()
+    monkeypatch.setattr(gpu, "measure", lambda *_, **__: pytest.fail("measured again"))
+    assert len(gpu.run([], timed=True)["records"]) == 2 * 2 * 2 * 3 * 2
+    assert (tmp_path / "gpu.json").read_text() == kept
+
+    def broken(case: Any, name: str, *, timed: bool) -> dict[str, Any]:
+        if name == "transformers":
+            raise ZeroDivisionError("its own way")
+        return noting(case, name, timed=timed)
+
+    monkeypatch.setattr(gpu, "measure", broken)
     monkeypatch.setattr(sys.modules["record"], "commit", lambda: "4567")
-    assert len(gpu.run(["4096"], timed=True)["records"]) == 2 * 2 * 3 * 2  # of another commit nothing does
+    found = gpu.run(["4096"], timed=True)["records"]  # of another commit nothing is kept
+    assert len(found) == 2 * 2 * 3 * 2
+    assert {r.get("none") for r in found if r["peer"] == "transformers"} == {"ZeroDivisionError: its own way"}
 
 
 def test_tables_are_made_by_each_contender(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch):
