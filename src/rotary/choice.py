@@ -9,12 +9,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol, cast
 
 from torch import Tensor
 
-from .kernels import eager
+from .kernels import CHOSEN, eager
 
 NAMES = ("eager", "cpu", "triton")
 _BY_DEVICE = {"cpu": "cpu", "cuda": "triton"}
@@ -38,7 +37,6 @@ class Kernel(Protocol):
 
 
 _kernels: dict[str, Kernel] = {"eager": cast(Kernel, eager)}
-_chosen: ContextVar[str | None] = ContextVar("rotary_backend", default=None)
 
 
 def kernel(name: str) -> Kernel:
@@ -60,7 +58,8 @@ def backends() -> dict[str, str]:
 
 @contextmanager
 def use_backend(name: str) -> Generator[None, None, None]:
-    """Rotate with this kernel and no other inside the context, backward passes of its forwards included.
+    """Rotate with this kernel and no other inside the context, backward passes of its forwards included; where "triton" is not the
+    one, tables are made by torch's operations on a GPU too.
 
     A context variable: threads and tasks started elsewhere are not touched. Under torch.compile and functorch the plain formula
     runs whatever is chosen, since those need operations to look into.
@@ -77,16 +76,16 @@ def use_backend(name: str) -> Generator[None, None, None]:
     reason = kernel(name).unavailable()
     if reason is not None:
         raise RuntimeError(f"backend {name!r} is unavailable: {reason}")
-    token = _chosen.set(name)
+    token = CHOSEN.set(name)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        CHOSEN.reset(token)
 
 
 def chosen() -> str | None:
     """The name given to use_backend here, or None."""
-    return _chosen.get()
+    return CHOSEN.get()
 
 
 def run(

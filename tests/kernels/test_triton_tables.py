@@ -9,7 +9,7 @@ from torch import Tensor
 
 import truth
 from kernels.test_contract import DEVICE
-from rotary import RotaryEmbedding, scaling
+from rotary import RotaryEmbedding, scaling, use_backend
 from rotary.angles import cos_sin_of_turns
 from rotary.constants import Constants
 from rotary.kernels import tables
@@ -120,4 +120,9 @@ def test_who_takes_the_kernel(launched: list):
     RotaryEmbedding(32, use_xpos=True, device=device).cos_sin(positions, role="query")
     torch.compile(lambda p: RotaryEmbedding(32, device=device).cos_sin(p), backend="eager")(positions)
     torch.func.vmap(RotaryEmbedding(32, device=device).cos_sin)(positions)
+    with use_backend("eager"):
+        RotaryEmbedding(32, device=device).cos_sin(positions)
     assert len(launched) == 3
+    with use_backend("triton"):
+        RotaryEmbedding(32, device=device).cos_sin(positions)
+    assert len(launched) == 4

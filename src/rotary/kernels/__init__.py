@@ -15,3 +15,8 @@
 
 The caller (rotary.dispatch) has checked shapes, dtypes, devices and overlaps, and has settled autograd: a kernel differentiates nothing.
 """
+
+from contextvars import ContextVar
+
+CHOSEN: ContextVar[str | None] = ContextVar("rotary_backend", default=None)
+"""The name given to rotary.use_backend, which also says who makes tables; None where nobody chose."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..constants import Constants
-from . import triton
+from . import CHOSEN, triton
 from .code import Code
 
 Table = tuple[Tensor, Tensor]
@@ -25,6 +25,8 @@ def cos_sin(positions: Tensor, turns_per_token: Constants, amplitude: Constants)
     Before it is rounded a value is within 6e-16 of what angles.cos_sin_of_turns computes: it is the same float32 but for about one
     in a hundred million, which lies next to the middle of two.
     """
+    if CHOSEN.get() not in (None, "triton"):
+        return None
     if type(positions) is not Tensor or not triton.serves(positions) or triton.unavailable() is not None:
         return None
     rows, planes = positions.numel(), len(turns_per_token.values)
