@@ -43,6 +43,7 @@ _TOOLS = Path(triton.__path__[0]) / "backends" / "nvidia" / "bin"
 
 
 class Code(NamedTuple):
+    instructions: int
     registers: int
     stack: int
     """Bytes of local memory per thread: where spilled registers would go."""
@@ -55,7 +56,13 @@ class Code(NamedTuple):
 
 
 def compiled(
-    dtype: torch.dtype, shape: tuple[int, int, int], *, interleaved: bool, chip: int, in_place: bool = False
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    *,
+    interleaved: bool,
+    chip: int,
+    in_place: bool = False,
+    fused: bool = False,
 ) -> CompiledKernel:
     """The kernel for 32 query and 8 key heads in the memory of a projection, (batch, seq, heads, head_dim)."""
     seq, head_dim, dim = shape
@@ -68,7 +75,7 @@ def compiled(
         plan = launcher._plan.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, *geometry)
     assert isinstance(plan, tuple) and len(plan) == 1, plan
     kind, tables = DTYPES[dtype], "fp64" if dtype == torch.float64 else "fp32"
-    return build(plan[0].code, (kind, kind, tables, tables) * 2, chip)
+    return build(plan[0].code, (kind, kind, tables, tables) * 2, chip, fused=fused)
 
 
 def compiled_tables(planes: int, chip: int) -> CompiledKernel:
@@ -76,7 +83,7 @@ def compiled_tables(planes: int, chip: int) -> CompiledKernel:
     return build(tables_of(torch.device("cpu"), planes), ("i64", "i64", "fp64", "fp32", "fp32"), chip)
 
 
-def build(code: Any, pointers: tuple[str, ...], chip: int) -> CompiledKernel:
+def build(code: Any, pointers: tuple[str, ...], chip: int, *, fused: bool = False) -> CompiledKernel:
     """One kernel, from its constants and what its pointers point at; they are aligned to 16 bytes, as torch's allocations are."""
     kernel = code.kernel()
     names = kernel.arg_names
@@ -87,7 +94,7 @@ def build(code: Any, pointers: tuple[str, ...], chip: int) -> CompiledKernel:
     constants = {(i,): value for i, value in enumerate(code.constants, first)}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*")}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
-    options = {"num_warps": code.warps, "enable_fp_fusion": False}
+    options = {"num_warps": code.warps, "enable_fp_fusion": fused}
     return triton.compile(source, target=GPUTarget("cuda", chip, 32), options=options)
 
 
@@ -107,7 +114,7 @@ def read(kernel: CompiledKernel) -> Code:
             accesses[f"{name}.{width.group(1).lstrip('US') if width else '32'}"] += 1
     count = Counter(name for name, _ in found)
     fused = len(_FUSED.findall(kernel.asm["sass"]))
-    return Code(registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
+    return Code(len(found), registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
 
 
 def main() -> None:
@@ -124,6 +131,9 @@ def main() -> None:
                     code = read(compiled(dtype, shape, interleaved=interleaved, chip=number))
                     rows.append([f"{chip}, {kind}, {name}, {'interleaved' if interleaved else 'half'}", *shown(code)])
                     print(*rows[-1], sep="   ", flush=True)
+        if chip == "H200":
+            code = read(compiled(torch.bfloat16, SHAPES["128"], interleaved=False, chip=number, fused=True))
+            rows.append([f"{chip}, bf16, 128, half, fusion allowed", *shown(code)])
         code = read(compiled_tables(64, number))
         rows.append([f"{chip}, tables of 64 planes", *shown(code)])
         print(*rows[-1], sep="   ", flush=True)
@@ -131,10 +141,11 @@ def main() -> None:
     text = f"""# What the GPU kernel is compiled to
 
 `python benchmarks/gpu_code.py`, torch {at["versions"]["torch"]}, triton {at["versions"]["triton"]}, commit {at["commit"]}. Chip, dtype,
-channels per head and how many of them are turned, pairing. 32 + 8 heads in the memory of a projection. LDG and STG read and write
-global memory, LDS and STS shared memory, LDL and STL spilled registers; after the dot the bits per thread and access.
+channels per head and how many of them are turned, pairing; instructions of a thread. 32 + 8 heads in the memory of a projection. LDG
+and STG read and write global memory, LDS and STS shared memory, LDL and STL spilled registers; after the dot the bits per thread and
+access.
 
-{table(["", "registers", "stack", "shared", "barriers", "fused", "loads", "stores", "others"], rows)}
+{table(["", "instructions", "registers", "stack", "shared", "barriers", "fused", "loads", "stores", "others"], rows)}
 """
     write("gpu_code", {**at, "rows": rows}, text)
 
@@ -144,7 +155,7 @@ def shown(code: Code) -> list[str]:
         kind: [f"{n} {k}" for k, n in sorted(code.accesses.items()) if k.startswith(kind)] for kind in ("LDG", "STG")
     }
     others = [f"{n} {k}" for k, n in sorted(code.accesses.items()) if not k.startswith(("LDG", "STG"))]
-    return [*(str(n) for n in code[:5]), *(", ".join(found) for found in (*kinds.values(), others))]
+    return [*(str(n) for n in code[:6]), *(", ".join(found) for found in (*kinds.values(), others))]
 
 
 if __name__ == "__main__":

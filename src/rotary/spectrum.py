@@ -73,9 +73,13 @@ class Spectrum:
         windows = [scheme.window for scheme in self.schemes if scheme.window is not None]
         return min(windows) if windows else None
 
+    def _static(self, length: Length) -> bool:
+        """Whether frequencies are those made once, whatever the length of the context."""
+        return length is None or self.window is None
+
     def frequencies(self, device: torch.device, length: Length = None) -> Frequencies:
         """inv_freq float32 (dim/2,) or, for a (batch,) length that matters, (batch, dim/2), and the attention factor with it."""
-        if length is None or self.window is None:
+        if self._static(length):
             return self._inv_freq.on(device), self.attention_factor
         return self._frequencies(device, length)
 
@@ -91,8 +95,8 @@ class Spectrum:
 
         A (batch,) length gives (batch, seq, dim/2) for positions (seq,) or (batch, seq).
         """
-        static = length is None or self.window is None
-        if static and scale is None and dtype == torch.float32 and self.angles == "exact" and not tracing():
+        plain = self._static(length) and scale is None and dtype == torch.float32
+        if plain and self.angles == "exact" and not tracing():
             made = tables.cos_sin(positions, self._one_word, self._amplitude)
             if made is not None:
                 return made
@@ -108,7 +112,7 @@ class Spectrum:
         return some(positions)
 
     def _turns(self, inv_freq: Tensor, dtype: torch.dtype, length: Length) -> Tables:
-        if length is None or self.window is None:
+        if self._static(length):
             high, low = self._words.on(inv_freq.device).unbind(0)
         else:
             high, low = turns_per_token(inv_freq, self.divisor)

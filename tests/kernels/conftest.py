@@ -1,7 +1,7 @@
 """A native library of another build under the same tests: ROTARY_LIBRARY=path python -m pytest tests/kernels (see sanitize.sh).
 
-With TRITON_INTERPRET=1 the GPU kernel takes part through Triton's interpreter, whose rounding is put right first. With ROTARY_CHIP=90
-(or 80, 100) it takes part as it is compiled for that chip, its instructions run in software.
+With TRITON_INTERPRET=1 the GPU kernel takes part through Triton's interpreter, whose rounding is put right first. ROTARY_CHIP, which has
+it take part as it is compiled, is heard in tests/conftest.py.
 """
 
 from __future__ import annotations
@@ -13,11 +13,6 @@ from rotary.kernels import cpu
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     from kernels import interpreter as interpreter
-
-elif "ROTARY_CHIP" in os.environ:
-    from kernels import software_gpu
-
-    software_gpu.install(int(os.environ["ROTARY_CHIP"]))
 
 if "ROTARY_LIBRARY" in os.environ:
     cpu.LIBRARY = Path(os.environ["ROTARY_LIBRARY"]).resolve(strict=True)

@@ -1,7 +1,7 @@
 """A GPU made of software under Triton: kernels are compiled for a chip that need not be there, and run by ptx.py on CPU tensors.
 
 From the call of the library to the last store everything is what a GPU would get: the plan, the compiled code, the arguments in
-their order and width. ROTARY_CHIP=90 python -m pytest tests/kernels -k triton runs the battery this way (conftest.py).
+their order and width. ROTARY_CHIP=90 python -m pytest tests/kernels -k triton runs the battery this way (tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime.driver import driver
 
 from kernels import ptx
+from rotary import choice
 from rotary.kernels import triton as launcher
 from rotary.kernels.code import Code
 
@@ -101,7 +102,7 @@ class Driver(DriverBase):
 
 
 def install(chip: int) -> None:
-    """Have the launcher serve CPU tensors, and Triton compile for this chip (80, 90, 100) and run in software, for this process."""
+    """Have the launcher serve CPU tensors, first of all kernels, and Triton compile for this chip and run in software, in this process."""
 
     load = CompiledKernel._init_handles
 
@@ -120,5 +121,6 @@ def install(chip: int) -> None:
 
     Code.launch = noting
     driver.set_active(Driver(chip))
+    choice._BY_DEVICE["cpu"] = "triton"
     launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
     launcher.unavailable.cache_clear()

@@ -1,4 +1,6 @@
-"""Private kernels. Each is a module with the same two functions, held to one contract by tests/kernels/test_contract.py.
+"""Private kernels. eager, cpu and triton have the same two functions, held to one contract by tests/kernels/test_contract.py; tables
+makes cos and sin on a GPU; code, tiles and axes are how GPU kernels are launched, how much of the work each program takes, and how
+tensors look to them.
 
     unavailable() -> str | None
         Why this kernel cannot run on this machine at all; None when it can. Cheap after the first call; never raises.

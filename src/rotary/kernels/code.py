@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 ACCESS = 16  # bytes that one thread moves at once
+MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernels, addresses 64
 Short = Callable[[int, "tuple[int, ...]"], None]
 
 
@@ -42,7 +43,7 @@ class Code:
             self.short(programs, (*addresses, *integers, *self.constants))
             return
         # enable_fp_fusion would contract a * c - b * s and leave out a rounding: pinned, so that the bits are those of the plain
-        # formula under every version of Triton. Memory is what is waited for: it is 64 of a thread's 620 instructions.
+        # formula under every version of Triton. It is a tenth of a thread's instructions, where memory is what is waited for.
         compiled = self.kernel()[(programs,)](
             *tensors, *integers, *self.constants, num_warps=self.warps, enable_fp_fusion=False
         )

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from ..constants import Constants
 from . import CHOSEN, triton
-from .code import Code
+from .code import MOST, Code
 
 Table = tuple[Tensor, Tensor]
 _VALUES = 512  # of each table per program of 4 warps: 16 bytes per thread
 _WARPS = 4
-_MOST = 2**31 - 1024
 
 
 def cos_sin(positions: Tensor, turns_per_token: Constants, amplitude: Constants) -> Table | None:
@@ -30,7 +29,7 @@ def cos_sin(positions: Tensor, turns_per_token: Constants, amplitude: Constants)
     if type(positions) is not Tensor or not triton.serves(positions) or triton.unavailable() is not None:
         return None
     rows, planes = positions.numel(), len(turns_per_token.values)
-    if rows > _MOST:
+    if rows > MOST:
         return None
     cos = torch.empty((*positions.shape, planes), dtype=torch.float32, device=positions.device)
     sin = torch.empty_like(cos)

@@ -19,9 +19,8 @@ class Tile(NamedTuple):
 # per thread. Work that does not: the smallest programs, so that every multiprocessor takes part.
 LARGE = {"heads": 4, "warps": 4}
 SMALL = {"heads": 1, "warps": 1}
-_STAGED = (
-    20  # accesses per thread before the first store, 4 registers each: with more, few programs fit on a multiprocessor
-)
+# Accesses per thread before the first store, 4 registers each: with more, few programs fit on a multiprocessor.
+_STAGED = 20
 
 
 def tile_of(dim: int, tail: int, size: int, *, heads: int, warps: int) -> Tile:

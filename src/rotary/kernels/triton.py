@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .axes import Axes, Sizes, alike, fold
-from .code import ACCESS, Code
+from .code import ACCESS, MOST, Code
 from .tiles import LARGE, SMALL, Tile, tile_of
 
 Table = tuple[Tensor, Tensor]
@@ -26,12 +26,9 @@ Table = tuple[Tensor, Tensor]
 OLDEST_TRITON = (3, 3)  # tuples inside kernels, and a compiled kernel that is launched with every argument
 OLDEST_CHIP = (8, 0)  # conversions from and to bfloat16
 _SIZES = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 4, torch.float64: 8}
-
-
 _FILLED = 2  # large programs for each multiprocessor, or small ones do better: all of them take part
 _AS_BEFORE = (None, None, None)
 _WIDEST = 2**16  # channels of a head: of tiles much larger than that, one row does not fit
-_MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the kernel, addresses 64
 
 
 @dataclass(eq=False)
@@ -66,7 +63,7 @@ def unavailable() -> str | None:
         if not _interpreting():
             from triton.runtime.driver import driver
 
-            assert driver.active is not None  # asked for, it is built: a machine without a C compiler says so here
+            getattr(driver, "active")  # noqa: B009  asked for, it is built: a machine without a C compiler says so here
     except Exception as error:  # a broken installation fails in ways of its own, and the reason is what is asked for
         return f"triton does not load: {type(error).__name__}: {error}"
     return None
@@ -155,14 +152,14 @@ def _plan(
             )
         every.append(axes)
         dims.append((2 * table[-1], 0 if in_place else shape[-1] - 2 * table[-1]))
-    if max(max(axes[:3]) for axes in every) > _MOST:
-        return f"more than {_MOST} rows along one dimension"
+    if max(max(axes[:3]) for axes in every) > MOST:
+        return f"more than {MOST} rows along one dimension"
     together = len(every) == 2 and dims[0] == dims[1]
     spans = ((0, 1),) if together else tuple((i, i) for i in range(len(every)))
     launches = tuple(
         _launch(dtype, size, device, interleaved, conjugate, *dims[i], i, j, every[i], every[j]) for i, j in spans
     )
-    return launches if all(launch.count <= _MOST for launch in launches) else f"more than {_MOST} programs"
+    return launches if all(launch.count <= MOST for launch in launches) else f"more than {MOST} programs"
 
 
 def _launch(
