@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -62,3 +63,16 @@ def test_a_reader_that_has_read_enough_is_no_error():
         f"{sys.executable} -m rotary show --json --all | head -n 1", shell=True, capture_output=True, text=True
     )
     assert (run.stdout, run.stderr) == ("{\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["info"], ["show", "llama-3.1-8b"], ["show", "--json", "--all"]])
+def test_a_pipe_whose_reader_is_gone_from_the_start_is_no_error(arguments: list[str]):
+    """Short outputs meet the closed pipe when they are flushed, long ones while they are printed, help before any command runs."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with os.fdopen(writer, "wb") as pipe:
+        run = subprocess.run(
+            (sys.executable, "-m", "rotary", *arguments), stdout=pipe, stderr=subprocess.PIPE, text=True, env=buffered
+        )
+    assert (run.returncode, run.stderr) == (0, "")

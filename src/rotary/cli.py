@@ -13,6 +13,17 @@ from . import bench, convert, show
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 for arguments that cannot be honoured, said in one line."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # not at exit, where Python prints a closed pipe as "Exception ignored ... BrokenPipeError"
+    except BrokenPipeError:  # as in `rotary show | head`: the reader closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="rotary", description="Rotary position embeddings: exact at every position.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="version, torch, device, and each kernel with the reason if it is off")
@@ -23,9 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except BrokenPipeError:  # as in `rotary show | head`: whoever read has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"rotary {options.command}: {error}", file=sys.stderr)
         return 2
