@@ -7,28 +7,34 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-NATIVE := $(wildcard setup.py src/rotary/kernels/native/*.cpp)
+NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/build.py)
+# The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
+ON_GPU := tests/_rotation tests/_angles -k "triton or test_gpu"
 
-.PHONY: run test sanitize models mutants soak fuzz lint accuracy bench gpu clean
+.PHONY: run test docs sanitize models mutants soak fuzz lint accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev
-	@{ $(BIN)/python -m pytest -q && TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels -k triton \
-		&& ROTARY_CHIP=90 $(BIN)/python -m pytest -q tests/kernels -k triton; } \
+	@{ $(BIN)/python -m pytest -q && TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(ON_GPU) \
+		&& ROTARY_CHIP=90 $(BIN)/python -m pytest -q $(ON_GPU); } \
 		&& echo "make test: every test passed" || { echo "make test: FAILED"; exit 1; }
 
+# The site, in site/. Strict: a broken link or a page outside the navigation is an error. Nothing is fetched.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 sanitize: $(VENV)/.dev
-	tests/kernels/sanitize.sh $(BIN)/python
+	tests/_native/sanitize.sh $(BIN)/python
 
 mutants: $(VENV)/.dev
 	$(PIP) cosmic-ray
-	$(BIN)/python benchmarks/mutants.py $(EACH)
+	$(BIN)/python -m tools.mutants $(EACH)
 
 soak: $(VENV)/.dev
-	MALLOC_ARENA_MAX=2 $(BIN)/python benchmarks/soak.py
+	MALLOC_ARENA_MAX=2 $(BIN)/python -m tools.soak
 
 # Ten rounds of 10,500 inputs, since hypothesis remembers all that it tried in one, a few GB for 100,000.
 fuzz: $(VENV)/.dev
@@ -36,29 +42,29 @@ fuzz: $(VENV)/.dev
 		ROTARY_FUZZ=5000 $(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-seed=$$seed || exit 1; done
 
 models: $(VENV)/.dev
-	$(BIN)/python benchmarks/models.py
-	$(BIN)/python tests/model_page.py
+	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m tools.model_page
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
 accuracy: $(VENV)/.dev
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python -m benchmarks.accuracy.run
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python -m benchmarks.cpu.run
 
 # On a machine with a GPU: the battery on the device, then under compute-sanitizer where it is installed, then the figures.
 gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/kernels tests/test_cuda.py -k "triton or cuda"
+	$(BIN)/python -m pytest -q tests/_rotation tests/_angles tests/test_cuda.py -k "triton or test_gpu or cuda"
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
-		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/kernels -k "triton and numbers" || exit 1; done; \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/_rotation tests/_angles -k "triton and numbers" || exit 1; done; \
 		else echo "compute-sanitizer is not installed: left out"; fi
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python -m benchmarks.gpu.run
 
 clean:
-	rm -rf $(VENV) build dist out src/*.egg-info
+	rm -rf $(VENV) build dist out site src/*.egg-info
 
 $(VENV)/.created:
 	@test -n "$(PYTHON)" || { echo "rotary's development needs Python 3.11 or later; none was found (PYTHON=... names one)"; exit 1; }
@@ -78,4 +84,9 @@ $(VENV)/.run: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing the development tools and the libraries rotary is compared with"
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@echo "installing what builds the documentation"
+	@$(PIP) --editable '.[docs]'
 	@touch $@

@@ -1,87 +1,26 @@
-"""Builds the native CPU kernel, src/rotary/kernels/native/rotate.cpp, into a plain shared library inside the package.
+"""Builds the native CPU library, by src/rotary/_native/build.py, as part of a setuptools build.
 
-It links neither Python nor torch, so one wheel per platform (py3-none-<platform>) serves every Python and every torch, and an
-isolated build needs nothing but setuptools. CXX, CC, CXXFLAGS, CFLAGS and LDFLAGS are respected. Where it cannot be built the
-install succeeds all the same: one warning, the reason in native/build.txt, which `rotary info` shows, and rotary rotates with
-plain torch operations.
+Everything else about the package is in pyproject.toml. An isolated build needs nothing but setuptools, so build.py is loaded from its
+file: importing rotary would need torch.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
+import importlib.util
 import shutil
-import subprocess
-import sys
-import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCE = Path("src/rotary/kernels/native/rotate.cpp")
-NAME = "rotary.kernels.native.librotate"
-REPORT = "build.txt"
+FOLDER = Path("src/rotary/_native")
+NAME = "rotary._native.librotary"
 
-# -ffp-contract=off is a promise about bits (docs: prefill = decode, native = plain torch), so it comes last and wins.
-PLAIN = [
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fno-trapping-math",
-]
-BITS = ["-fno-fast-math", "-ffp-contract=off"]
-# One body for several instruction sets, chosen when the library is loaded; whole 512-bit vectors, which took bfloat16 from
-# 7.9 to 8.8 numbers per nanosecond and thread on a Zen 5 and changed nothing that could be measured elsewhere.
-CLONES = ["-DROTARY_CLONES", "-mprefer-vector-width=512"]
-
-
-def compilers() -> list[list[str]]:
-    """What to try, best first: the user's choice alone where there is one."""
-    for variable in ("CXX", "CC"):
-        if os.environ.get(variable):
-            return [shlex.split(os.environ[variable])]
-    return [[name] for name in ("c++", "g++", "clang++", "gcc", "clang", "cc") if shutil.which(name)]
-
-
-def flags() -> list[list[str]]:
-    """Sets of flags, best first."""
-    linker = ["-Wl,--as-needed"] if sys.platform == "linux" else []
-    if sys.platform == "darwin":
-        linker = shlex.split(os.environ.get("ARCHFLAGS", ""))
-    x86 = sys.platform == "linux" and platform.machine().lower() in ("x86_64", "amd64")
-    return [extra + linker for extra in ([CLONES, []] if x86 else [[]])]
-
-
-def build(library: Path) -> str | None:
-    """Build the library; None, or the reason why not in one line."""
-    if os.name != "posix":
-        return f"the native CPU kernel is not built on {sys.platform}"
-    if not compilers():
-        return "no C++ compiler was found when the package was installed (a C++17 compiler named c++, g++ or clang++, or $CXX)"
-    defines = [f"-DROTARY_SOURCE={zlib.crc32(SOURCE.read_bytes())}"]
-    said = ""
-    user = [flag for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS") for flag in shlex.split(os.environ.get(name, ""))]
-    for extra in flags():
-        for compiler in compilers():
-            command = [*compiler, *PLAIN, *user, *BITS, *extra, *defines, "-x", "c++", str(SOURCE), "-o", str(library)]
-            print(" ".join(command), flush=True)
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                said = f"{compiler[0]}: {error}"
-                continue
-            if done.returncode == 0 and library.exists():
-                return None
-            lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
-            said = f"{compiler[0]} failed: {lines[0].strip()[:300] if lines else f'exit status {done.returncode}'}"
-    return said
+spec = importlib.util.spec_from_file_location("rotary_native_build", FOLDER / "build.py")
+assert spec is not None and spec.loader is not None
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
 
 
 class BuildLibrary(build_ext):
@@ -93,14 +32,14 @@ class BuildLibrary(build_ext):
     def built(self) -> list[Path]:
         """Where the library, or the report that there is none, lies among the files of the build."""
         library = Path(self.build_lib) / self.get_ext_filename(NAME)
-        return [library, library.with_name(REPORT)]
+        return [library, library.with_name(native.REPORT)]
 
     def build_extension(self, ext: Extension) -> None:
         library, report = self.built()
         library.parent.mkdir(parents=True, exist_ok=True)
         library.unlink(missing_ok=True)
         report.unlink(missing_ok=True)
-        reason = build(library)
+        reason = native.build(library)
         if reason is not None:
             report.write_text(reason + "\n")
             self.warn(f"rotary works without its native CPU kernel, at the speed of plain torch: {reason}")
@@ -108,7 +47,7 @@ class BuildLibrary(build_ext):
     def copy_extensions_to_source(self) -> None:
         """For `pip install -e`: what was built to the place beside its source. Never written over: a process may have it mapped."""
         for built in self.built():
-            place = SOURCE.with_name(built.name)
+            place = FOLDER.joinpath(built.name)
             place.unlink(missing_ok=True)
             if built.exists():
                 shutil.copy2(built, place)
@@ -117,7 +56,7 @@ class BuildLibrary(build_ext):
         return [str(path) for path in self.built() if path.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:
-        return {path: str(SOURCE.with_name(Path(path).name)) for path in self.get_outputs()} if self.inplace else {}
+        return {path: str(FOLDER.joinpath(Path(path).name)) for path in self.get_outputs()} if self.inplace else {}
 
 
 class Wheel(bdist_wheel):
@@ -127,6 +66,6 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension(NAME, sources=[str(SOURCE)])],
+    ext_modules=[Extension(NAME, sources=[str(FOLDER / "rotate.cpp")])],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},
 )

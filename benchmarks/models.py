@@ -1,29 +1,26 @@
-"""Each way in which models of transformers rotate, their own function against the one that stands in for it, in turn in one process.
+"""How many times as fast as the rotation function of a transformers model is ours, for each kind of rotation that models have?
 
-    python benchmarks/models.py [--seconds 2]       writes results/models.json and results/models.md, in a few minutes
+    python -m benchmarks.models [--seconds 2]       6 minutes; writes results/models.json and results/models.md
 
-The function of the first family that has the body, at the heads of Llama-3-8B: 2,048 tokens, 32 query and 8 key heads, head_dim 128,
-in float32 and bfloat16; forward, and forward with backward. Fresh outputs on both sides, since a model keeps its own.
+For each kind (a RotationSpec) it times the function of the first family that has it, and our replacement, in turn in one process, at
+the heads of Llama-3-8B: 2,048 tokens, 32 query and 8 key heads, head_dim 128, in float32 and bfloat16; forward, and forward with
+backward. Both return new tensors, since a model keeps its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-from record import circumstances, table, write
 from torch import Tensor
 
-from rotary.bench import alternate
-from rotary.transformers import Body
-from rotary.transformers.body import GATHERED, STACKED
-from rotary.transformers.replace import Replacement
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import model_families as families
+from benchmarks.record import circumstances, table, write
+from rotary.cli.bench import alternate
+from rotary.transformers import RotationSpec
+from rotary.transformers.spec import GATHERED, STACKED
+from rotary.transformers.wrapper import Replacement
+from tests.transformers.zoo import families
 
 TOKENS, QUERY_HEADS, KEY_HEADS, HEAD_DIM = 2048, 32, 8, 128
 LAYOUTS = [  # of x around heads and channels, and of the rows of its tables
@@ -35,9 +32,9 @@ LAYOUTS = [  # of x around heads and channels, and of the rows of its tables
 ]
 
 
-def tables(body: Body, rows: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-    """cos and sin as wide as the body wants them, in its form."""
-    planes = HEAD_DIM // 2 if not body.partial else HEAD_DIM // 4
+def tables(spec: RotationSpec, rows: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """cos and sin as wide as the spec wants them, in its form."""
+    planes = HEAD_DIM // 2 if not spec.partial else HEAD_DIM // 4
     angles = torch.arange(TOKENS)[:, None] * 1e4 ** (-torch.arange(planes) / planes)
     width = {
         "cat": lambda t: torch.cat((t, t), -1),
@@ -45,24 +42,24 @@ def tables(body: Body, rows: tuple[int, ...], dtype: torch.dtype) -> list[Tensor
         "half": lambda t: t,
     }
     width["first"] = width["cat"]
-    cos, sin = (width[body.widths](t).expand(*rows, -1).contiguous() for t in (angles.cos(), angles.sin()))
-    given = body.form.arguments(*((sin, cos) if body.sin_first else (cos, sin)))
+    cos, sin = (width[spec.widths](t).expand(*rows, -1).contiguous() for t in (angles.cos(), angles.sin()))
+    given = spec.form.pack(*((sin, cos) if spec.sin_first else (cos, sin)))
     return [t.to(dtype) if t.is_floating_point() else t for t in given]
 
 
-def works(function: Any, body: Body, dtype: torch.dtype) -> tuple[Replacement, list[Tensor], list[Tensor]]:
+def works(function: Any, spec: RotationSpec, dtype: torch.dtype) -> tuple[Replacement, list[Tensor], list[Tensor]]:
     """(ours, what it rotates, its tables) in the first layout that the function takes and our kernels serve."""
     for layout, rows in LAYOUTS:
-        if body.form is STACKED:
+        if spec.form is STACKED:
             rows = (TOKENS, 1, 1)
-        elif body.form is GATHERED:
+        elif spec.form is GATHERED:
             rows = (1, TOKENS)
-        heads = (QUERY_HEADS, KEY_HEADS, KEY_HEADS)[: body.tensors]
+        heads = (QUERY_HEADS, KEY_HEADS, KEY_HEADS)[: spec.tensors]
         xs = [torch.randn(*layout(h), HEAD_DIM).to(dtype) for h in heads]
-        if body.form.folded:
+        if spec.form.folded:
             xs = [x.flatten(-2) for x in xs]
-        given, ours = tables(body, rows, dtype), Replacement(function, body, lambda: True)
-        arguments = given + xs if body.form.leads else xs + given
+        given, ours = tables(spec, rows, dtype), Replacement(function, spec, lambda: True)
+        arguments = given + xs if spec.form.tables_first else xs + given
         try:
             truth, mine = function(*arguments), ours(*arguments)
         except (RuntimeError, IndexError):
@@ -70,15 +67,15 @@ def works(function: Any, body: Body, dtype: torch.dtype) -> tuple[Replacement, l
         pairs = [(truth, mine)] if isinstance(truth, Tensor) else list(zip(truth, mine, strict=True))
         if ours.calls and all(a.shape == b.shape and (a.float() - b.float()).abs().max() < 0.1 for a, b in pairs):
             return ours, xs, given
-    raise RuntimeError(f"no layout serves {body}")
+    raise RuntimeError(f"no layout serves {spec}")
 
 
-def ratio(function: Any, body: Body, dtype: torch.dtype, seconds: float, *, backward: bool) -> float:
+def ratio(function: Any, spec: RotationSpec, dtype: torch.dtype, seconds: float, *, backward: bool) -> float:
     """Median of the model's own over median of ours."""
-    ours, xs, given = works(function, body, dtype)
+    ours, xs, given = works(function, spec, dtype)
     if backward:
         xs = [x.requires_grad_() for x in xs]
-    arguments = given + xs if body.form.leads else xs + given
+    arguments = given + xs if spec.form.tables_first else xs + given
 
     def contender(f: Any) -> Any:
         def forward() -> Any:
@@ -99,29 +96,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each pair of contenders")
     options = parser.parse_args()
-    first: dict[Body, tuple[str, Any]] = {}
+    first: dict[RotationSpec, tuple[str, Any]] = {}
     for family in families.families():
-        for name, body in families.bodies(family).items():
-            if isinstance(body, Body) and body not in first:
+        for name, spec in families.specs(family).items():
+            if isinstance(spec, RotationSpec) and spec not in first:
                 module = next(m for m in families.modeling(family) if hasattr(m, name))
-                first[body] = (f"{family}.{name}", getattr(module, name))
+                first[spec] = (f"{family}.{name}", getattr(module, name))
     rows: list[list[str]] = []
     found: dict[str, dict[str, float]] = {}
-    for body, (name, function) in first.items():
+    for spec, (name, function) in first.items():
         cells = {}
         for dtype in (torch.float32, torch.bfloat16):
             for backward in (False, True):
                 cell = f"{str(dtype).removeprefix('torch.')}, {'forward + backward' if backward else 'forward'}"
-                cells[cell] = ratio(function, body, dtype, options.seconds, backward=backward)
-        found[str(body)] = cells
-        rows.append([str(body), name, *(f"{value:.1f} x" for value in cells.values())])
+                cells[cell] = ratio(function, spec, dtype, options.seconds, backward=backward)
+        found[str(spec)] = cells
+        rows.append([str(spec), name, *(f"{value:.1f} x" for value in cells.values())])
         print(f"{name:50} {'  '.join(rows[-1][2:])}", flush=True)
     at = circumstances("transformers")
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     text = f"""# The rotation of models, their own function over ours
 
 Times as fast: medians in turn, {TOKENS:,} tokens, {QUERY_HEADS} query and {KEY_HEADS} key heads of {HEAD_DIM} channels, fresh outputs.
-`python benchmarks/models.py`, {at["device"]}, {versions}, commit {at["commit"]}.
+`python -m benchmarks.models`, {at["device"]}, {versions}, commit {at["commit"]}.
 
 {table(["body", "function", *next(iter(found.values()))], rows)}
 """

@@ -1,9 +1,10 @@
-"""How often the pairing of a checkpoint is told rightly, wrongly or not, while a small model learns to read.
+"""How often is the pairing of a checkpoint detected rightly, wrongly or not at all, while a small model is trained?
 
-    python benchmarks/pairing.py        writes results/pairing.json and results/pairing.md, in four minutes
+    python -m benchmarks.pairing        4 minutes; writes results/pairing.json and results/pairing.md
 
-A Llama of four layers, 4 query and 2 key heads of 32 channels, on sources of the standard library, five seeds; its checkpoint as it is
-(half) and converted (interleaved). Eight weights in all: a real model has ten times as many, so its weights say more.
+A Llama of four layers, 4 query and 2 key heads of 32 channels, is trained on sources of the standard library, with five seeds; its
+checkpoint is judged as it is (half) and converted (interleaved). It has eight weights in all; a real model has ten times as many, and
+so more evidence.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from typing import Any
 
 import torch
 import transformers
-from record import circumstances, table, write
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.record import circumstances, table, write
 from rotary.checkpoints import by_text, by_weights, convert
 
 STEPS, SEEDS, HELD_OUT = (0, 50, 100, 200, 400), 5, 600
@@ -83,7 +84,7 @@ def main() -> None:
     made = f"""# Telling the pairing of a checkpoint
 
 Verdicts on {2 * SEEDS} checkpoints, of {SEEDS} seeds in both pairings; the text is {HELD_OUT} characters that were not trained on.
-`python benchmarks/pairing.py`, {at["device"]}, torch {at["versions"]["torch"]}, commit {at["commit"]}.
+`python -m benchmarks.pairing`, {at["device"]}, torch {at["versions"]["torch"]}, commit {at["commit"]}.
 
 {table(heads, rows)}
 """

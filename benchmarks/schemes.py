@@ -1,13 +1,16 @@
-"""The pictures of docs/schemes.md, and its table of what each scheme does to Llama 2's planes: python benchmarks/schemes.py"""
+"""What does each scheme do to the planes of Llama 2?
+
+python -m benchmarks.schemes        5 seconds; writes the table of docs/schemes.md and the pictures docs/pictures/schemes-*.png
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-from rotary.diagnosis import Diagnosis
-from rotary.plots import draw
-from rotary.show import schemes
+from rotary.analysis.diagnosis import Diagnosis
+from rotary.analysis.plots import draw
+from rotary.cli.show import schemes
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "schemes.md"

@@ -1,6 +1,8 @@
-"""Time to the first line of `rotary show`, beside importing torch alone, in turn, each in a process of its own: python benchmarks/show.py
+"""How long does `rotary show` take to print its first line, beside importing torch alone?
 
-Predicted: 0.3 s beyond torch, since nothing but the package itself and a config of a page is read.
+    python -m benchmarks.show       1 minute; writes results/show.json and results/show.md
+
+Each run is a process of its own, in turn. Expected are 0.3 s more than torch: only the package itself and a config of one page are read.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from record import circumstances, table, write
+from benchmarks.record import circumstances, table, write
 
 COMMANDS = {
     "import torch": ("-c", "import torch; print('torch')"),

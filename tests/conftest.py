@@ -1,21 +1,35 @@
 """Shared by all tests: memory that nobody has written holds NaN, so that a value read from it cannot pass by luck.
 
-With ROTARY_CHIP=90 (or 80, 100) CPU tensors pass for those of a GPU: whatever is tested rotates and makes tables by the GPU kernels as they
-are compiled for that chip, their instructions run in software.
+The kernels under test can be others than the installed ones:
+
+    ROTARY_LIBRARY=path    a native library of another build (tests/_native/sanitize.sh)
+    TRITON_INTERPRET=1     the GPU kernels through Triton's interpreter, whose rounding is corrected first
+    ROTARY_CHIP=90         (or 80, 100) the GPU kernels as they are compiled for that chip, their instructions run in software: CPU
+                           tensors pass for those of a GPU, and whatever is tested rotates and makes tables by these kernels
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-if "ROTARY_CHIP" in os.environ:
-    from kernels import software_gpu
+from rotary._native import library
 
-    software_gpu.install(int(os.environ["ROTARY_CHIP"]))
+if os.environ.get("TRITON_INTERPRET") == "1":
+    from software_gpu import interpreter as interpreter
+
+if "ROTARY_LIBRARY" in os.environ:
+    library.LIBRARY = Path(os.environ["ROTARY_LIBRARY"]).resolve(strict=True)
+    library.SOURCE = library.LIBRARY.with_suffix(".cpp")  # not there, so that no build is taken for a stale one
+
+if "ROTARY_CHIP" in os.environ:
+    from software_gpu import driver
+
+    driver.install(int(os.environ["ROTARY_CHIP"]))
 
 
 @pytest.fixture(autouse=True)

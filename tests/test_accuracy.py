@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import mpmath
@@ -13,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.record import RESULTS
 from rotary import RotaryEmbedding, scaling
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 G1 = 3.1e-8
 KINDS = [name for name in scaling.__all__ if name != "Scheme"]
 FAR_CONTEXT = "DynamicNTK, a context of 2^31"
@@ -26,17 +23,11 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def accuracy() -> Iterator[ModuleType]:
-    """The script as a module, forgotten afterwards."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    import accuracy as script
+def accuracy() -> ModuleType:
+    """The script as a module; it imports all the libraries that it compares."""
+    from benchmarks.accuracy import run
 
-    yield script
-    sys.path.remove(str(FOLDER))
-    for name in set(sys.modules) - before:
-        if name.startswith(("accuracy", "record", "cpu_rivals")):
-            del sys.modules[name]
+    return run
 
 
 @pytest.mark.parametrize("base", [10_000, 500_000, 1_000_000])
@@ -105,15 +96,10 @@ def test_others_are_measured_by_the_frequencies_they_show(accuracy: ModuleType):
 
 
 def test_the_page_says_what_was_measured():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import accuracy_page
-    finally:
-        sys.path.remove(str(FOLDER))
-    found = json.loads((FOLDER / "results" / "accuracy.json").read_text(encoding="utf-8"))
-    assert accuracy_page.PAGE.read_text(encoding="utf-8") == accuracy_page.page(found), (
-        "run python benchmarks/accuracy_page.py"
-    )
+    from benchmarks.accuracy import page
+
+    found = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(found), "run python -m benchmarks.accuracy.page"
     assert set(found["schemes"]) >= {*KINDS, FAR_CONTEXT}
     assert max(e["float32"] for e in found["exhaustive"].values()) <= G1
     for scheme in found["schemes"].values():

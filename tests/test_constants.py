@@ -1,3 +1,5 @@
+"""Tensors made from Python numbers: made once per device, in plain torch, and never part of a copy."""
+
 from __future__ import annotations
 
 import copy
@@ -7,8 +9,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from rotary import constants
-from rotary.constants import Constants, has_float64, plain_torch, tracing, transforming
+from rotary import _constants
+from rotary._constants import Constants
+from rotary._torch import plain_torch, tracing, transforming
 
 CPU = torch.device("cpu")
 
@@ -52,20 +55,9 @@ def test_ordinary_tensors_whatever_surrounds():
         assert type(x) is torch.Tensor and x.device == CPU and not x.is_inference() and x.sum().item() == 2.0
 
 
-def test_float64_is_found_missing_without_raising():
-    assert has_float64(CPU) and has_float64(torch.device("cuda")) and has_float64(torch.device("meta"))
-    assert not has_float64(torch.device("mps"))  # absent here: what cannot be made is not there
-
-
 def test_a_device_without_float64_gets_float32_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(constants, "has_float64", lambda device: False)
+    monkeypatch.setattr(_constants, "has_float64", lambda device: False)
     for given, wanted in ((torch.float64, torch.float32), (torch.int64, torch.int64), (torch.float32, torch.float32)):
         assert Constants((1, 2), given).on(CPU).dtype == wanted
     monkeypatch.undo()
     assert Constants((1, 2), torch.float64).on(CPU).dtype == torch.float64
-
-
-def test_what_is_made_plainly_is_made_outside_autocast_and_inference():
-    with torch.autocast("cpu"), torch.inference_mode(), plain_torch():
-        x = torch.ones(2, 2)
-        assert not x.is_inference() and (x @ x).dtype == torch.float32

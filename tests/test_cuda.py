@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from rotary import RotaryEmbedding, apply_rotary_qk
-from rotary.kernels import eager
+from rotary._rotation import eager
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ROPE = RotaryEmbedding(64, base=500_000)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import doctest
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
+from benchmarks import schemes
 from test_readme import foreign_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -33,19 +33,17 @@ def test_rows_of_measured_tables_are_rows_of_their_results(page: Path):
 
 
 def test_the_table_of_schemes_is_what_they_do():
-    script = runpy.run_path(str(DOCS.parent / "benchmarks" / "schemes.py"))
-    page = (DOCS / "schemes.md").read_text(encoding="utf-8")
-    assert page.partition(script["BEGIN"])[2].partition(script["END"])[0] == script["table"](), (
-        "run python benchmarks/schemes.py"
-    )
+    page = schemes.PAGE.read_text(encoding="utf-8")
+    shown = page.partition(schemes.BEGIN)[2].partition(schemes.END)[0]
+    assert shown == schemes.table(), "run python -m benchmarks.schemes"
 
 
 def test_the_families_of_checkpoints_are_those_that_convert_knows():
-    from rotary.checkpoints.families import FAMILIES
+    from rotary.checkpoints.projections import PROJECTIONS
 
     page = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
     line = page.partition("<!-- families -->\nKnown families: ")[2].partition(";")[0]
-    assert line.split(", ") == sorted(FAMILIES)
+    assert line.split(", ") == sorted(PROJECTIONS)
 
 
 def test_the_pairing_table_is_the_measured_one():

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import truth
 from rotary import RotaryEmbedding, apply_rotary_pos_emb
 from rotary.scaling import YaRN
+from support import truth
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 HARD = (0, 1, -1, 7, 1000, 2**24 + 1, -(2**31), 2**31 - 1)

@@ -83,11 +83,11 @@ def test_F04_float32_angles_at_long_positions():
 
 
 def test_F05_devices_without_float64():
-    from rotary.angles import cos_sin_without_float64, turns, turns_per_token
+    from rotary._angles.turns import cos_sin_without_float64, in_one_word, turns, turns_per_token
 
     rope = RotaryEmbedding(64)
     words = turns_per_token(rope.inv_freq)
-    assert_angles(*cos_sin_without_float64(turns(FAR, *words, torch.float32)), FAR, rope.inv_freq, tolerance=1e-7)
+    assert_angles(*cos_sin_without_float64(turns(FAR, in_one_word(*words))), FAR, rope.inv_freq, tolerance=1e-7)
 
 
 def test_F06_no_complex_buffer_to_be_cast_to_real():

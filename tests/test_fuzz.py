@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rotary import RotaryEmbedding, config
-from rotary.cli import main
-from rotary.config.build import TYPES
+from rotary.cli.main import main
 from rotary.config.families import FAMILIES
-from rotary.config.parameters import KNOWN
+from rotary.config.normalize import KNOWN_KEYS
+from rotary.config.schemes import TYPES
 
 LONG = settings(
     max_examples=int(os.environ.get("ROTARY_FUZZ", "300")),
@@ -43,7 +43,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 ROPE_KEYS = sorted(
-    {key for kind in TYPES.values() for key in kind.needs | kind.may}
+    {key for kind in TYPES.values() for key in kind.required | kind.optional}
     | {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 )
 SIZES = (
@@ -65,7 +65,7 @@ CONFIGS = st.fixed_dictionaries(
         "rope_scaling": ROPE | VALUES,
         "rope_parameters": ROPE
         | st.dictionaries(st.sampled_from(["full_attention", "sliding_attention"]), ROPE | st.none(), max_size=2),
-        **dict.fromkeys([*SIZES[1:4], *sorted(KNOWN - {"rope_scaling", "rope_parameters"})], VALUES),
+        **dict.fromkeys([*SIZES[1:4], *sorted(KNOWN_KEYS - {"rope_scaling", "rope_parameters"})], VALUES),
         "text_config": VALUES,
     },
 )

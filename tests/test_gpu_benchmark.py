@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py without a GPU: its peers are judged for real, its times are made up, and its report is read."""
+"""benchmarks/gpu/run.py without a GPU: its peers are judged for real, its times are made up, and its report is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,29 +13,27 @@ from typing import Any
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+from benchmarks import record as results
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The script as a module, on the CPU, smallest heads, and forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    before = set(sys.modules)
-    import gpu as script
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, on the CPU, with the smallest heads. All changes of it are undone by monkeypatch."""
+    from benchmarks.gpu import run
 
-    monkeypatch.setattr(script, "DEVICE", "cpu")
-    monkeypatch.setattr(script, "HEADS", {"32 + 8": (3, 1), "4 + 1": (1, 1)})
-    monkeypatch.setattr(script, "SHAPES", ((1, 1), (3, 1), (1, 9)))
-    yield script
-    for name in set(sys.modules) - before:
-        if name.startswith(("gpu", "record")):
-            del sys.modules[name]
+    monkeypatch.setattr(run, "DEVICE", "cpu")
+    monkeypatch.setattr(run, "HEADS", {"32 + 8": (3, 1), "4 + 1": (1, 1)})
+    monkeypatch.setattr(run, "SHAPES", ((1, 1), (3, 1), (1, 9)))
+    return run
 
 
 def test_without_a_gpu_it_says_so_and_measures_nothing():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    done = subprocess.run([sys.executable, FOLDER / "gpu.py"], capture_output=True, text=True, check=True)
+    command = (sys.executable, "-m", "benchmarks.gpu.run")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "no CUDA device" in done.stdout
 
 
@@ -58,7 +55,7 @@ def test_what_the_compiler_is_given_is_the_rotation_as_formula_and_as_operator(g
 
 
 def test_formula_and_operator_are_compared_where_both_were_measured(gpu: ModuleType):
-    from gpu_report import FORMULA, OPERATOR, spellings
+    from benchmarks.gpu.report import FORMULA, OPERATOR, spellings
 
     def record(peer: str, seq: int, mode: str, cold: float | None) -> dict[str, Any]:
         case = gpu.Case("4 + 1", 1, seq, False, mode)._asdict()
@@ -79,7 +76,7 @@ def test_formula_and_operator_are_compared_where_both_were_measured(gpu: ModuleT
 
 
 def test_a_wrong_peer_is_named_and_not_timed(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch):
-    from gpu_peers import PEERS, Peer
+    from benchmarks.gpu.peers import PEERS, Peer
 
     for make in (
         lambda tables, mode: PEERS["rotary"].make(tables._replace(interleaved=not tables.interleaved), mode),
@@ -115,8 +112,8 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     for name, stub in {"measure": noting, "copied": copied, "absent": lambda: away}.items():
         monkeypatch.setattr(gpu, name, stub)
     monkeypatch.setattr(gpu, "SHAPES", ((1, 1), (1, 4096)))
-    monkeypatch.setattr(sys.modules["record"], "RESULTS", tmp_path)
-    monkeypatch.setattr(sys.modules["record"], "commit", lambda: "0123")
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "commit", lambda: "0123")
     times = {"warm": gpu.clock.Time(1.0, 1.0, 1.0), "launches": 3}
     host = {"host": gpu.clock.Time(17.0, 0.0, 0.0)}
     contenders = gpu.gpu_tables.contenders(1, "cpu")
@@ -150,7 +147,7 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         return noting(case, name, timed=timed)
 
     monkeypatch.setattr(gpu, "measure", broken)
-    monkeypatch.setattr(sys.modules["record"], "commit", lambda: "4567")
+    monkeypatch.setattr(results, "commit", lambda: "4567")
     found = gpu.run(["4096"], timed=True)["records"]  # of another commit nothing is kept
     assert len(found) == 2 * 2 * 3 * 2
     assert {r.get("none") for r in found if r["peer"] == "transformers"} == {"ZeroDivisionError: its own way"}

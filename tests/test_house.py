@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import rotary
 
@@ -22,28 +23,24 @@ DRAWING = ROOT / "docs" / "design" / "0001-the-house.md"
 
 
 def rooms(drawing: str) -> dict[str, str]:
-    """Names of the rooms, "cli.py" or "kernels/", and what they are for, top first, from the drawing's first fenced block."""
+    """Names of the rooms, "embedding.py" or "cli/", and what they are for, top first, from the drawing's first fenced block."""
     lines = re.findall(r"```\n(.*?)```", drawing, re.S)[0].splitlines()
     return dict(line.split(maxsplit=1) for line in lines)
 
 
 def imports(node: ast.AST, package: str) -> Iterator[tuple[str, list[str]]]:
-    """(module, names) of each import of our own below node, dots resolved against package; those for types alone left out."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            yield from (found for other in child.orelse for found in imports(other, package))
-        elif isinstance(child, ast.ImportFrom):
+    """(module, names) of each import below node, also those for types alone, dots resolved against package."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.ImportFrom):
             parts = package.split(".")
             above = parts[: len(parts) - child.level + 1] if child.level else []
             yield ".".join([*above, *([child.module] if child.module else [])]), [alias.name for alias in child.names]
         elif isinstance(child, ast.Import):
             yield from ((alias.name, []) for alias in child.names)
-        else:
-            yield from imports(child, package)
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """Dotted names of all files: "rotary", "rotary.angles", "rotary.kernels.cpu"."""
+    """Dotted names of all files: "rotary", "rotary.pairing", "rotary._rotation.eager"."""
     found = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts
@@ -63,6 +60,13 @@ def graph(package: Path) -> dict[str, set[str]]:
     return found
 
 
+def later(package: Path, module: str) -> bool:
+    """Whether __init__ names that module for type checkers alone and imports it by __getattr__."""
+    text = (package / "__init__.py").read_text() if (package / "__init__.py").exists() else ""
+    match = re.search(r"_LATE = \((.*?)\)", text)
+    return match is not None and f'"{module.rpartition(".")[2]}"' in match[1]
+
+
 def complaints(package: Path, drawing: str) -> list[str]:
     """What is wrong with the house: files without a place, places without a file, imports that go up or round."""
     purposes, files = rooms(drawing), modules(package)
@@ -80,6 +84,9 @@ def complaints(package: Path, drawing: str) -> list[str]:
         return wrong
     found = graph(package)
     for name, wanted in found.items():
+        if name == package.name:  # the public names, some imported when they are first used
+            wanted = {w for w in wanted if not later(package, w)}
+            found[name] = wanted
         wrong += [
             f"{name} imports {w}, which stands above"
             for w in sorted(wanted)
@@ -105,7 +112,8 @@ def test_imports_only_go_down():
         ({"new.py": ""}, "new.py has no place in the drawing"),
         ({"top.py": None}, "top.py is drawn but not there"),
         ({"rooms/a.py": "from . import b", "rooms/b.py": "from .a import x"}, "imports in a circle"),
-        ({"low.py": "if TYPE_CHECKING:\n    from .high import X", "high.py": "from . import low"}, None),
+        ({"low.py": "if TYPE_CHECKING:\n    from .high import X"}, "house.low imports house.high, which stands above"),
+        ({"high.py": "from .low import x"}, None),
     ],
 )
 def test_the_test_of_the_house_can_fail(tmp_path: Path, files: dict[str, str | None], complaint: str | None):
@@ -130,7 +138,7 @@ def test_importing_brings_nothing_but_torch():
     brought = newly_imported("import rotary, zeta.nn")
     foreign = {name for name in brought if name.split(".")[0] not in {"rotary", "zeta", *sys.stdlib_module_names}}
     assert foreign == set()
-    late = {"config", "transformers", "plots", "bench", "testing", "cli"}
+    late = {"analysis", "checkpoints", "cli", "config", "testing", "transformers"}
     assert not {
         name
         for name in brought
@@ -142,11 +150,14 @@ def test_the_test_of_light_importing_can_fail():
     assert "mpmath" in newly_imported("import rotary, mpmath")
 
 
+NAMESPACES = {"analysis", "checkpoints", "config", "testing", "transformers"}
+
+
 def test_all_names_are_public_and_all_public_names_are_named():
-    said = set(rotary.__all__)
-    there = {n for n, v in vars(rotary).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
-    assert there <= said
-    assert all(hasattr(rotary, name) for name in said)
+    named = set(rotary.__all__)
+    assert {name for name in dir(rotary) if not name.startswith("_")} == (named - {"__version__"}) | NAMESPACES
+    assert all(hasattr(rotary, name) for name in named | NAMESPACES)
+    assert all(isinstance(getattr(rotary, name), types.ModuleType) for name in NAMESPACES)
     promised = {
         "RotaryEmbedding",
         "apply_rotary",
@@ -156,8 +167,76 @@ def test_all_names_are_public_and_all_public_names_are_named():
         "scaling",
         "backends",
     }
-    assert promised | {"use_backend", "__version__"} <= said
-    assert rotary.__all__ == sorted(said, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert promised | {"use_backend", "__version__"} <= named
+    assert rotary.__all__ == sorted(named, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    with pytest.raises(AttributeError, match="has no attribute 'kernels'"):
+        _ = rotary.kernels
+
+
+def foreign_private(package: Path) -> list[str]:
+    """Uses of private names of torch and Triton outside _torch.py: imports, and attributes that no file of the package defines."""
+    trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
+    own = {"_fields", "_replace", "_asdict"}  # of NamedTuple, documented
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                own.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+    wrong: list[str] = []
+    for path, tree in trees.items():
+        if path.name == "_torch.py":
+            continue
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("torch", "triton"):
+                parts = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+                names = [p for p in parts if private(p)]
+                if (node.module or "").startswith(("triton.runtime", "triton.knobs", "triton.compiler")):
+                    names.append(node.module or "")
+            elif isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own:
+                names = [node.attr]
+            wrong += [f"{path.relative_to(package)}:{node.lineno} {name}" for name in names]
+    return wrong
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_private_names_of_torch_and_triton_are_in_one_file():
+    assert foreign_private(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from torch._C import x",
+        "from torch import _C",
+        "import torch\ntorch._C.x",
+        "def f(t):\n    return t._version",
+        "from triton.runtime.driver import driver",
+    ],
+)
+def test_the_test_of_private_names_can_fail(tmp_path: Path, code: str):
+    (tmp_path / "a.py").write_text(code)
+    assert len(foreign_private(tmp_path)) == 1
+
+
+def test_overridden_methods_of_torchs_module_are_listed():
+    """Private methods of nn.Module that are overridden: only in _buffers.py, whose first lines name them."""
+    methods = {name for name in vars(torch.nn.Module) if private(name)}
+    found = {
+        (path.name, node.name)
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name in methods
+    }
+    assert {name for name, _ in found} <= {"_buffers.py"}
+    head = (PACKAGE / "_buffers.py").read_text().split('"""')[1]
+    assert all(method in head for _, method in found)
 
 
 @pytest.mark.parametrize("name", [name for name in rotary.__all__ if name != "__version__"])

@@ -18,7 +18,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import rotary
-from rotary import RotaryEmbedding, choice, operators, use_backend
+from rotary import RotaryEmbedding, operators, use_backend
+from rotary._rotation import backends
 
 ROTATE, ROTATE_ = torch.ops.rotary.rotate.default, torch.ops.rotary.rotate_.default
 
@@ -243,13 +244,13 @@ def test_lengths_that_change_compile_twice_at_most(backend: str | None):
 
 def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[Tensor, Tensor], Any]) -> list[list[Any]]:
     """What `note` says of every (x, out) that a kernel is run on from now on, a list per run."""
-    run, seen = choice.run, []
+    run, seen = backends.run, []
 
     def noting(name: str | None, xs: Any, outs: Any, *rest: Any, **how: Any) -> None:
         seen.append([note(x, out) for x, out in zip(xs, outs, strict=True)])
         run(name, xs, outs, *rest, **how)
 
-    monkeypatch.setattr(choice, "run", noting)
+    monkeypatch.setattr(backends, "run", noting)
     return seen
 
 
@@ -487,8 +488,8 @@ def test_use_backend_is_heard_where_the_operator_runs(monkeypatch: pytest.Monkey
     cos, sin = tables(dtype=torch.float32)
     compiled = torch.compile(rotated, fullgraph=True, backend="aot_eager")
     used: list[str | None] = []
-    run = choice.run
-    monkeypatch.setattr(choice, "run", lambda name, *given, **how: used.append(name) or run(name, *given, **how))
+    run = backends.run
+    monkeypatch.setattr(backends, "run", lambda name, *given, **how: used.append(name) or run(name, *given, **how))
     for call in (rotated, compiled):
         used.clear()
         ys = call(q, k, cos, sin)

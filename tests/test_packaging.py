@@ -154,7 +154,7 @@ def test_an_editable_checkout_serves_the_documented_path_without_a_compiler(envi
     assert Path(where).is_relative_to(source)
     assert works == "True"
     said = environment.run(environment.python, "-m", "rotary", "info")
-    (state,) = (line for line in said.splitlines() if line.startswith("cpu "))
+    (state,) = (line for line in said.splitlines() if line.startswith("native "))
     assert "/nonexistent/c++" in state and "available" not in state
 
 

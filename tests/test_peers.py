@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import truth
 from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb
 from rotary.pairing import half_to_interleaved, interleaved_to_half
+from support import truth
 
 BATCH, HEADS, TOKENS, DIM = 2, 3, 33, 64
 ROUNDINGS = 4 * 2.0**-24  # of products below 8: each side rounds each product and sum

@@ -1,42 +1,37 @@
-"""RotaryEmbedding: the documented module. Its state is its arguments; its buffers are mirrors that nothing reads."""
+"""RotaryEmbedding: the documented module. Its state is its arguments; its buffers mirror them, and no computation reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, cast, overload
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from . import arguments
-from .constants import tracing
-from .dispatch import How, rotate
-from .functional import check_pair, check_rows, check_tensor, last_rows
-from .mirrors import Mirrors
-from .positions import sequence
-from .spectrum import Angles, Length, Spectrum
-from .tables import Table, Tables
-from .xpos import Role, XPos
+from . import _checks, _inputs
+from ._angles.cos_sin import Tables, radians_and_scale
+from ._angles.frequencies import Spectrum
+from ._angles.xpos import XPos
+from ._buffers import MirrorModule
+from ._rotation.autograd import How, rotate
+from ._types import AngleArithmetic, CosSin, Length, Role
+from .scaling.scheme import Scheme, as_schemes
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .scaling import Scheme
-
-
-class Options(TypedDict, total=False):
-    """What rotate() takes beside q and k."""
-
-    offset: int | Tensor
-    positions: Tensor | None
-    cu_seqlens: Tensor | None
-    length: Length
-    role: Role | None
-    seq_dim: int
-    inplace: bool
+_SHOWN: dict[str, Any] = {
+    "use_xpos": False,
+    "scale_base": 512,
+    "interpolation_factor": 1.0,
+    "base": 10000,
+    "base_rescale_factor": 1.0,
+    "scaling": (),
+    "interleaved": False,
+    "angles": "exact",
+}
+"""Attributes that repr shows where they differ from these defaults."""
 
 
-class RotaryEmbedding(Mirrors):
+class RotaryEmbedding(MirrorModule):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), exact at every position.
 
     Plane j of a head turns by position x inv_freq[j] radians, j = 0 .. dim/2 - 1. The channels of one plane, for dim = 8:
@@ -47,9 +42,11 @@ class RotaryEmbedding(Mirrors):
         dim: channels that turn, even; a head may be wider, its later channels pass through.
         use_xpos: let scores decay with distance (Sun et al. 2022, arXiv:2212.10554); queries and keys then have tables of their own.
         scale_base: xPos: the decay is zeta^(distance / scale_base) [token].
-        interpolation_factor: positions are divided by it, >= 1 (Chen et al. 2023, arXiv:2306.15595).
+        interpolation_factor: positions are divided by it, >= 1 (Chen et al. 2023, arXiv:2306.15595): scaling=Linear(factor), except that
+            forward() and inv_freq show it as the documented interface does. In new code take scaling.
         base: of the geometric progression of frequencies, inv_freq[j] = base^(-2j/dim).
-        base_rescale_factor: multiplies the base by factor^(dim / (dim - 2)), which stretches the longest wavelength by the factor.
+        base_rescale_factor: multiplies the base by factor^(dim / (dim - 2)), which stretches the longest wavelength by the factor:
+            scaling=NTK(factor). In new code take scaling.
         scaling: a context-extension scheme of rotary.scaling, or several, applied left to right.
         interleaved: which channels form a plane, see above.
         angles: "exact", or "float32" for the arithmetic of transformers, bit for bit.
@@ -58,7 +55,7 @@ class RotaryEmbedding(Mirrors):
     Raises ValueError or TypeError, naming argument, value and remedy, for anything that cannot be honoured.
 
     Buffers `inv_freq` (dim/2,) [rad/token] and `scale` (dim/2,) or None mirror the arguments in float32. They are not persistent, stay
-    float32 under every cast, and are read by nothing: no cast, copy, meta device or overwritten buffer changes a bit of a result.
+    float32 under every cast, and no computation reads them: no cast, copy, meta device or overwritten buffer changes a bit of a result.
 
     >>> rope = RotaryEmbedding(64)
     >>> q, k = torch.randn(2, 32, 10, 64), torch.randn(2, 8, 10, 64)
@@ -80,23 +77,23 @@ class RotaryEmbedding(Mirrors):
         *,
         scaling: Scheme | Sequence[Scheme] | None = None,
         interleaved: bool = False,
-        angles: Angles = "exact",
+        angles: AngleArithmetic = "exact",
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        dim = arguments.even_dim(dim)
-        schemes = arguments.schemes(scaling)
+        dim = _checks.even_dim(dim)
+        schemes = as_schemes(scaling)
         spectrum = Spectrum(
             dim,
-            arguments.rescaled_base(base, base_rescale_factor, dim),
+            _checks.rescaled_base(base, base_rescale_factor, dim),
             schemes,
-            arguments.number("interpolation_factor", interpolation_factor, at_least=1.0),
-            arguments.one_of("angles", angles, ("exact", "float32")),
+            _checks.number("interpolation_factor", interpolation_factor, at_least=1.0),
+            _checks.one_of("angles", angles, ("exact", "float32")),
         )
-        xpos = XPos(dim, arguments.number("scale_base", scale_base))
+        xpos = XPos(dim, _checks.number("scale_base", scale_base))
+        self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
         self.base, self.base_rescale_factor = base, base_rescale_factor
         self.scale_base, self.interpolation_factor = scale_base, interpolation_factor
-        self._settle(spectrum, xpos if arguments.flag("use_xpos", use_xpos) else None, interleaved, device)
 
     @classmethod
     def from_inv_freq(
@@ -105,7 +102,7 @@ class RotaryEmbedding(Mirrors):
         *,
         attention_factor: float = 1.0,
         interleaved: bool = False,
-        angles: Angles = "exact",
+        angles: AngleArithmetic = "exact",
         device: torch.device | str | None = None,
     ) -> RotaryEmbedding:
         """A module with frequencies given as they are, a model's own: inv_freq (dim/2,) [rad/token], taken in float32.
@@ -117,31 +114,39 @@ class RotaryEmbedding(Mirrors):
         >>> RotaryEmbedding.from_inv_freq([1.0, 0.01]).dim
         4
         """
-        values = arguments.frequencies(inv_freq)
-        module = cls.__new__(cls)
+        values = _checks.frequencies(inv_freq)
+        spectrum = Spectrum(
+            2 * len(values),
+            None,
+            angles=_checks.one_of("angles", angles, ("exact", "float32")),
+            given=values,
+            given_factor=_checks.number("attention_factor", attention_factor),
+        )
+        module = cls.__new__(cls)  # the constructor makes frequencies from a base, which these have not
         nn.Module.__init__(module)
+        module._set_up(spectrum, None, interleaved, device)
         module.base, module.base_rescale_factor = None, 1.0
         module.scale_base, module.interpolation_factor = 512, 1.0
-        factor = arguments.number("attention_factor", attention_factor)
-        angles = arguments.one_of("angles", angles, ("exact", "float32"))
-        spectrum = Spectrum(2 * len(values), None, angles=angles, given=values, given_factor=factor)
-        module._settle(spectrum, None, interleaved, device)
         return module
 
     @classmethod
     def from_config(
         cls,
-        config: Any,
+        config: str | os.PathLike[str] | Mapping[str, Any] | Any,
         *,
         layer_type: str | None = None,
         head_dim: int | None = None,
         interleaved: bool | None = None,
-        angles: Angles = "exact",
+        angles: AngleArithmetic = "exact",
         device: torch.device | str | None = None,
     ) -> RotaryEmbedding:
         """The module a model's config asks for; see rotary.config.read, which says what is accepted and what is refused.
 
-        config: a dict, the path of a config.json, or a config object of transformers.
+        config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
+            travels with the package (rotary.config.shipped()); an existing path comes before a name.
+
+        >>> RotaryEmbedding.from_config("llama-3.1-8b").attention_factor
+        1.0
         """
         from . import config as configs
 
@@ -150,17 +155,17 @@ class RotaryEmbedding(Mirrors):
             read.dim, base=read.base, scaling=read.scaling, interleaved=read.interleaved, angles=angles, device=device
         )
 
-    def _settle(
+    def _set_up(
         self, spectrum: Spectrum, xpos: XPos | None, interleaved: bool, device: torch.device | str | None
     ) -> None:
         self.dim = spectrum.dim
         self.use_xpos = xpos is not None
-        self.interleaved = arguments.flag("interleaved", interleaved)
+        self.interleaved = _checks.flag("interleaved", interleaved)
         self.angles = spectrum.angles
         self.scaling = spectrum.schemes
         self.attention_factor = spectrum.attention_factor
         self._tables = Tables(spectrum, xpos)
-        self._show(self._tables.mirrored, device)
+        self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)
 
     # --- the documented pair -------------------------------------------------------------------------------------------------
 
@@ -178,8 +183,13 @@ class RotaryEmbedding(Mirrors):
         >>> freqs.shape, scale.shape
         (torch.Size([10, 64]), torch.Size([10, 64]))
         """
-        n = arguments.length("seq_len", seq_len)
-        return self._tables.pair(n, self.inv_freq.device if device is None else torch.device(device))
+        if isinstance(seq_len, Tensor) and (seq_len.ndim or seq_len.is_floating_point()):
+            raise TypeError(
+                f"forward(seq_len) returns the documented pair (freqs, scale) for a number of tokens, got "
+                f"{_checks.describe(seq_len)}; to rotate tensors call rope.rotate(q, k)"
+            )
+        n = _checks.length("seq_len", seq_len)
+        return radians_and_scale(self._tables, n, self.inv_freq.device if device is None else torch.device(device))
 
     # --- tables and rotation -------------------------------------------------------------------------------------------------
 
@@ -190,8 +200,11 @@ class RotaryEmbedding(Mirrors):
         *,
         role: Role | None = None,
         length: Length = None,
-    ) -> Table:
-        """Tables (cos, sin), each (..., dim/2), for positions n, meaning 0 .. n - 1, or an integer tensor (...); amplitude folded in.
+    ) -> CosSin:
+        """Tables (cos, sin), each (..., dim/2), for positions 0 .. n - 1 where an int n is given, or for an integer tensor (...).
+
+        The amplitude is folded in: the attention factor, and the decay of xPos. Note that cos_sin(99) makes 99 rows, positions 0 to 98,
+        while rotate(offset=99) and cos_sin(torch.tensor(99)) mean position 99.
 
         dtype: float32 or float64 hold what was computed, half precisions its rounding. |error| <= 3.1e-8 in float32 for every
             |position| <= 2^31 and amplitude <= 1, about 5e-16 in float64.
@@ -201,25 +214,48 @@ class RotaryEmbedding(Mirrors):
 
         TypeError for positions that are not integers or a missing role.
         """
-        if not dtype.is_floating_point:
-            raise TypeError(f"dtype must be floating point, got {dtype}")
-        if isinstance(positions, Tensor):
-            arguments.integers("positions", positions)
-            known = None
-        else:
-            n = arguments.length("positions", positions)
-            known = (0, n - 1) if n and not tracing() else None
-            positions = sequence(n, device=self.inv_freq.device)
-        length = arguments.context_length(length, None, 0)
-        arguments.check_rows_of_length(length, positions)
-        return self._tables.at(positions, dtype, role=self._check_role(role), length=length, known=known)
+        dtype = _checks.floating_dtype("dtype", dtype)
+        call = _inputs.for_cos_sin(
+            positions, use_xpos=self.use_xpos, length=length, role=role, device=self.inv_freq.device
+        )
+        return self._tables.at(
+            call.positions,
+            dtype,
+            role=call.role,
+            length=call.length,
+            position_range=call.position_range,
+            traced=call.traced,
+        )
 
     @overload
-    def rotate(self, q: Tensor, k: Tensor, **options: Unpack[Options]) -> tuple[Tensor, Tensor]: ...
+    def rotate(
+        self,
+        q: Tensor,
+        k: Tensor,
+        *,
+        offset: int | Tensor = 0,
+        positions: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        length: Length = None,
+        role: None = None,
+        seq_dim: int = -2,
+        inplace: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
     @overload
-    def rotate(self, q: Tensor, k: None = None, **options: Unpack[Options]) -> Tensor: ...
-
-    def rotate(  # pyright: ignore[reportInconsistentOverload]
+    def rotate(
+        self,
+        q: Tensor,
+        k: None = None,
+        *,
+        offset: int | Tensor = 0,
+        positions: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        length: Length = None,
+        role: Role | None = None,
+        seq_dim: int = -2,
+        inplace: bool = False,
+    ) -> Tensor: ...
+    def rotate(
         self,
         q: Tensor,
         k: Tensor | None = None,
@@ -236,6 +272,7 @@ class RotaryEmbedding(Mirrors):
 
         q, k: (batch, heads, seq, head_dim), or any layout with channels last, the sequence at seq_dim and the batch, where there is
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
+            For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
         positions: instead of offset, (seq,) or (1 or batch, seq) integers of k's length.
         cu_seqlens: (documents + 1,) int32 or int64: packed documents, cut alike in all rows, q and k equally long; positions count
@@ -250,51 +287,45 @@ class RotaryEmbedding(Mirrors):
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
         Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
-        axis = check_tensor(q, seq_dim, "q")
-        if k is not None:
-            check_pair(q, k, axis, check_tensor(k, seq_dim, "k"))
-        keys = q if k is None else k
-        for x, name in ((q, "q"), (keys, "k")):
-            if x.shape[-1] < self.dim:
-                raise ValueError(
-                    f"rotary dim {self.dim} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}"
-                )
-        where, known = arguments.positions(keys, axis, q.shape[axis], offset, positions, cu_seqlens)
-        length = arguments.context_length(length, keys, axis)
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        how: How = {"seq_dim": axis, "interleaved": self.interleaved, "conjugate": False}
+        call = _inputs.for_rotate(
+            q,
+            k,
+            dim=self.dim,
+            use_xpos=self.use_xpos,
+            windowed=self._tables.spectrum.window is not None,
+            offset=offset,
+            positions=positions,
+            cu_seqlens=cu_seqlens,
+            length=length,
+            role=role,
+            seq_dim=seq_dim,
+        )
+        table = self._table(call, call.role, q.dtype)
+        how: How = {"seq_dim": call.seq_dim, "interleaved": self.interleaved, "conjugate": False}
         if k is None:
-            table = self._tables.at(where, dtype, role=self._check_role(role), length=length, known=known, held=q.dtype)
             return rotate((q,), (table,), in_place=inplace, **how)[0]
-        if role is not None:
-            raise TypeError("role says what one tensor alone is; with q and k both given it is known")
-        q_table = k_table = self._tables.at(where, dtype, length=length, known=known, held=q.dtype)
-        if self.use_xpos:
-            k_table = self._tables.at(where, dtype, role="key", length=length, known=known, held=q.dtype)
-        check_rows(q_table, q, "q")
-        q_table = last_rows(q_table, q.shape[axis], keys.shape[axis])
+        k_table = self._table(call, "key", q.dtype) if self.use_xpos else table
+        q_table = _inputs.last_rows(table, q.shape[call.seq_dim], k.shape[call.seq_dim])
         q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
-    def _check_role(self, role: Role | None) -> Role:
-        if role is None and self.use_xpos:
-            raise TypeError("xPos scales queries and keys differently; pass role='query' or role='key'")
-        return cast(Role, arguments.one_of("role", role or "query", ("query", "key")))
+    def _table(self, call: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
+        return self._tables.at(
+            call.positions,
+            torch.float64 if input_dtype == torch.float64 else torch.float32,
+            role=role,
+            length=call.length,
+            position_range=call.position_range,
+            input_dtype=input_dtype,
+            traced=call.traced,
+        )
 
     def extra_repr(self) -> str:
-        said = [f"{self.dim}"] if self.base is not None else [f"{self.dim}, inv_freq=given"]
-        defaults: dict[str, Any] = {
-            "use_xpos": False,
-            "scale_base": 512,
-            "interpolation_factor": 1.0,
-            "base": 10000,
-            "base_rescale_factor": 1.0,
-        }
-        defaults |= {"scaling": (), "interleaved": False, "angles": "exact"}
-        for name, default in defaults.items():
+        shown = [f"{self.dim}"] if self.base is not None else [f"{self.dim}, inv_freq=given"]
+        for name, default in _SHOWN.items():
             value = getattr(self, name)
             if value != default and value is not None:
-                said.append(f"{name}={value!r}")
+                shown.append(f"{name}={value!r}")
         if self.attention_factor != 1.0:
-            said.append(f"attention_factor={self.attention_factor:.6g}")
-        return ", ".join(said)
+            shown.append(f"attention_factor={self.attention_factor:.6g}")
+        return ", ".join(shown)

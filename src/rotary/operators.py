@@ -3,12 +3,13 @@
     torch.ops.rotary.rotate     fresh outputs, q and k in one launch
     torch.ops.rotary.rotate_    the same, written over q and k
 
-Under torch.compile everything else in rotary is the plain formula, which fuses with what stands around it; docs/design/0009 says when
-which is faster. Who wants the operator takes apply_rotary and apply_rotary_qk from here: arguments, checks and bits are those of
-rotary's own. `import rotary` registers the operators, so that a saved program finds them.
+Under torch.compile the functions of `rotary` become the plain formula, which fuses with the operations around it; docs/design/0009
+says when which is faster. To get the operator, import apply_rotary and apply_rotary_qk from this module: arguments, checks and bits
+are the same. `import rotary` registers the operators, so that a saved program finds them.
 
-The backward pass is the same operator, the other way, and saves tables alone. Forward mode, functorch's transforms, batched gradients
-and tables that require a gradient take the formula instead, which can do all that. use_backend is heard where the operator runs.
+The backward pass is the same operator with `conjugate` inverted, and saves cos and sin alone. Forward mode, functorch's transforms,
+batched gradients and tables that require a gradient use the formula instead. use_backend() is read when the operator runs, not when
+it is traced.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from . import choice, functional, inplace
-from .constants import tracing, transforming
-from .dispatch import How, Table, Tensors, by_formula, needs_formula, over_by_formula, pairs, readable
+from . import _inputs, _torch
+from ._rotation import backends, overlap
+from ._rotation.autograd import How, by_formula, needs_formula, over_by_formula, pairs, readable
+from ._torch import tracing, transforming
+from ._types import CosSin, Tensors
 
 # Lists, since queries and keys go in one launch whether there are keys or not. `tables` holds cos, sin for each of xs.
 _SCHEMAS = (
     "rotate(Tensor[] xs, Tensor[] tables, int seq_dim, bool interleaved, bool conjugate) -> Tensor[]",
     "rotate_(Tensor(a!)[] xs, Tensor[] tables, int seq_dim, bool interleaved, bool conjugate) -> ()",
 )
-# Else the compiler lays x out as it likes, and with x the output, whose strides are those of empty_like(x). Before torch 2.8 it does so
-# whatever is said, for tensors in lists: other strides, the same values.
+# Without this tag Inductor may change the strides of x, and so those of the output, which are those of empty_like(x). Before torch 2.8
+# it does so for lists of tensors regardless; values are unaffected.
 _STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
 
 
@@ -47,10 +49,10 @@ def apply_rotary(
     """rotary.apply_rotary by way of the operator: the same arguments, errors and bits, and one node in a compiled graph.
 
     >>> x, (cos, sin) = torch.randn(2, 4, 9, 64), torch.randn(2, 9, 32)
-    >>> torch.equal(apply_rotary(x, cos, sin), functional.apply_rotary(x, cos, sin))
+    >>> torch.equal(apply_rotary(x, cos, sin), rotary.apply_rotary(x, cos, sin))
     True
     """
-    axis, table = functional.settled(x, cos, sin, seq_dim)
+    axis, table = _inputs.for_table(x, cos, sin, seq_dim)
     return _call((x,), (table,), axis, interleaved, conjugate, inplace)[0]
 
 
@@ -68,13 +70,13 @@ def apply_rotary_qk(
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """rotary.apply_rotary_qk by way of the operator: the same arguments, errors and bits, and one node in a compiled graph."""
-    axis, tables = functional.settled_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
+    axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     q, k = _call((q, k), tables, axis, interleaved, conjugate, inplace)
     return q, k
 
 
 def _call(
-    xs: Tensors, tables: tuple[Table, ...], seq_dim: int, interleaved: bool, conjugate: bool, in_place: bool
+    xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, in_place: bool
 ) -> Tensors:
     flat = [t for table in tables for t in table]
     if not in_place:
@@ -83,97 +85,119 @@ def _call(
     return xs
 
 
-def _how(seq_dim: int, interleaved: bool, conjugate: bool) -> How:
-    return {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+# --- implementations, by dispatch key; the arguments are those of the schemas -------------------------------------------------------
+
+
+def _run(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> list[Tensor]:
+    outs = [torch.empty_like(x) for x in xs]
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    backends.run(backends.chosen(), tuple(xs), tuple(outs), pairs(tables), **how)
+    return outs
+
+
+def _run_in_place(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> None:
+    overlap.check(tuple(xs), _names(xs))  # at run time: memory is not known while a compiler traces
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    backends.run(backends.chosen(), tuple(xs), tuple(xs), pairs(tables), **how)
+
+
+def _differentiable(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> list[Tensor]:
+    """The autograd implementation, eagerly and while a compiler traces the backward pass."""
+    grad, formula = torch.is_grad_enabled(), _needs_formula(tables)
+    if grad and not formula and any(x.requires_grad for x in xs):
+        return list(_RotateByOperator.apply(seq_dim, interleaved, conjugate, len(xs), *xs, *tables))
+    if not needs_formula(tuple(xs), pairs(tables), grad):
+        return _run(
+            xs, tables, seq_dim, interleaved, conjugate
+        )  # plain tensors need no second pass through the dispatcher
+    below = None if formula else _torch.below_autograd()
+    if below is None:
+        return _formula(xs, tables, seq_dim, interleaved, conjugate)
+    with below:
+        return _rotate(xs, tables, seq_dim, interleaved, conjugate)
+
+
+def _differentiable_in_place(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> None:
+    grad = torch.is_grad_enabled()
+    needs_grad = grad and any(x.requires_grad for x in xs)
+    if not (needs_grad or needs_formula(tuple(xs), pairs(tables), grad)):
+        _run_in_place(xs, tables, seq_dim, interleaved, conjugate)
+        return
+    formula = _needs_formula(tables)
+    if (formula or needs_grad) and not tracing():
+        overlap.check(tuple(xs), _names(xs))
+    if needs_grad and not formula:  # a graph needs outputs of its own, which are copied over xs
+        for x, y in zip(
+            xs, _RotateByOperator.apply(seq_dim, interleaved, conjugate, len(xs), *xs, *tables), strict=True
+        ):
+            x.copy_(y)
+        return
+    below = None if formula else _torch.below_autograd()
+    if below is None:
+        _formula_in_place(xs, tables, seq_dim, interleaved, conjugate)
+        return
+    with below:
+        _rotate_in_place(xs, tables, seq_dim, interleaved, conjugate)
+
+
+def _formula(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> list[Tensor]:
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    return list(by_formula(tuple(xs), pairs(tables), how))
+
+
+def _formula_in_place(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> None:
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    over_by_formula(tuple(xs), pairs(tables), how)
+
+
+def _needs_formula(tables: Sequence[Tensor]) -> bool:
+    """True if the operator's own backward pass is not enough: transforms, forward mode, tables that need a gradient."""
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tables)
+    return transforming() or _torch.forward_mode() or needs_grad
 
 
 def _names(xs: Sequence[Tensor]) -> tuple[str, ...]:
     return ("q", "k") if len(xs) == 2 else ("x",)
 
 
-def _run(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> list[Tensor]:
-    outs = [torch.empty_like(x) for x in xs]
-    choice.run(choice.chosen(), tuple(xs), tuple(outs), pairs(tables), **_how(*how))
-    return outs
-
-
-def _run_in_place(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> None:
-    given = tuple(xs)
-    inplace.check(given, _names(given))  # at run time: what overlaps is not known while a compiler traces
-    choice.run(choice.chosen(), given, given, pairs(tables), **_how(*how))
-
-
-def _differentiable(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> list[Tensor]:
-    """What runs where autograd looks, eagerly and while a compiler traces the backward pass."""
-    grad = torch.is_grad_enabled()
-    if grad and any(x.requires_grad for x in xs) and not _wants_formula(tables):
-        return list(_Rotation.apply(how, len(xs), *xs, *tables))
-    if not needs_formula(tuple(xs), pairs(tables), grad):
-        return _run(xs, tables, *how)  # plain tensors: a second way through torch's dispatcher is spared
-    if _wants_formula(tables):
-        return _formula(xs, tables, *how)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _rotate(xs, tables, *how)
-
-
-def _differentiable_in_place(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> None:
-    grad = torch.is_grad_enabled()
-    wanted = grad and any(x.requires_grad for x in xs)
-    if not (wanted or needs_formula(tuple(xs), pairs(tables), grad)):
-        _run_in_place(xs, tables, *how)
-        return
-    formula = _wants_formula(tables)
-    if (formula or wanted) and not tracing():
-        inplace.check(tuple(xs), _names(xs))
-    if formula:
-        _formula_in_place(xs, tables, *how)
-    elif wanted:  # a graph needs outputs of its own, which are copied over xs
-        for x, y in zip(xs, _Rotation.apply(how, len(xs), *xs, *tables), strict=True):
-            x.copy_(y)
-    else:
-        with torch._C._AutoDispatchBelowAutograd():
-            _rotate_in_place(xs, tables, *how)
-
-
-def _wants_formula(tables: Sequence[Tensor]) -> bool:
-    """Whether what is asked is more than the operator's own backward pass can do."""
-    forward_mode = forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
-    return transforming() or forward_mode or (torch.is_grad_enabled() and any(t.requires_grad for t in tables))
-
-
-def _formula(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> list[Tensor]:
-    return list(by_formula(tuple(xs), pairs(tables), _how(*how)))
-
-
-def _formula_in_place(xs: Sequence[Tensor], tables: Sequence[Tensor], *how: Any) -> None:
-    over_by_formula(tuple(xs), pairs(tables), _how(*how))
-
-
-class _Rotation(torch.autograd.Function):
+class _RotateByOperator(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, how: tuple[int, bool, bool], count: int, *tensors: Tensor) -> Tensors:
+    def forward(ctx: Any, seq_dim: int, interleaved: bool, conjugate: bool, count: int, *tensors: Tensor) -> Tensors:
         xs, tables = tensors[:count], tensors[count:]
-        outs = _rotate(list(xs), list(tables), *how)
+        outs = _rotate(list(xs), list(tables), seq_dim, interleaved, conjugate)
         ctx.save_for_backward(*tables)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
-        ctx.how, ctx.count = how, count
+        ctx.seq_dim, ctx.interleaved, ctx.conjugate, ctx.count = seq_dim, interleaved, conjugate, count
         return tuple(outs)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        tables, (seq_dim, interleaved, conjugate) = ctx.saved_tensors, ctx.how
-        given = {i: readable(g) for i, g in enumerate(grads) if g is not None}
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        tables = ctx.saved_tensors
+        incoming = {i: readable(grad) for i, grad in enumerate(grads) if grad is not None}
         rotated: list[Tensor | None] = [None] * ctx.count
-        if given:
-            flat = [t for i in given for t in tables[2 * i : 2 * i + 2]]
-            ys = _rotate(list(given.values()), flat, seq_dim, interleaved, not conjugate)
-            for i, y in zip(given, ys, strict=True):
+        if incoming:
+            flat = [t for i in incoming for t in tables[2 * i : 2 * i + 2]]
+            ys = _rotate(list(incoming.values()), flat, ctx.seq_dim, ctx.interleaved, not ctx.conjugate)
+            for i, y in zip(incoming, ys, strict=True):
                 rotated[i] = y
-        return None, None, *rotated, *(None,) * len(tables)
+        return None, None, None, None, *rotated, *(None,) * len(tables)
 
 
 def _fake(xs: Sequence[Tensor], *_: Any) -> list[Tensor]:
+    """Shapes, dtypes and strides of the outputs, for fake tensors."""
     return [torch.empty_like(x) for x in xs]
 
 
@@ -187,19 +211,22 @@ def _register() -> torch.library.Library:
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
     torch.library.register_fake("rotary::rotate", _fake, lib=library)
     torch.library.register_fake("rotary::rotate_", _fake_in_place, lib=library)
-    for key, fresh, over in (
-        ("CompositeExplicitAutograd", _run, _run_in_place),
-        ("Autograd", _differentiable, _differentiable_in_place),
-        ("FuncTorchBatched", _formula, _formula_in_place),
-        ("Batched", _formula, _formula_in_place),  # is_grads_batched=True: vmap of an older kind
+    for keys, fresh, in_place in (
+        (("CompositeExplicitAutograd",), _run, _run_in_place),
+        (("Autograd",), _differentiable, _differentiable_in_place),
+        (
+            ("FuncTorchBatched", "Batched"),
+            _formula,
+            _formula_in_place,
+        ),  # vmap, and the older one of is_grads_batched=True
     ):
-        library.impl("rotate", fresh, key)
-        library.impl("rotate_", over, key)
+        _torch.implement(library, "rotate", fresh, keys)
+        _torch.implement(library, "rotate_", in_place, keys)
     return library
 
 
-# Torch allows one definition for the life of a process: a module that is imported again (autoreload, an emptied sys.modules) finds it.
+# torch allows one definition for the life of a process: a module that is imported again (autoreload, an emptied sys.modules) finds it.
 if not hasattr(torch.ops.rotary, "rotate"):
-    _library = _register()  # its end would be theirs
+    _library = _register()  # keep a reference: deleting the Library unregisters its operators
 _rotate = torch.ops.rotary.rotate.default
 _rotate_in_place = torch.ops.rotary.rotate_.default

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .constants import tracing
+from ._torch import tracing
 
 
 def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | None = None) -> Tensor:

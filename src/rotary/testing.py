@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .angles import cos_sin_of_turns, turns, turns_per_token
+from ._angles.turns import cos_sin_of_turns, turns, turns_per_token
 
 Rotate = Callable[[Tensor, Tensor], Tensor]
 """rotate(x, positions): x (batch, heads, seq, head_dim), integer positions (seq,) -> x's shape and dtype."""
@@ -96,7 +96,7 @@ def assert_angles(
     if inv_freq.dtype != torch.float32:
         raise TypeError(f"inv_freq must be float32, whose bits define the angles, got {inv_freq.dtype}")
     words = turns_per_token(inv_freq.detach().cpu())
-    exact = cos_sin_of_turns(turns(at, *words, torch.float64), torch.float64)
+    exact = cos_sin_of_turns(turns(at, *words), torch.float64)
     for name, got, truth in zip(("cos", "sin"), (cos, sin), exact, strict=True):
         if got.shape != truth.shape:
             raise AssertionError(f"{name}: shape {tuple(got.shape)}, expected {tuple(truth.shape)}")

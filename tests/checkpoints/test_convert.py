@@ -1,4 +1,4 @@
-"""Conversion: the source is only read, nothing half-written is left, and what cannot be converted is named. The families: test_families."""
+"""Conversion: the source is only read, a failure leaves no files, and errors name what cannot be converted. Families: test_projections."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def llama(tmp_path: Path) -> Path:
     return tmp_path / "llama"
 
 
-def test_the_source_is_only_read_and_other_files_come_along(llama: Path, tmp_path: Path):
+def test_the_source_is_only_read_and_other_files_are_copied(llama: Path, tmp_path: Path):
     (llama / "tokenizer.json").write_text("{}")
     (llama / "extra").mkdir()
     (llama / "extra" / "notes.txt").write_text("kept")
@@ -54,8 +54,8 @@ def test_the_source_is_only_read_and_other_files_come_along(llama: Path, tmp_pat
     assert {p.name for p in llama.iterdir()} == {p.name for p in (tmp_path / "out").iterdir()}
 
 
-def test_one_tensor_is_held_and_once(tmp_path: Path):
-    """Of a file of 28 MiB no more is in Python's memory than its largest tensor that turns, and 2 MiB of buffers and names."""
+def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path):
+    """The file has 28 MiB; Python's memory holds its largest rotated tensor, 4 MiB, and less than 2 MiB of buffers and names."""
     config = {"model_type": "llama", "hidden_size": 1024, "num_attention_heads": 8, "rope_theta": 10000.0}
     weights = {
         f"model.layers.{n}.self_attn.{role}_proj.weight": torch.randn(1024, 1024) for n in (0, 1) for role in "qk"
@@ -71,26 +71,26 @@ def test_one_tensor_is_held_and_once(tmp_path: Path):
 
 
 def test_other_files_of_weights_are_left_out_and_named(llama: Path, tmp_path: Path):
-    """They would keep the old pairing beside the new one, without a word in them."""
-    left = [
+    """Their pairing would still be the old one, and nothing in them would show it."""
+    left_out = [
         "adapter/adapter_model.safetensors",
         "model.gguf",
         "more.safetensors",
         "original/consolidated.00.pth",
         "optimizer.pt",
     ]
-    for name in left:
+    for name in left_out:
         (llama / name).parent.mkdir(exist_ok=True)
         (llama / name).write_bytes(b"weights")
     (llama / "original" / "params.json").write_text("{}")
     done = convert(llama, tmp_path / "out", to="interleaved")
-    assert sorted(done.left_out) == sorted(left)
-    assert not [name for name in left if (tmp_path / "out" / name).exists()]
+    assert sorted(done.left_out) == sorted(left_out)
+    assert not [name for name in left_out if (tmp_path / "out" / name).exists()]
     assert (tmp_path / "out" / "original" / "params.json").exists()
 
 
-def test_links_are_followed_but_not_in_a_circle(llama: Path, tmp_path: Path):
-    """A snapshot of the hub is a folder of links to blobs; what is written is files."""
+def test_links_are_followed_unless_they_are_circular(llama: Path, tmp_path: Path):
+    """A snapshot of the hub is a folder of links to blobs; the converted folder contains files."""
     blobs = tmp_path / "blobs"
     blobs.mkdir()
     for path in list(llama.iterdir()):
@@ -111,7 +111,7 @@ def test_a_target_that_is_or_lies_in_the_source_is_refused(llama: Path, tmp_path
     before = sorted(llama.rglob("*"))
     (tmp_path / "link").symlink_to(llama)
     for inside in (llama / "out", llama / "deep" / "out", tmp_path / "link" / "out", llama / ".." / "llama" / "out"):
-        with pytest.raises(ValueError, match="lies in .*which is only read"):
+        with pytest.raises(ValueError, match="is inside .*which is only read"):
             convert(llama, inside, to="interleaved")
     (tmp_path / "taken").symlink_to(tmp_path / "none")
     with pytest.raises(ValueError, match="exists already"):
@@ -119,38 +119,38 @@ def test_a_target_that_is_or_lies_in_the_source_is_refused(llama: Path, tmp_path
     assert sorted(llama.rglob("*")) == before
 
 
-def test_a_config_that_says_the_pairing_says_the_new_one(llama: Path, tmp_path: Path):
-    """Where the text model's config lies inside a frame too; every other key and the source's own file stay, and so does one without it."""
+def test_rope_interleave_in_a_config_is_updated(llama: Path, tmp_path: Path):
+    """Also in the text config of a composite config. Other keys, the source's own config and configs without the key do not change."""
     text = json.loads((llama / "config.json").read_text())
     plain = convert(llama, tmp_path / "plain", to="interleaved")
     assert plain.tensors and (tmp_path / "plain" / "config.json").read_bytes() == (llama / "config.json").read_bytes()
     vision = {"model_type": "clip_vision_model", "rope_interleave": False}
-    framed = {
+    composite = {
         "model_type": "llava",
         "text_config": {**text, "rope_interleave": False},
         "vision_config": vision,
         "note": "é",
     }
-    for said in ({**text, "rope_interleave": False}, framed):
-        (llama / "config.json").write_text(json.dumps(said))
+    for config in ({**text, "rope_interleave": False}, composite):
+        (llama / "config.json").write_text(json.dumps(config))
         (llama / "config.json").chmod(0o444)
         convert(llama, tmp_path / "out", to="interleaved")
-        assert (tmp_path / "out" / "config.json").stat().st_mode & 0o200  # anew, not into the copy
-        now = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
-        inner = now.get("text_config", now)
-        assert inner.pop("rope_interleave") is True and said.get("text_config", said).pop("rope_interleave") is False
-        assert now == said
-        assert json.loads((llama / "config.json").read_text()) != now
+        assert (tmp_path / "out" / "config.json").stat().st_mode & 0o200  # replaced, not a copy of the read-only file
+        updated = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+        assert updated.get("text_config", updated).pop("rope_interleave") is True
+        assert config.get("text_config", config).pop("rope_interleave") is False
+        assert updated == config
+        assert json.loads((llama / "config.json").read_text()) != updated
         (llama / "config.json").chmod(0o644)
         shutil.rmtree(tmp_path / "out")
 
 
-def test_marks_that_disagree_are_refused(llama: Path, tmp_path: Path):
-    """Some shards converted and some not, or a word that is no pairing: nobody knows what the whole is, unless it is given."""
+def test_conflicting_pairings_in_the_files_are_refused(llama: Path, tmp_path: Path):
+    """Only some shards converted, or a value that is not a pairing: the pairing is unknown, unless given= decides."""
     convert(llama, tmp_path / "done", to="interleaved")
     shard = sorted(path.name for path in llama.glob("*.safetensors"))[0]
     shutil.copy(llama / shard, tmp_path / "done" / shard)
-    with pytest.raises(ValueError, match="the files say interleaved and nothing"):
+    with pytest.raises(ValueError, match="rotary_pairing is interleaved and missing in the files, and given= is None"):
         convert(tmp_path / "done", tmp_path / "out", to="half")
     convert(tmp_path / "done", tmp_path / "out", to="half", given="interleaved")
     weights = {"model.layers.0.self_attn.q_proj.weight": torch.randn(64, 64)}
@@ -159,18 +159,18 @@ def test_marks_that_disagree_are_refused(llama: Path, tmp_path: Path):
         convert(tmp_path / "odd.safetensors", tmp_path / "even.safetensors", to="half", config=llama / "config.json")
 
 
-def test_a_family_of_tomorrow_is_converted_as_given_and_back_by_its_mark(llama: Path, tmp_path: Path):
+def test_an_unknown_family_is_converted_as_given_and_back_by_its_metadata(llama: Path, tmp_path: Path):
     config = json.loads((llama / "config.json").read_text()) | {"model_type": "tomorrow"}
-    how = {"config": config, "like": "llama"}
-    with pytest.raises(ValueError, match="how the code of models of type 'tomorrow' pairs channels is not known"):
-        convert(llama, tmp_path / "two", to="interleaved", **how)
-    convert(llama, tmp_path / "two", to="interleaved", given="half", **how)
-    convert(tmp_path / "two", tmp_path / "half", to="half", **how)
+    options = {"config": config, "like": "llama"}
+    with pytest.raises(ValueError, match="the pairing of the code of model_type 'tomorrow' is unknown"):
+        convert(llama, tmp_path / "two", to="interleaved", **options)
+    convert(llama, tmp_path / "two", to="interleaved", given="half", **options)
+    convert(tmp_path / "two", tmp_path / "half", to="half", **options)
     before, after = bytes_of(llama), bytes_of(tmp_path / "half")
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_two_towers_with_the_same_numbers_are_two(tmp_path: Path):
+def test_two_towers_with_the_same_layer_numbers_are_two_layers(tmp_path: Path):
     config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "rope_theta": 10000.0}
     stems = ("model.layers.0.self_attn", "draft.layers.0.self_attn")
     weights = {f"{stem}.{role}_proj.weight": torch.randn(64, 64) for stem in stems for role in "qk"}
@@ -180,7 +180,7 @@ def test_two_towers_with_the_same_numbers_are_two(tmp_path: Path):
 
 
 def test_failure_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from rotary.checkpoints import convert as convert_function  # the module of that name is hidden by the function
+    from rotary.checkpoints import convert as convert_function  # the function hides the module of the same name
     from rotary.checkpoints import verify
 
     assert convert_function is convert
@@ -220,7 +220,7 @@ convert({str(llama)!r}, {str(target)!r}, to="interleaved", progress=slow)
 
 
 def test_lora_by_its_base_models_config(llama: Path, tmp_path: Path):
-    """B's rows turn, A's do not; the product B A is then the converted weight's own change."""
+    """B's rows are reordered, A's are not: then B A is the update of the converted weight."""
     generator = torch.Generator().manual_seed(0)
     stem = "base_model.model.model.layers.1.self_attn"
     adapter = {
@@ -235,15 +235,15 @@ def test_lora_by_its_base_models_config(llama: Path, tmp_path: Path):
     assert (done.tensors, done.layers) == (3, 1)
     after = bytes_of(tmp_path / "out")
     for name, tensor in adapter.items():
-        turns = ("lora_B" in name or "magnitude" in name) and "v_proj" not in name
-        wanted = half_to_interleaved(tensor, head_dim=16, axis=0) if turns else tensor
-        assert torch.equal(after[name], wanted)
-    with pytest.raises(ValueError, match="no config.json beside"):
+        rotated = ("lora_B" in name or "magnitude" in name) and "v_proj" not in name
+        expected = half_to_interleaved(tensor, head_dim=16, axis=0) if rotated else tensor
+        assert torch.equal(after[name], expected)
+    with pytest.raises(ValueError, match="no config.json next to"):
         convert(tmp_path / "adapter", tmp_path / "other", to="interleaved")
 
 
 def test_a_single_file_in_bfloat16_with_metas_names(tmp_path: Path):
-    """Meta's own layout: wq and wk, interleaved, with params.json; what it becomes is what transformers' models take."""
+    """Meta's own layout: wq and wk, interleaved, with params.json; the result is what transformers' models expect."""
     (tmp_path / "params.json").write_text(
         json.dumps({"dim": 64, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 500000.0})
     )
@@ -258,47 +258,50 @@ def test_a_single_file_in_bfloat16_with_metas_names(tmp_path: Path):
         wk = file.get_tensor("layers.0.attention.wk.weight")
         assert torch.equal(file.get_tensor("layers.0.attention.wv.weight"), weights["layers.0.attention.wv.weight"])
     # transformers' own conversion script, convert_llama_weights_to_hf.py (5.23), permutes by this view
-    theirs = weights["layers.0.attention.wk.weight"].view(2, 8, 2, 64).transpose(1, 2).reshape(32, 64)
-    assert torch.equal(wk, theirs)
+    expected = weights["layers.0.attention.wk.weight"].view(2, 8, 2, 64).transpose(1, 2).reshape(32, 64)
+    assert torch.equal(wk, expected)
 
 
 def test_what_cannot_be_converted_is_refused_by_name(llama: Path, tmp_path: Path):
     config = json.loads((llama / "config.json").read_text())
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="paired as half already"):
+    with pytest.raises(ValueError, match="already has half pairing"):
         convert(llama, out, to="half")
     with pytest.raises(ValueError, match="exists already"):
         convert(llama, llama, to="interleaved")
-    with pytest.raises(ValueError, match="nothing at"):
+    with pytest.raises(ValueError, match="no file or folder at"):
         convert(tmp_path / "none", out, to="interleaved")
-    with pytest.raises(ValueError, match="no table of tensors for model_type 'nonsense'; like= names"):
+    with pytest.raises(ValueError, match="no table of tensors for model_type 'nonsense'; pass like="):
         convert(llama, out, to="interleaved", config=config | {"model_type": "nonsense"})
-    with pytest.raises(ValueError, match="has 64 rows, and 128 are expected.*is the config this checkpoint's"):
+    with pytest.raises(
+        ValueError,
+        match="has 64 rows, but 128 are expected: 1 x .query heads. with .*does the config belong to this checkpoint",
+    ):
         convert(llama, out, to="interleaved", config=config | {"num_attention_heads": 8})
     convert(llama, tmp_path / "once", to="interleaved")
-    with pytest.raises(ValueError, match="paired as interleaved already"):
+    with pytest.raises(ValueError, match="already has interleaved pairing"):
         convert(tmp_path / "once", out, to="interleaved")
-    with pytest.raises(ValueError, match="the files say interleaved, and given= says half"):
+    with pytest.raises(ValueError, match="rotary_pairing is interleaved in the files, and given= is half"):
         convert(tmp_path / "once", out, to="interleaved", given="half")
-    strange = {"model.layers.0.self_attn.kq_proj.weight": torch.randn(4, 4)}
-    (tmp_path / "strange").mkdir()
-    save_file(strange, tmp_path / "strange" / "model.safetensors")
+    unknown = {"model.layers.0.self_attn.kq_proj.weight": torch.randn(4, 4)}
+    (tmp_path / "unknown").mkdir()
+    save_file(unknown, tmp_path / "unknown" / "model.safetensors")
     with pytest.raises(ValueError, match="no rule for 'kq_proj'"):
-        convert(tmp_path / "strange", out, to="interleaved", config=config)
+        convert(tmp_path / "unknown", out, to="interleaved", config=config)
     save_file(
         {"model.layers.0.self_attn.q_proj.weight_scale_inv": torch.randn(4, 4)},
-        tmp_path / "strange" / "model.safetensors",
+        tmp_path / "unknown" / "model.safetensors",
     )
     with pytest.raises(ValueError, match="must be dequantised first"):
-        convert(tmp_path / "strange", out, to="interleaved", config=config)
-    (tmp_path / "strange" / "model.safetensors").write_bytes(b"not at all a file of safetensors")
-    with pytest.raises(ValueError, match="no file of safetensors"):
-        convert(tmp_path / "strange", out, to="interleaved", config=config)
+        convert(tmp_path / "unknown", out, to="interleaved", config=config)
+    (tmp_path / "unknown" / "model.safetensors").write_bytes(b"not at all a file of safetensors")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        convert(tmp_path / "unknown", out, to="interleaved", config=config)
     assert not out.exists()
 
 
-def test_a_tower_beside_the_text_is_left_alone(tmp_path: Path):
-    """A frame around several models: the text part turns, the vision tower has q_proj too, and rotates otherwise or not at all."""
+def test_the_vision_tower_of_a_composite_model_is_not_converted(tmp_path: Path):
+    """The text model is converted; the vision tower has q_proj too, but another rotation or none."""
     text = {
         "model_type": "llama",
         "hidden_size": 64,
@@ -313,8 +316,8 @@ def test_a_tower_beside_the_text_is_left_alone(tmp_path: Path):
     }
     (tmp_path / "a").mkdir()
     save_file(weights, tmp_path / "a" / "model.safetensors")
-    framed = {"model_type": "llava", "text_config": text, "vision_config": {"model_type": "clip_vision_model"}}
-    done = convert(tmp_path / "a", tmp_path / "deep" / "er" / "b", to="interleaved", config=framed)
+    composite = {"model_type": "llava", "text_config": text, "vision_config": {"model_type": "clip_vision_model"}}
+    done = convert(tmp_path / "a", tmp_path / "deep" / "er" / "b", to="interleaved", config=composite)
     after = bytes_of(tmp_path / "deep" / "er" / "b")
     assert done.tensors == 2
     for name, tensor in weights.items():

@@ -1,4 +1,4 @@
-"""Which pairing a checkpoint has: heard from a text by a model that learnt one, read off norms, and unknown where neither tells."""
+"""The pairing of a checkpoint is detected from a text or from norms of weights, and unknown if neither shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rotary.checkpoints import by_text, by_weights, convert
-from rotary.checkpoints.detect import alike
+from rotary.checkpoints.detect import intraclass_correlation
 
 CONFIG = {
     "model_type": "llama",
@@ -31,7 +31,7 @@ CONFIG = {
 
 
 def written(folder: Path, profile: Tensor, noise: float = 0.1, layers: int = 4) -> Path:
-    """Layers whose rows of every head have these log norms, and some noise."""
+    """A checkpoint whose weight rows have these log norms in every head, plus noise."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for layer in range(layers):
@@ -45,19 +45,19 @@ def written(folder: Path, profile: Tensor, noise: float = 0.1, layers: int = 4) 
     return folder
 
 
-def test_norms_that_follow_the_speeds_tell(tmp_path: Path):
-    """Planes grow slower and their rows smaller, as in trained models; converted, the same checkpoint is the other one."""
-    speeds = torch.linspace(0.8, -0.8, 16)
-    half = written(tmp_path / "half", speeds.repeat(2))
+def test_norms_that_follow_the_frequencies_show_the_pairing(tmp_path: Path):
+    """Norms decrease with the frequency, as in trained models; after conversion the other pairing is detected."""
+    log_norms = torch.linspace(0.8, -0.8, 16)
+    half = written(tmp_path / "half", log_norms.repeat(2))
     assert by_weights(half, config=CONFIG).pairing == "half"
-    assert by_weights(written(tmp_path / "more", speeds.repeat(2), layers=6), config=CONFIG).pairing == "half"
+    assert by_weights(written(tmp_path / "more", log_norms.repeat(2), layers=6), config=CONFIG).pairing == "half"
     convert(half, tmp_path / "two", to="interleaved", config=CONFIG)
     verdict = by_weights(tmp_path / "two", config=CONFIG)
     assert verdict.pairing == "interleaved" and verdict.confidence > 4 and "of neighbours 0.9" in verdict.why
 
 
 def test_a_folder_that_holds_a_model_twice_is_refused(tmp_path: Path):
-    """Counted twice, four weights would pass for the eight that are needed."""
+    """Otherwise four weights, counted twice, would pass for the required eight."""
     folder = written(tmp_path / "twice", torch.linspace(0.8, -0.8, 16).repeat(2), layers=2)
     assert by_weights(folder, config=CONFIG).pairing == "unknown"
     (folder / "model.fp16.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
@@ -65,7 +65,7 @@ def test_a_folder_that_holds_a_model_twice_is_refused(tmp_path: Path):
         by_weights(folder, config=CONFIG)
 
 
-def test_weights_that_say_nothing_are_unknown(tmp_path: Path):
+def test_untrained_weights_are_unknown(tmp_path: Path):
     for seed in range(10):
         torch.manual_seed(seed)
         fresh = LlamaForCausalLM(
@@ -79,23 +79,25 @@ def test_weights_that_say_nothing_are_unknown(tmp_path: Path):
     few.mkdir()
     save_file({"model.layers.0.self_attn.q_proj.weight": torch.randn(128, 128)}, few / "model.safetensors")
     verdict = by_weights(few, config=CONFIG)
-    assert verdict.pairing == "unknown" and "1 weights of queries or keys, and 8 are needed" in verdict.why
+    assert verdict.pairing == "unknown" and "1 weights of queries or keys, but 8 are needed" in verdict.why
 
 
-def test_likeness_is_one_for_equal_pairs_and_nought_for_unrelated():
+def test_correlation_is_one_for_equal_pairs_and_zero_for_unrelated_ones():
     a = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     b = torch.randn(1000, generator=torch.Generator().manual_seed(1))
-    assert alike(a, a) == 1.0 and abs(alike(a, b)) < 0.1 and alike(a, -a) < -0.9
+    assert (
+        intraclass_correlation(a, a) == 1.0
+        and abs(intraclass_correlation(a, b)) < 0.1
+        and intraclass_correlation(a, -a) < -0.9
+    )
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Generator[tuple[Any, Tensor]]:
-    """(a small model that learnt to read a source file, 600 characters of it)"""
+def trained() -> Generator[tuple[Any, Tensor]]:
+    """(a small model trained on a source file, 600 characters of that file)"""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # steps are so small that several threads, on a machine with other work, mostly wait for each other
+    torch.set_num_threads(1)  # steps are so small that several threads mostly wait for each other on a busy machine
     text = torch.tensor([min(ord(c), 127) for c in inspect.getsource(textwrap)])
     sizes = {"hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 128}
     model = LlamaForCausalLM(LlamaConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=32, **sizes))
@@ -109,21 +111,20 @@ def learnt() -> Generator[tuple[Any, Tensor]]:
     torch.set_num_threads(threads)
 
 
-def test_a_text_tells(learnt: tuple[Any, Tensor], tmp_path: Path):
-    model, text = learnt
+def test_a_text_shows_the_pairing(trained: tuple[Any, Tensor], tmp_path: Path):
+    model, text = trained
     before = {name: p.clone() for name, p in model.named_parameters()}
     verdict = by_text(model, text)
     assert verdict.pairing == "half" and verdict.confidence > 4 and "as half" in verdict.why
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     model.save_pretrained(tmp_path / "half")
     convert(tmp_path / "half", tmp_path / "two", to="interleaved")
-    misread = LlamaForCausalLM.from_pretrained(
-        tmp_path / "two"
-    ).eval()  # its code turns halves, its weights are neighbours
+    # The code rotates half pairs, but the weights are interleaved.
+    misread = LlamaForCausalLM.from_pretrained(tmp_path / "two").eval()
     assert by_text(misread, text).pairing == "interleaved"
 
 
-def test_a_text_that_the_model_cannot_read_is_unknown():
+def test_the_text_of_an_untrained_model_is_unknown():
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 128}
     fresh = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes)).eval()
@@ -131,8 +132,8 @@ def test_a_text_that_the_model_cannot_read_is_unknown():
     assert "64 are needed" in by_text(fresh, torch.randint(0, 128, (1, 20))).why
 
 
-def test_norms_of_queries_and_keys_are_reordered_too_and_come_back():
-    """Qwen3 multiplies each head by a weight of its own order; with it left behind, the other reading would be a third thing."""
+def test_norms_of_queries_and_keys_are_reordered_and_restored():
+    """Qwen3 multiplies each head by a norm weight, whose channels must be reordered with those of the head."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)

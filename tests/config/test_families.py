@@ -1,4 +1,4 @@
-"""What a model family fixes: families.json against the model types of transformers."""
+"""families.json against the model types and config classes of transformers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ def test_entries_have_known_keys_and_reasons():
 
 def test_every_family_is_a_model_type_of_transformers():
     transformers = pytest.importorskip("transformers")
-    import config_walk
+    from tools import config_page
 
     assert transformers.__version__
-    assert set(FAMILIES) - {name for name, _ in config_walk.parts()} == set()
+    assert set(FAMILIES) - {name for name, _ in config_page.parts()} == set()
 
 
 def test_sizes_are_those_of_the_config_classes():
-    """A part of a frame is written without what equals its class's default: Gemma 3's head_dim of 256, which is not hidden / heads."""
+    """Sub-configs are saved without values that equal their class's defaults: Gemma 3's head_dim of 256 is not hidden / heads."""
     pytest.importorskip("transformers")
-    import config_walk
+    from tools import config_page
 
-    for name, config in config_walk.parts():
+    for name, config in config_page.parts():
         for key in ("head_dim", "qk_rope_head_dim", "rotary_dim", "kv_channels"):
             default = getattr(type(config), key, None)
             if name in FAMILIES and isinstance(default, int) and default > 0:
                 assert FAMILIES[name].get("sizes", {}).get(key) == default, (name, key)
 
 
-def test_families_that_do_not_say_are_plain():
+def test_families_without_keys_are_plain():
     assert FAMILIES["llama"] == {} and "gpt2" not in FAMILIES
     assert FAMILIES["gptj"]["interleaved"] and FAMILIES["nanochat"]["refused"] == "backwards"

@@ -1,4 +1,4 @@
-"""read(config): every default config of transformers against transformers itself, and what a config may say beside it."""
+"""read(config): every default config of transformers against transformers itself, and all spellings and errors."""
 
 from __future__ import annotations
 
@@ -11,45 +11,49 @@ import torch
 
 from rotary import RotaryEmbedding
 from rotary.config import Arguments, path, read, shipped
-from rotary.config.source import rotary_keys
+from rotary.config.load import rotary_keys
 from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
 from rotary.scaling.temperature import LogN
 
 LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": 8192}
-# rotary_dim, which nothing reads there: their tables are as wide as the head, and the default config says half of that.
+# No code of this model reads rotary_dim: transformers' tables are as wide as the head, and the default config has half of it.
 UNREAD = {"minimax_m3_vl_text"}
 
 
 def test_every_default_config_of_transformers_turns_as_transformers_turns_it():
-    """Frequencies and attention factor bit for bit in their arithmetic, and scores of random queries and keys, which see the pairing."""
-    walk = pytest.importorskip("config_walk", reason="needs transformers")
+    """Frequencies and attention factor, bit for bit with angles="float32", and scores of random queries and keys, which show the pairing."""
+    pytest.importorskip("transformers")
+    from tools import config_page
+
     torch.manual_seed(0)
     q, k = torch.randn(1, 4, 5, 512), torch.randn(1, 2, 5, 512)
     positions = torch.tensor([[0, 1, 2, 100, 50]])
     compared, loaded = set(), set()
-    for name, config in walk.parts():
-        found = walk.readings(config)
-        for layer_type, said in found.items() if isinstance(found, dict) else ():
+    for name, config in config_page.parts():
+        readings = config_page.readings(config)
+        for layer_type, arguments in readings.items() if isinstance(readings, dict) else ():
             loaded.add(name)
             rope = RotaryEmbedding.from_config(config, layer_type=layer_type, angles="float32")
-            for module in walk.rotary_modules(config):
-                inv_freq, factor = walk.frequencies(module, layer_type)
+            for module in config_page.rotary_modules(config):
+                inv_freq, factor = config_page.frequencies(module, layer_type)
                 if inv_freq is None or inv_freq.ndim != 1 or name in UNREAD:
                     continue
                 assert torch.equal(inv_freq, rope.inv_freq), (name, layer_type)
                 assert factor == rope.attention_factor, (name, layer_type)
-                for dim in (said.head_dim, said.dim):
+                for dim in (arguments.head_dim, arguments.dim):
                     heads = q[..., :dim], k[..., :dim]
-                    theirs = walk.scores(config, module, layer_type, *heads, positions)
-                    if theirs is not None:
-                        ours = walk.products(*rope.rotate(*heads, positions=positions))
-                        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3, msg=f"{name}, {layer_type}")
+                    expected = config_page.scores(config, module, layer_type, *heads, positions)
+                    if expected is not None:
+                        scores = config_page.products(*rope.rotate(*heads, positions=positions))
+                        torch.testing.assert_close(scores, expected, rtol=0, atol=1e-3, msg=f"{name}, {layer_type}")
                         compared.add(name)
                         break
     assert len(compared) >= 165 and len(loaded) >= 240
-    # What is left: frames, whose text part is compared; tables of positions (below); two that ship no model code.
+    # Not compared: composite configs, since their text model is; tables of positions (below); two without model code.
     alone = {
-        name for name, config in walk.parts() if name in loaded and walk.modeling(config) and walk.text(config) == name
+        name
+        for name, config in config_page.parts()
+        if name in loaded and config_page.modeling(config) and config_page.text(config) == name
     }
     assert alone - compared - UNREAD <= {"gptj", "codegen", "roformer"}
 
@@ -79,20 +83,24 @@ def test_families_that_keep_a_table_of_positions(name: str):
     sin, cos = sines_and_cosines(name, 6, rope.dim)
     if name == "roformer":
         table, y = torch.cat((sin, cos), -1), x.transpose(1, 2)
-        theirs = RoFormerSelfAttention.apply_rotary_position_embeddings(table, y, y)[0].transpose(1, 2)
+        expected = RoFormerSelfAttention.apply_rotary_position_embeddings(table, y, y)[0].transpose(1, 2)
     else:
-        theirs = apply_rotary_pos_emb(x, sin[None], cos[None])
-    torch.testing.assert_close(rope.rotate(x, seq_dim=1), theirs, rtol=0, atol=1e-5)
+        expected = apply_rotary_pos_emb(x, sin[None], cos[None])
+    torch.testing.assert_close(rope.rotate(x, seq_dim=1), expected, rtol=0, atol=1e-5)
 
 
 def test_every_refusal_of_a_default_config_says_why_and_is_in_the_docs():
-    walk = pytest.importorskip("config_walk", reason="needs transformers")
-    page = walk.page().read_text(encoding="utf-8")
-    assert page.partition(walk.BEGIN)[2].partition(walk.END)[0] == walk.tables(), "run python tests/config_walk.py"
+    pytest.importorskip("transformers")
+    from tools import config_page
+
+    page = config_page.page().read_text(encoding="utf-8")
+    assert page.partition(config_page.BEGIN)[2].partition(config_page.END)[0] == config_page.tables(), (
+        "run python -m tools.config_page"
+    )
 
 
 def test_the_width_that_minimax_m3_reads_from_nowhere():
-    """transformers 5.23 makes tables for all 128 channels of a config that says rotary_dim 64; given both, ours is what is said."""
+    """The config has rotary_dim 64, but transformers 5.23 makes tables for all 128 channels. read() takes the config's value."""
     transformers = pytest.importorskip("transformers")
     from transformers.models.minimax_m3_vl.modeling_minimax_m3_vl import MiniMaxM3VLRotaryEmbedding
 
@@ -164,8 +172,8 @@ def test_dialects(changes: dict[str, Any], expected: dict[str, Any], tmp_path: P
     config = LLAMA | changes
     (tmp_path / "config.json").write_text(json.dumps(config))
     for source in (config, tmp_path / "config.json", str(tmp_path)):
-        found = read(source)
-        assert {key: getattr(found, key) for key in expected} == expected
+        arguments = read(source)
+        assert {key: getattr(arguments, key) for key in expected} == expected
 
 
 def test_layer_types():
@@ -195,11 +203,11 @@ def test_arguments_overrule_the_config():
 REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
     ({"rope_scaling": {"rope_type": "yarm", "factor": 2.0}}, ValueError, ["'yarm'", "did you mean 'yarn'"]),
     ({"rope_scaling": {"rope_type": "linear"}}, ValueError, ["missing key 'factor'", "linear"]),
-    ({"rope_scaling": {"type": "linear", "factr": 2.0}}, TypeError, ["'factr' = 2.0", "did you mean 'factor'"]),
+    ({"rope_scaling": {"type": "linear", "factr": 2.0}}, TypeError, ["'factr' (float 2.0)", "did you mean 'factor'"]),
     ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, ValueError, ["'yarn'", "'linear'"]),
     ({"rope_scaling": {"type": "linear", "factor": 0.0}}, ValueError, ["linear", "0.0"]),
     ({"rope_scaling": {"type": "linear", "factor": "2"}}, TypeError, ["factor", "'2'"]),
-    ({"rope_scaling": {"factor": 4.0}}, ValueError, ["missing rope_type", "'factor' = 4.0"]),
+    ({"rope_scaling": {"factor": 4.0}}, ValueError, ["missing rope_type", "'factor' (float 4.0)"]),
     ({"rope_scaling": "yarn"}, TypeError, ["rope_scaling must be a dict", "'yarn'"]),
     ({"rope_theta": -1.0}, ValueError, ["rope_theta", "-1.0"]),
     ({"rope_theta": None}, ValueError, []),
@@ -222,8 +230,8 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
     ({"model_type": "kimi_k2", "qk_rope_head_dim": 64}, ValueError, ["'kimi_k2'", "pass interleaved="]),
     ({"kv_lora_rank": 512}, ValueError, ["missing qk_rope_head_dim", "kv_lora_rank"]),
     ({"max_position_embeddings": -1}, ValueError, ["max_position_embeddings must be >= 1, got -1"]),
-    ({"max_position_embeddings": "8192"}, TypeError, ["max_position_embeddings must be an integer, got '8192'"]),
-    ({"use_dynamic_ntk": True}, ValueError, ["use_dynamic_ntk = True", "NTK("]),
+    ({"max_position_embeddings": "8192"}, TypeError, ["max_position_embeddings must be an integer, got str '8192'"]),
+    ({"use_dynamic_ntk": True}, ValueError, ["use_dynamic_ntk (bool True)", "NTK("]),
     ({"dual_chunk_attention_config": {"chunk_size": 9}}, ValueError, ["dual_chunk_attention_config", "remove it"]),
     ({"model_type": "gptj", "rotary": False}, ValueError, ["rotary = False", "does not rotate"]),
     ({"model_type": "falcon", "alibi": True}, ValueError, ["alibi = True", "does not rotate"]),
@@ -252,8 +260,8 @@ def test_keys_that_are_not_about_rotation_are_not_examined():
     )
 
 
-def test_a_key_is_asked_only_where_the_family_asks_it():
-    """Published configs carry position_embedding_type along: "rope_gptj" in Command R7B, "absolute" in ModernBERT, which both rotate."""
+def test_position_embedding_type_matters_only_in_families_that_read_it():
+    """Other published configs have it without effect: "rope_gptj" in Command R7B, "absolute" in ModernBERT, which both rotate."""
     cohere = LLAMA | {"model_type": "cohere2", "rope_theta": 5e4, "rotary_pct": 1.0}
     assert read(cohere | {"position_embedding_type": "rope_gptj"}).interleaved
     bert = LLAMA | {"model_type": "modernbert", "global_rope_theta": 1.6e5, "position_embedding_type": "absolute"}
@@ -263,47 +271,47 @@ def test_a_key_is_asked_only_where_the_family_asks_it():
     assert read(LLAMA | {"model_type": "gptj", "rotary": True, "rotary_dim": 64}).dim == 64
 
 
-def test_an_unknown_family_with_a_slice_of_its_own_takes_the_pairing_given():
-    found = read(LLAMA | {"model_type": "kimi_k2", "rope_theta": 5e4, "qk_rope_head_dim": 64}, interleaved=True)
-    assert (found.dim, found.interleaved) == (64, True)
+def test_an_unknown_family_with_a_rotated_slice_takes_the_interleaved_argument():
+    arguments = read(LLAMA | {"model_type": "kimi_k2", "rope_theta": 5e4, "qk_rope_head_dim": 64}, interleaved=True)
+    assert (arguments.dim, arguments.interleaved) == (64, True)
 
 
-def test_widths_that_a_part_of_a_frame_leaves_out():
-    """As Gemma 3 12B and Gemma 4 are published: head_dim is neither said nor hidden / heads, and twice as wide in full attention."""
+def test_sizes_that_a_sub_config_omits():
+    """As Gemma 3 12B and Gemma 4 are published: head_dim is not in the config, is not hidden / heads, and is wider in full attention."""
     gemma3 = {"model_type": "gemma3_text", "hidden_size": 3840, "num_attention_heads": 16, "sliding_window": 1024}
     gemma3 |= {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}
-    frame = {"model_type": "gemma3", "text_config": gemma3, "vision_config": {"model_type": "siglip_vision_model"}}
-    found = read(frame, layer_type="full_attention")
-    assert (found.dim, found.base, found.scaling) == (256, 1e6, (Linear(8.0),))
-    assert read(frame | {"text_config": gemma3 | {"head_dim": 128}}, layer_type="sliding_attention").dim == 128
+    composite = {"model_type": "gemma3", "text_config": gemma3, "vision_config": {"model_type": "siglip_vision_model"}}
+    arguments = read(composite, layer_type="full_attention")
+    assert (arguments.dim, arguments.base, arguments.scaling) == (256, 1e6, (Linear(8.0),))
+    assert read(composite | {"text_config": gemma3 | {"head_dim": 128}}, layer_type="sliding_attention").dim == 128
     parameters = {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     }
     gemma4 = {"model_type": "gemma4_text", "rope_parameters": parameters}
-    for said, dims in (({}, (512, 256)), ({"head_dim": 128, "global_head_dim": 384}, (384, 128))):
-        assert tuple(read(gemma4 | said, layer_type=kind).dim for kind in parameters) == dims
+    for sizes, dims in (({}, (512, 256)), ({"head_dim": 128, "global_head_dim": 384}, (384, 128))):
+        assert tuple(read(gemma4 | sizes, layer_type=kind).dim for kind in parameters) == dims
     assert read({"model_type": "deepseek_v3"}).dim == 64
 
 
 def nothing_about_rotation_is_ignored(config: dict[str, Any], part: dict[str, Any], key: str) -> None:
     """An impossible value of the key, and a misspelt key, are errors that name the key."""
     kinds = (None, "full_attention", "sliding_attention") if "rope_local_base_freq" in json.dumps(config) else (None,)
-    was = part[key]
+    value = part[key]
     for wrong in ("abc", -1, 0, float("nan"), float("inf"), [], [1.0, 2.0], {}):
-        if key == "mscale_all_dim" and wrong == 0:  # as good as not there
+        if key == "mscale_all_dim" and wrong == 0:  # the same as an absent key
             continue
         part[key] = wrong
         with pytest.raises((TypeError, ValueError), match=key if isinstance(wrong, (int, float)) else None):
             for kind in kinds[1:] or kinds:
                 RotaryEmbedding.from_config(config, layer_type=kind)
     del part[key]
-    part[f"{key}_x"] = was
+    part[f"{key}_x"] = value
     with pytest.raises((TypeError, ValueError), match=f"{key}_x|missing|rope_type"):
         for kind in kinds[1:] or kinds:
             RotaryEmbedding.from_config(config, layer_type=kind)
     del part[f"{key}_x"]
-    part[key] = was
+    part[key] = value
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -329,6 +337,6 @@ def test_arguments_are_a_value():
 
 
 def test_a_factor_that_differs_from_the_lengths_is_no_conflict():
-    """Published models say 40 with 163,840 / 4,096, and 4 with 131,072 / 32,768, and others neither."""
+    """Published models have factor 40 with lengths 163,840 / 4,096, factor 4 with 131,072 / 32,768, and other ratios."""
     yarn = {"type": "yarn", "factor": 3.0, "original_max_position_embeddings": 1024}
     assert read(LLAMA | {"rope_theta": 1e4, "rope_scaling": yarn}).scaling == (YaRN(3.0, 1024),)

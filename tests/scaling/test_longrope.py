@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-import formulas
 from rotary import RotaryEmbedding
 from rotary.scaling import LongRoPE
+from support import formulas
 
 SHORT, LONG = [1.0 + i / 16 for i in range(16)], [1.5 + 2.0 * i for i in range(16)]
 

@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import formulas
 from rotary import RotaryEmbedding
 from rotary.config import read
 from rotary.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, YaRN
+from support import formulas
 
 pytest.importorskip("transformers")
 from transformers import LlamaConfig, logging

@@ -28,6 +28,7 @@ from rotary.scaling import (
     Truncated,
     YaRN,
 )
+from rotary.scaling.scheme import as_schemes
 
 ALL = (
     Linear(4.0),
@@ -179,3 +180,16 @@ def test_length_dependent_schemes_never_ask_the_device():
         for call, x in ((scheme, inv_freq), (scheme.in_float32, inv_freq.float())):
             found, _ = call(x, base=10000.0, dim=DIM, length=length)
             assert found.shape == (3, DIM // 2) and found.device.type == "meta"
+
+
+def test_one_scheme_several_or_none():
+    def scheme(inv_freq, **options):
+        return inv_freq, 1.0
+
+    scheme.window = None
+    assert as_schemes(None) == ()
+    assert as_schemes(scheme) == (scheme,)
+    assert as_schemes([scheme, scheme]) == (scheme, scheme)
+    for wrong in ("yarn", {"rope_type": "yarn"}, int, lambda x: x, [scheme, 4]):
+        with pytest.raises(TypeError, match="rotary.scaling"):
+            as_schemes(wrong)

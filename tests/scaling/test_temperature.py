@@ -63,7 +63,7 @@ def test_refusals():
     for wrong in (0, 1, -5):
         with pytest.raises(ValueError, match="original_max_position_embeddings must be >="):
             LogN(wrong)
-    with pytest.raises(ValueError, match=r"first must be 0 \(Mistral\) or 1 \(Llama 4\), got 2"):
+    with pytest.raises(ValueError, match=r"first must be 0 \(Mistral\) or 1 \(Llama 4\), got int 2"):
         Llama4(0.1, 8192, first=2)
     with pytest.raises(ValueError, match=r"beta must be a finite number >= 0\.0, got -1"):
         Llama4(-1.0, 8192)

@@ -1,4 +1,4 @@
-"""Checkpoints from one pairing of channels to the other, and which pairing one has.
+"""Convert a checkpoint from one pairing of channels to the other, and detect which pairing it has.
 
 convert("llama", "llama-interleaved", to="interleaved")
 by_weights("llama")                 by_text(model, tokens)

@@ -1,4 +1,4 @@
-"""A checkpoint from one pairing of channels to the other: shard by shard, a tensor at a time, checked before it is called done."""
+"""Convert a checkpoint from one pairing of channels to the other, one tensor at a time, and check the result before it is published."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config.source import load, text_part
-from .families import TOLD
-from .files import File, header, read, read_all
-from .layout import Layout, Turned
-from .verify import scores_differ
+from ..config.load import load, text_part
+from .layout import Layout, RotatedTensor
+from .projections import READS_ROPE_INTERLEAVE
+from .safetensors import File, header_bytes, read_header, read_headers
+from .verify import compare_scores
 
 Pairing = Literal["half", "interleaved"]
-MARK = "rotary_pairing"
-# Files that hold weights, or an optimizer's state beside them, by their endings.
+PAIRING_KEY = "rotary_pairing"
+"""Key of the metadata in the header of a converted file; its value is the pairing."""
+
+# Endings of files with weights or optimizer states.
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".npz", ".onnx", ".onnx_data"}
 TOLERANCE = 1e-9
-"""Largest relative difference of attention scores, in float64, that a right conversion may show; a wrong one shows about 1."""
+"""Largest relative difference of attention scores, in float64, of a correct conversion; a wrong one differs by about 1."""
 
 Progress = Callable[[str, int, int], None]
-"""(file, bytes done, bytes in all)"""
+"""Callback with (file name, bytes written, bytes in total)."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was done: files and tensors written anew, layers whose scores were compared, and the largest difference of those.
+    """The result of a conversion.
 
-    left_out: names of what was neither converted nor copied: other files of weights, which would keep the old pairing, and links that
-        lead nowhere or back up.
+    files, tensors: how many files were rewritten, and how many of their tensors were reordered.
+    layers, difference: how many layers were compared, and their largest relative difference of attention scores.
+    left_out: files that were neither converted nor copied: other files with weights, whose pairing would still be the old one, and
+        links to a missing file or to a parent folder.
     """
 
     files: int
@@ -54,100 +58,107 @@ def convert(
     like: str | None = None,
     progress: Progress = lambda file, done, total: None,
 ) -> Converted:
-    """Write the checkpoint at `source` to `target` with its queries and keys paired as `to` says.
+    """Write the checkpoint at `source` to `target`, with its queries and keys in the pairing `to`.
 
-    source: a file of safetensors, or a folder of them. It is only read. Other files of the folder are copied, but for weights in other
-        formats, which would keep the old pairing; rope_interleave in its config.json is set to the new one, where it is there or the
-        family's code asks for it.
-    target: what must not be there yet, nor lie in the source. It appears whole, after attention scores agree, or not at all.
-    given: the pairing it has; default that of its family's code, or what an earlier conversion wrote into it.
-    config: as RotaryEmbedding.from_config takes it; default the config.json (or Meta's params.json) beside the tensors.
-    like: a family whose tensors are arranged the same way, for one that is not known.
+    source: a safetensors file, or a folder of them; it is only read. Other files of the folder are copied, except weights in other
+        formats, whose pairing would still be the old one. rope_interleave in its config.json is set to the new pairing if it is there
+        or the family's code reads it.
+    target: a path that does not exist and is not inside the source. It appears complete, after attention scores agree, or not at all.
+    given: the pairing of the source. Default: the one that an earlier conversion wrote into it, else that of its family's code.
+    config: as RotaryEmbedding.from_config takes it. Default: the config.json (or Meta's params.json) next to the tensors.
+    like: a family whose tensors are arranged in the same way, for an unknown family.
 
-    Weights, biases, norms of queries and keys, LoRA's B and DoRA's magnitudes; heads in groups, partial rotary, fused projections, MLA.
-    The reordered rows are the same bytes, so there and back is the same file but for its header.
+    Converts weights, biases, norms of queries and keys, LoRA's B and DoRA's magnitudes, also with grouped heads, partial rotary, fused
+    projections and MLA. Rows are reordered as bytes: a conversion forth and back gives the same file except for its header.
 
-    ValueError where the config, a tensor or a pairing does not fit, naming it; RuntimeError where scores differ afterwards.
+    ValueError if the config, a tensor or a pairing does not fit, with its name; RuntimeError if attention scores differ afterwards.
     """
     source, target = Path(source), Path(target)
-    if not source.exists():
-        raise ValueError(f"nothing at {str(source)!r}")
-    if os.path.lexists(target):
-        raise ValueError(f"{str(target)!r} exists already; a conversion writes to a place of its own")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise ValueError(f"{str(target)!r} lies in {str(source)!r}, which is only read")
-    layout = Layout(beside(source) if config is None else config, like=like)
-    files = read_all(source)
-    was = pairing_of(files, layout, given)
-    if was == to:
-        raise ValueError(f"{str(source)!r} is paired as {to} already; given= says otherwise where that is wrong")
-    turned = {t.name: t for file in files for e in file.entries if (t := layout.turned(e.name, e.shape)) is not None}
-    if not turned:
-        raise ValueError(f"no tensor at {str(source)!r} makes queries or keys")
-    told = _told(source / "config.json", to)
+    _check_paths(source, target)
+    layout = Layout(find_config(source) if config is None else config, like=like)
+    files = read_headers(source)
+    old = pairing_of(files, layout, given)
+    if old == to:
+        raise ValueError(
+            f"{str(source)!r} already has {to} pairing; if that is wrong, pass its actual pairing as given="
+        )
+    rotated = {t.name: t for file in files for e in file.entries if (t := layout.rotated(e.name, e.shape)) is not None}
+    if not rotated:
+        raise ValueError(f"no tensor of queries or keys at {str(source)!r}")
+    new_config = _updated_config(source / "config.json", to)
     total, done = sum(file.path.stat().st_size for file in files), 0
-    with _whole(target, source.is_dir()) as partial:
-        made: list[File] = []
+    with _all_or_nothing(target, source.is_dir()) as partial:
+        written: list[File] = []
         for file in files:
             path = partial if source.is_file() else partial / file.path.name
-            for size in _write(file, path, turned, to):
+            for size in _write(file, path, rotated, to):
                 done += size
                 progress(file.path.name, done, total)
-            made.append(read(path))
+            written.append(read_header(path))
         left_out = _copy_others(source, partial, {file.path for file in files}) if source.is_dir() else []
-        if told is not None:
-            (partial / "config.json").unlink()  # the copy of a file that nobody may write to is another such
-            (partial / "config.json").write_text(told, encoding="utf-8")
-        layers, worst = scores_differ(files, made, turned.values(), layout, was, to)
-        if not worst <= TOLERANCE:
-            raise RuntimeError(f"attention scores differ by {worst:.1e} after conversion; nothing was written")
-    return Converted(len(files), len(turned), layers, worst, tuple(left_out))
+        if new_config is not None:
+            (partial / "config.json").unlink()  # the copy of a read-only file is read-only: replace it
+            (partial / "config.json").write_text(new_config, encoding="utf-8")
+        layers, difference = compare_scores(files, written, rotated.values(), layout, old, to)
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"attention scores differ by {difference:.1e} after conversion; nothing was written")
+    return Converted(len(files), len(rotated), layers, difference, tuple(left_out))
+
+
+def _check_paths(source: Path, target: Path) -> None:
+    if not source.exists():
+        raise ValueError(f"no file or folder at {str(source)!r}")
+    if os.path.lexists(target):
+        raise ValueError(f"{str(target)!r} exists already; pass a path that does not exist")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{str(target)!r} is inside {str(source)!r}, which is only read")
 
 
 def pairing_of(files: list[File], layout: Layout, given: Pairing | None) -> Pairing:
-    """What the caller says, else what an earlier conversion wrote, else what the family's code rotates by; ValueError for two answers."""
-    marks = {file.metadata.get(MARK, "nothing") for file in files}
-    said = marks - {"nothing"}
-    if len(said) > 1 or (given is None and len(marks) > 1) or (given is not None and said - {given}):
-        raise ValueError(f"the files say {' and '.join(sorted(marks))}, and given= says {given}")
-    answer = given or (said.pop() if said else "interleaved" if layout.interleaved else "half")
-    if answer == "half" or answer == "interleaved":
-        return answer
-    raise ValueError(f"{MARK} must be half or interleaved, got {answer!r}")
+    """The pairing `given`, else the one in the files' metadata, else that of the family's code; ValueError if the first two conflict."""
+    values = {file.metadata.get(PAIRING_KEY, "missing") for file in files}
+    in_files = values - {"missing"}
+    if len(in_files) > 1 or (given is None and len(values) > 1) or (given is not None and in_files - {given}):
+        raise ValueError(
+            f"conflicting pairing: {PAIRING_KEY} is {' and '.join(sorted(values))} in the files, and given= is {given}"
+        )
+    pairing = given or (in_files.pop() if in_files else "interleaved" if layout.interleaved else "half")
+    if pairing == "half" or pairing == "interleaved":
+        return pairing
+    raise ValueError(f"{PAIRING_KEY} must be half or interleaved, got {pairing!r}")
 
 
-def beside(source: Path) -> Any:
-    """The config beside a checkpoint: config.json, or Meta's params.json; ValueError where there is neither."""
+def find_config(source: Path) -> Any:
+    """The content of the config.json, or Meta's params.json, next to a checkpoint. ValueError if there is neither."""
     folder = source if source.is_dir() else source.parent
     for name in ("config.json", "params.json"):
         if (folder / name).is_file():
             return json.loads((folder / name).read_text(encoding="utf-8"))
-    raise ValueError(f"no config.json beside {str(source)!r}; config= names one (for an adapter, its base model's)")
+    raise ValueError(f"no config.json next to {str(source)!r}; pass config= (for an adapter, its base model's)")
 
 
-def _write(file: File, path: Path, turned: dict[str, Turned], to: Pairing) -> Iterator[int]:
-    """Write a file anew, and yield the bytes of each tensor."""
+def _write(file: File, path: Path, rotated: dict[str, RotatedTensor], to: Pairing) -> Iterator[int]:
+    """Write the converted file to that path, and yield the size of each tensor after it is written."""
     with path.open("xb", buffering=1 << 20) as out:
-        out.write(header(file, {**file.metadata, MARK: to}))
+        out.write(header_bytes(file, {**file.metadata, PAIRING_KEY: to}))
         for entry in file.entries:
-            found = turned.get(entry.name)
-            if found is None:
-                file.copy(entry, out)
+            tensor = rotated.get(entry.name)
+            if tensor is None:
+                file.write_copy(entry, out)
             else:
-                flat = found.kind in ("gain", "shift")
-                rows = math.prod(entry.shape) if flat else entry.shape[0]
-                file.reorder(entry, found.order(rows, to).tolist(), out)
+                size = math.prod(entry.shape) if tensor.flat else entry.shape[0]
+                file.write_reordered(entry, tensor.order(size, to).tolist(), out)
             yield entry.end - entry.start
         out.flush()
         os.fsync(out.fileno())
 
 
 @contextmanager
-def _whole(target: Path, folder: bool) -> Generator[Path]:
-    """A place beside the target that becomes it when all went well, and is gone otherwise."""
+def _all_or_nothing(target: Path, folder: bool) -> Generator[Path]:
+    """A temporary path next to the target: renamed to the target at the end, removed after an exception."""
     partial = target.with_name(f".{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)  # left by a run that was killed
+    _remove(partial)  # left over if an earlier run was killed
     if folder:
         partial.mkdir()
     try:
@@ -164,30 +175,30 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _copy_others(source: Path, target: Path, done: set[Path]) -> list[str]:
-    """Copy what is no weight, and what links lead to; the names of what was left out, below the source."""
+def _copy_others(source: Path, target: Path, converted: set[Path]) -> list[str]:
+    """Copy all other files except weights, following links. Returns the names of what was left out, relative to the source."""
     left_out: list[str] = []
     for path in sorted(source.iterdir()):
-        if path in done:
+        if path in converted:
             continue
-        copy, endless = target / path.name, source.resolve().is_relative_to(path.resolve())
-        if endless or not path.exists() or (path.suffix in _WEIGHTS and path.is_file()):
+        copy, circular = target / path.name, source.resolve().is_relative_to(path.resolve())
+        if circular or not path.exists() or (path.suffix in _WEIGHTS and path.is_file()):
             left_out.append(path.name)
         elif path.is_dir():
             copy.mkdir()
-            left_out += [f"{path.name}/{below}" for below in _copy_others(path, copy, done)]
+            left_out += [f"{path.name}/{below}" for below in _copy_others(path, copy, converted)]
         else:
             shutil.copy2(path, copy)
     return left_out
 
 
-def _told(path: Path, to: Pairing) -> str | None:
-    """The config with rope_interleave as it is now, by which DeepSeek's models are told their pairing; None where it says nothing of it."""
+def _updated_config(path: Path, to: Pairing) -> str | None:
+    """The config with rope_interleave updated (DeepSeek's models read their pairing from it), or None if the family does not use it."""
     if not path.is_file():
         return None
     config = load(path)
     text = text_part(config)
-    if "rope_interleave" not in text and text.get("model_type") not in TOLD:
+    if "rope_interleave" not in text and text.get("model_type") not in READS_ROPE_INTERLEAVE:
         return None
     text["rope_interleave"] = to == "interleaved"
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"

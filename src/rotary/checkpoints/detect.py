@@ -1,10 +1,12 @@
-"""Which pairing does a checkpoint have? Read off its weights, or heard from a text; "unknown" rather than a guess.
+"""Detect the pairing of a checkpoint from its weights, or from its loss on a text; the answer may be "unknown".
 
-By weights. Training gives the two channels of a plane rows of like norm, since they turn at one speed, and planes of different
-speeds different ones. So the log norms n[c] of the channels of a head repeat after half a head where pairs are halves, and come in
-twos where they are neighbours; with random weights they do neither. Counted as an intraclass correlation of pairs, 1 for alike.
+By weights. In a trained model the two channels of a plane, which have the same frequency, have weight rows of similar norm, and planes
+of different frequencies have different norms. So the log norms of the channels of a head repeat after half a head in half pairing, and
+are similar in neighbours in interleaved pairing; in random weights they do neither. The measure is the intraclass correlation of the
+two channels of a plane under each pairing, 1 if their norms are equal.
 
-By a text. The same weights are read by the family's code as they are, and reordered: the loss of each token under both, paired.
+By a text. The family's code computes the loss of each token twice, with the weights as they are and with reordered weights. The
+difference tells the pairing, because a trained model fails on wrongly paired weights.
 """
 
 from __future__ import annotations
@@ -18,20 +20,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .convert import beside
-from .files import read_all
-from .layout import Layout
+from .convert import find_config
+from .layout import Layout, RotatedTensor
+from .safetensors import read_headers
 
-LIKELY = 4.0
-"""Standard errors below which nothing is said."""
-ALIKE, NATS = 0.2, 0.02
-"""And the least effect: of likeness, and of loss per token. A fresh model's numbers may be steady, and mean nothing."""
-LEAST, BLOCKS = 8, 16
+MIN_STANDARD_ERRORS = 4.0
+"""Below this confidence the pairing is unknown."""
+MIN_CORRELATION, MIN_LOSS_DIFFERENCE = 0.2, 0.02
+"""Below these effects (of the weights; of the loss [nat/token]) too: in an untrained model a tiny effect may be significant by chance."""
+MIN_WEIGHTS, BLOCKS = 8, 16
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """pairing: or "unknown". confidence: standard errors between it and the other; below 4 it is unknown. why: in words, with numbers."""
+    """The detected pairing.
+
+    confidence: standard errors between this pairing and the other one; below 4 the pairing is unknown.
+    why: the measured numbers, in words.
+    """
 
     pairing: Literal["half", "interleaved", "unknown"]
     confidence: float
@@ -39,91 +45,96 @@ class Verdict:
 
 
 def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str | None = None) -> Verdict:
-    """The pairing of a checkpoint from the norms of its query and key rows; a tensor at a time, without a model.
+    """Detect the pairing of a checkpoint from the norms of its query and key rows, one tensor at a time, without a model.
 
-    It needs planes that training has told apart: fresh weights, and models trained little, are "unknown".
+    This needs a model whose planes differ by training: untrained and hardly trained models are "unknown".
     """
     source = Path(source)
-    layout = Layout(beside(source) if config is None else config, like=like)
-    halves: list[float] = []
-    twos: list[float] = []
-    for file in read_all(source):
+    layout = Layout(find_config(source) if config is None else config, like=like)
+    in_halves: list[float] = []
+    in_neighbours: list[float] = []
+    for file in read_headers(source):
         for entry in file.entries:
-            turned = layout.turned(entry.name, entry.shape)
-            if turned is None or turned.kind != "weight" or len(entry.shape) != 2:
+            tensor = layout.rotated(entry.name, entry.shape)
+            if tensor is None or tensor.effect != "weight" or len(entry.shape) != 2:
                 continue
-            for heads in turned.where.values():
-                likeness = [_likeness(file.numbers(entry, slice(int(rows[0]), int(rows[-1]) + 1))) for rows in heads]
-                halves.append(sum(half for half, _ in likeness) / len(likeness))
-                twos.append(sum(two for _, two in likeness) / len(likeness))
-    if len(halves) < LEAST:
-        return Verdict("unknown", 0.0, f"{len(halves)} weights of queries or keys, and {LEAST} are needed")
-    half, two = torch.tensor(halves), torch.tensor(twos)
-    said = f"likeness half a head apart {half.mean():.2f}, of neighbours {two.mean():.2f}, over {len(halves)} weights"
-    # Speeds change little from plane to plane, so neighbours are somewhat alike under both; halves only where they are the pairs.
-    for name, score in (("half", half), ("interleaved", torch.minimum(two, two - half))):
-        if _clear(score) >= LIKELY and float(score.mean()) >= ALIKE:
-            return Verdict(name, _clear(score), said)  # type: ignore[arg-type]
-    return Verdict("unknown", max(0.0, _clear(half), _clear(two)), said)
+            for heads in tensor.rows.values():
+                spans = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in heads]
+                correlations = [_correlations(file.float64_rows(entry, span)) for span in spans]
+                in_halves.append(sum(half for half, _ in correlations) / len(correlations))
+                in_neighbours.append(sum(neighbours for _, neighbours in correlations) / len(correlations))
+    if len(in_halves) < MIN_WEIGHTS:
+        return Verdict("unknown", 0.0, f"{len(in_halves)} weights of queries or keys, but {MIN_WEIGHTS} are needed")
+    half, neighbours = torch.tensor(in_halves), torch.tensor(in_neighbours)
+    why = f"correlation of norms half a head apart {half.mean():.2f}, of neighbours {neighbours.mean():.2f}, over {len(half)} weights"
+    # Frequencies change little from plane to plane, so neighbours correlate somewhat under either pairing, channels half a head apart
+    # only if they are the pairs: interleaved needs a correlation of neighbours that exceeds the other.
+    for pairing, score in (("half", half), ("interleaved", torch.minimum(neighbours, neighbours - half))):
+        if _standard_errors(score) >= MIN_STANDARD_ERRORS and float(score.mean()) >= MIN_CORRELATION:
+            return Verdict(pairing, _standard_errors(score), why)  # type: ignore[arg-type]
+    return Verdict("unknown", max(0.0, _standard_errors(half), _standard_errors(neighbours)), why)
 
 
-def _likeness(rows: Tensor) -> tuple[float, float]:
-    """(of halves, of neighbours) of one head's rows (dim, columns)."""
+def _correlations(rows: Tensor) -> tuple[float, float]:
+    """(half a head apart, of neighbours): correlations of the log norms of one head's rows (dim, columns)."""
     norms, planes = rows.norm(dim=1).clamp(min=1e-30).log(), len(rows) // 2
-    return alike(norms[:planes], norms[planes:]), alike(norms[::2], norms[1::2])
+    return (
+        intraclass_correlation(norms[:planes], norms[planes:]),
+        intraclass_correlation(norms[::2], norms[1::2]),
+    )
 
 
-def _clear(values: Tensor) -> float:
-    """Their mean in standard errors of it."""
+def _standard_errors(values: Tensor) -> float:
+    """The mean of the values in units of its standard error."""
     return float(values.mean() / (values.std() / len(values) ** 0.5).clamp(min=1e-6))
 
 
-def alike(a: Tensor, b: Tensor) -> float:
-    """Intraclass correlation of pairs (a[i], b[i]): 1 where each is equal, about 0 where they are unrelated."""
+def intraclass_correlation(a: Tensor, b: Tensor) -> float:
+    """Of pairs (a[i], b[i]): 1 if both are equal in each pair, about 0 if they are unrelated."""
     both = torch.stack((a, b)).double()
     return 1.0 - float((both[0] - both[1]).square().mean() / (2 * both.var(correction=0)).clamp(min=1e-30))
 
 
 def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str | None = None) -> Verdict:
-    """The pairing of a loaded causal model of transformers, from its losses on a text, read as it is and reordered.
+    """Detect the pairing of a loaded causal model of transformers from its losses on a text, with and without reordered weights.
 
-    model: rotates by its family's own code. tokens: (batch, seq) int64, a few hundred of a text that it should know.
-    The weights are reordered in place for a moment, and are the same bits afterwards.
+    model: a model that rotates by its family's own code. tokens: (batch, seq) int64, a few hundred of a text that it should know.
+    The weights are reordered in place and restored, with the same bits.
     """
     layout = Layout(getattr(model, "config", None) if config is None else config, like=like)
-    ours = "interleaved" if layout.interleaved else "half"
-    other = "half" if ours == "interleaved" else "interleaved"
-    plain = _losses(model, tokens)
-    state = list(_turned(model, layout))
-    kept = [parameter.data for parameter, _ in state]
+    code_pairing = "interleaved" if layout.interleaved else "half"
+    other_pairing = "half" if code_pairing == "interleaved" else "interleaved"
+    loss = _losses(model, tokens)
+    rotated = list(_rotated_parameters(model, layout))
+    originals = [parameter.data for parameter, _ in rotated]
     try:
-        for parameter, turned in state:
-            flat = parameter.data.view(-1, 1) if turned.kind in ("gain", "shift") else parameter.data
-            parameter.data = flat[turned.order(flat.shape[0], ours)].view(parameter.shape)
-        reordered = _losses(model, tokens)
+        for parameter, tensor in rotated:
+            rows = parameter.data.view(-1, 1) if tensor.flat else parameter.data
+            parameter.data = rows[tensor.order(rows.shape[0], code_pairing)].view(parameter.shape)
+        reordered_loss = _losses(model, tokens)
     finally:
-        for (parameter, _), data in zip(state, kept, strict=True):
+        for (parameter, _), data in zip(rotated, originals, strict=True):
             parameter.data = data
-    gain = (reordered - plain).double()
-    said = f"loss {plain.mean():.4f} as {ours}, {reordered.mean():.4f} as {other}, over {gain.numel()} tokens"
-    if gain.numel() < 4 * BLOCKS:
-        return Verdict("unknown", 0.0, f"{said}; {4 * BLOCKS} are needed")
-    # Neighbouring tokens err together: means of blocks are nearly independent, single tokens are not.
-    clear = _clear(torch.stack([block.mean() for block in gain.chunk(BLOCKS)]))
-    if abs(clear) < LIKELY or abs(float(gain.mean())) < NATS:
-        return Verdict("unknown", abs(clear), said)
-    return Verdict(ours if clear > 0 else other, abs(clear), said)  # type: ignore[arg-type]
+    increase = (reordered_loss - loss).double()
+    why = f"loss {loss.mean():.4f} as {code_pairing}, {reordered_loss.mean():.4f} as {other_pairing}, over {increase.numel()} tokens"
+    if increase.numel() < 4 * BLOCKS:
+        return Verdict("unknown", 0.0, f"{why}; {4 * BLOCKS} are needed")
+    # Losses of neighbouring tokens are correlated; means of blocks are nearly independent.
+    errors = _standard_errors(torch.stack([block.mean() for block in increase.chunk(BLOCKS)]))
+    if abs(errors) < MIN_STANDARD_ERRORS or abs(float(increase.mean())) < MIN_LOSS_DIFFERENCE:
+        return Verdict("unknown", abs(errors), why)
+    return Verdict(code_pairing if errors > 0 else other_pairing, abs(errors), why)
 
 
-def _turned(model: nn.Module, layout: Layout) -> Iterable[Any]:
+def _rotated_parameters(model: nn.Module, layout: Layout) -> Iterable[tuple[nn.Parameter, RotatedTensor]]:
     for name, parameter in model.named_parameters():
-        turned = layout.turned(name, tuple(parameter.shape))
-        if turned is not None:
-            yield parameter, turned
+        tensor = layout.rotated(name, tuple(parameter.shape))
+        if tensor is not None:
+            yield parameter, tensor
 
 
 def _losses(model: nn.Module, tokens: Tensor) -> Tensor:
-    """(n,) float32 loss of each token but the first."""
+    """(n,) float32: the loss [nat] of each token except the first of its row."""
     with torch.no_grad():
         logits: Tensor = model(tokens).logits
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")

@@ -1,5 +1,7 @@
-"""Where in a checkpoint the channels that turn are, by its config. A tensor of an attention layer that nobody knows is an error:
-half a converted checkpoint gives noise, and nobody would be told."""
+"""Find the rotated rows of each tensor of a checkpoint, from its config.
+
+An unknown tensor in an attention layer is an error, because a partly converted checkpoint fails silently: it gives noise.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config.families import FAMILIES as ROTATING
-from ..config.parameters import layer_types
+from .._types import Role
+from ..config.families import FAMILIES
+from ..config.load import load, text_part
+from ..config.normalize import layer_types
 from ..config.read import Arguments, read
-from ..config.source import load, text_part
 from ..pairing import permutation
-from .families import BERT, FAMILIES, META, NORMS, STILL, STILL_LAYERS, Rows, Table
+from .projections import BERT, META, NORMS, PROJECTIONS, UNROTATED, UNROTATED_LAYERS, Content, Projections, Repeat
 
-Role = Literal["q", "k"]
-# What a tensor does: map the hidden state, add to the result, multiply it (a norm's weight, DoRA's magnitude), add after that.
-Kind = Literal["weight", "bias", "gain", "shift"]
+Effect = Literal["weight", "bias", "gain", "shift"]
+"""What a tensor does: weight maps the hidden state, bias is added; gain multiplies the result (a norm, DoRA), shift is added after it."""
 
 _META_KEYS = {
     "dim": "hidden_size",
@@ -32,159 +34,192 @@ _META_KEYS = {
 _ATTENTION = {"self_attn", "attn", "attention", "self_attention", "temporal_block"}
 _TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_projector|img)\w*\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
-_TAIL = re.compile(
+_SUFFIX = re.compile(
     r"(norms\.\d+\.)?(weight|bias)|lora_(?P<lora>[AB])(\.\w+)?\.weight|(?P<dora>lora_magnitude_vector)(\.\w+)*"
 )
 
 
 @dataclass(frozen=True)
-class Turned:
-    """One tensor whose rows turn.
+class RotatedTensor:
+    """A tensor with rotated rows.
 
-    module: the attention layer that it belongs to, as named. layer: its number. kind: what the tensor does.
-    where: role -> (heads, dim) int64, the rows that turn, head by head, in the order they come in, of the tensor flattened to one row
-        per output channel.
+    module: name of the attention layer that it belongs to. layer: number of that layer. effect: see Effect.
+    rows: role -> (heads, dim) int64, the rotated rows, head by head, in the order of the current pairing.
     """
 
     name: str
     module: str
     layer: int
-    kind: Kind
-    where: Mapping[Role, Tensor]
+    effect: Effect
+    rows: Mapping[Role, Tensor]
 
-    def order(self, rows: int, to: Literal["half", "interleaved"]) -> Tensor:
-        """(rows,) int64: new row i is old row order[i], from the other pairing to this one; of a tensor with so many rows."""
-        order = torch.arange(rows)
-        for turning in self.where.values():
-            dim = turning.shape[1]
-            order[turning] = turning[:, permutation(dim, dim, to_interleaved=to == "interleaved")]
+    @property
+    def flat(self) -> bool:
+        """Whether rows count the elements of the flattened tensor: a gain or shift has one number per channel, in any shape."""
+        return self.effect in ("gain", "shift")
+
+    def order(self, size: int, to: Literal["half", "interleaved"]) -> Tensor:
+        """(size,) int64 for a tensor of that many rows: row i of the tensor in pairing `to` is row order[i] of the current one."""
+        order = torch.arange(size)
+        for rows in self.rows.values():
+            dim = rows.shape[1]
+            order[rows] = rows[:, permutation(dim, dim, to_interleaved=to == "interleaved")]
         return order
 
 
 class Layout:
-    """What a checkpoint's tensors are, by its config.
+    """The meaning of a checkpoint's tensors.
 
-    config: as RotaryEmbedding.from_config takes it, or Meta's params.json as a dict. like: a family whose tensors are arranged the
-        same way, for a model_type that no table is known of.
+    config: as RotaryEmbedding.from_config takes it, or Meta's params.json as a dict.
+    like: a family whose tensors are arranged in the same way, for an unknown model_type.
 
-    ValueError where the family is unknown, or its rotation is none that a pairing describes.
+    ValueError for an unknown family, or one whose rotation is not a matter of pairing.
     """
 
     def __init__(self, config: Any, *, like: str | None = None) -> None:
-        whole = load(config)
-        meta = "n_layers" in whole and "model_type" not in whole
-        whole |= {new: whole[old] for old, new in _META_KEYS.items() if old in whole and new not in whole}
-        if meta:
-            whole |= {"model_type": "llama"}
-        self.config = text_part(whole)
-        self.framed = self.config is not whole
+        keys = load(config)
+        self._meta = "n_layers" in keys and "model_type" not in keys
+        keys |= {new: keys[old] for old, new in _META_KEYS.items() if old in keys and new not in keys}
+        if self._meta:
+            keys |= {"model_type": "llama"}
+        self.config = text_part(keys)
+        self.composite = self.config is not keys
         self.family = like or str(self.config.get("model_type", ""))
-        if self.family not in FAMILIES:
+        if self.family not in PROJECTIONS:
             raise ValueError(
-                f"no table of tensors for model_type {self.family!r}; like= names a family that is arranged the same way, "
-                f"one of {', '.join(sorted(FAMILIES))}"
+                f"no table of tensors for model_type {self.family!r}; pass like= with a family whose tensors are arranged in the same "
+                f"way, one of {', '.join(sorted(PROJECTIONS))}"
             )
-        self.table: Table = META if meta else FAMILIES[self.family]
-        self.pairing: bool | None = True if meta else None
-        self._read: dict[str | None, Arguments] = {}
+        self.projections: Projections = META if self._meta else PROJECTIONS[self.family]
+        self._arguments: dict[str | None, Arguments] = {}
 
     @property
     def interleaved(self) -> bool:
-        """The pairing that the family's code rotates by; ValueError for one whose code is not known."""
+        """Whether the family's code rotates interleaved pairs; ValueError for a family whose code is unknown."""
+        if self._meta:
+            return True
         name = self.config.get("model_type")
-        if self.pairing is None and name not in ROTATING and self.config.get("rope_interleave") is None:
+        if name not in FAMILIES and self.config.get("rope_interleave") is None:
             raise ValueError(
-                f"how the code of models of type {name!r} pairs channels is not known: for a conversion given= (--from) says it, "
-                f"elsewhere rope_interleave in the config"
+                f"the pairing of the code of model_type {name!r} is unknown; pass given= (--from) to a conversion, or write "
+                f"rope_interleave into the config"
             )
-        return self.arguments(0).interleaved if self.pairing is None else self.pairing
+        return self.arguments(0).interleaved
 
     def arguments(self, layer: int) -> Arguments:
-        """What the config says of that layer's rotation; ValueError where the layer does not rotate."""
-        listed: list[str] = self.config.get("layer_types") or []
-        kind = listed[layer] if layer_types(self.config) and layer < len(listed) else None
-        if kind not in self._read:
-            self._read[kind] = read(self.config, layer_type=kind)
-        return self._read[kind]
+        """The rotation of that layer; ValueError if it does not rotate."""
+        types: list[str] = self.config.get("layer_types") or []
+        layer_type = types[layer] if layer_types(self.config) and layer < len(types) else None
+        if layer_type not in self._arguments:
+            self._arguments[layer_type] = read(self.config, layer_type=layer_type)
+        return self._arguments[layer_type]
 
-    def turned(self, name: str, shape: tuple[int, ...]) -> Turned | None:
-        """How that tensor turns, None where it does not; ValueError for one of an attention layer that is not known, or of another size."""
-        if self.framed and _TOWERS.search(name):
+    def rotated(self, name: str, shape: tuple[int, ...]) -> RotatedTensor | None:
+        """The tensor with its rotated rows, None if it has none.
+
+        ValueError for an unknown tensor of an attention layer, and for a shape that does not fit the config.
+        """
+        if self.composite and _TOWERS.search(name):
             return None
-        parts = name.split(".")
-        if not STILL_LAYERS.isdisjoint(parts):
+        words = name.split(".")
+        if not UNROTATED_LAYERS.isdisjoint(words):
             return None
-        inside = [i for i, part in enumerate(parts[:-1]) if part in _ATTENTION]
-        if not inside:
-            lost = [part for part in parts if part in self.table]
-            if lost:
-                raise ValueError(f"{name}: {lost[0]} outside an attention layer, of which no rule is known")
+        start = self._after_attention(name, words)
+        if start is None or words[start] in UNROTATED:
             return None
-        end = inside[-1] + 1
-        if self.table is BERT and parts[end:-1][:1] == ["self"]:  # attention.self.query beside attention.output.dense
-            end += 1
-        rest = parts[end:]
-        if rest[0] in STILL:
-            return None
-        if rest[0] not in self.table:
+        part, suffix = words[start], ".".join(words[start + 1 :])
+        if part not in self.projections:
             raise ValueError(
-                f"{name}: no rule for {rest[0]!r} in models like {self.family!r}; known are {', '.join((*self.table, *sorted(STILL)))}"
+                f"{name}: no rule for {part!r} in models like {self.family!r}; known: "
+                f"{', '.join((*self.projections, *sorted(UNROTATED)))}"
             )
-        tail, layer = _TAIL.fullmatch(".".join(rest[1:])), _LAYER.search(name)
-        if tail is None or layer is None:
+        ending, layer_name = _SUFFIX.fullmatch(suffix), _LAYER.search(name)
+        if ending is None or layer_name is None:
             raise ValueError(
-                f"{name}: {'.'.join(rest[1:])!r} of {rest[0]!r} is not a weight, bias or LoRA pair of a numbered layer; "
+                f"{name}: {suffix!r} of {part!r} is not a weight, bias or LoRA pair of a numbered layer; "
                 f"a quantised checkpoint must be dequantised first"
             )
-        if tail["lora"] == "A":  # maps the hidden state to the rank: no channel of a head in it
+        if ending["lora"] == "A":  # its rows are the rank of the adapter, not channels of a head
             return None
-        normed = rest[0] in NORMS
-        kind: Kind = "gain" if normed or tail["dora"] else "weight"
-        if rest[-1] == "bias":
-            kind = "shift" if normed else "bias"
-        where = self._where(rest[0], int(layer[1]), name, shape, kind)
-        return Turned(name, ".".join(parts[:end]), int(layer[1]), kind, where)
+        effect: Effect = "gain" if part in NORMS or ending["dora"] else "weight"
+        if words[-1] == "bias":
+            effect = "shift" if part in NORMS else "bias"
+        layer = int(layer_name[1])
+        rows = self._rotated_rows(part, layer, name, shape, effect)
+        return RotatedTensor(name, ".".join(words[:start]), layer, effect, rows)
 
-    def _where(self, part: str, layer: int, name: str, shape: tuple[int, ...], kind: Kind) -> dict[Role, Tensor]:
-        rows: Rows = self.table[part]
-        found = self.arguments(layer)
-        if len(shape) != {"weight": 2, "bias": 1}.get(kind, len(shape)) or not math.prod(shape):
-            raise ValueError(f"{name} has shape {shape}, which no {kind} of {part} has; is the checkpoint whole?")
-        size = shape[0] if kind in ("weight", "bias") else math.prod(shape)
-        heads, kv = self._heads()
-        nope = int(self.config.get("qk_nope_head_dim") or 0) if "kv_a_proj_with_mqa" in self.table else 0
-        width = {
-            "q": nope + found.head_dim,
-            "k": found.head_dim,
-            "gate": found.head_dim,
-            "v": int(self.config.get("v_head_dim") or found.head_dim),
+    def _after_attention(self, name: str, words: list[str]) -> int | None:
+        """Index of the word after the attention layer in a tensor's name, None if it is in no attention layer."""
+        attention = [i for i, word in enumerate(words[:-1]) if word in _ATTENTION]
+        if not attention:
+            outside = [word for word in words if word in self.projections]
+            if outside:
+                raise ValueError(f"{name}: {outside[0]} outside an attention layer, for which no rule exists")
+            return None
+        start = attention[-1] + 1
+        # BERT nests once more: attention.self.query, but attention.output.dense
+        return start + 1 if self.projections is BERT and words[start:-1][:1] == ["self"] else start
+
+    def _rotated_rows(
+        self, part: str, layer: int, name: str, shape: tuple[int, ...], effect: Effect
+    ) -> dict[Role, Tensor]:
+        rope = self.arguments(layer)
+        if len(shape) != {"weight": 2, "bias": 1}.get(effect, len(shape)) or not math.prod(shape):
+            raise ValueError(f"{name} has shape {shape}, which no {effect} of {part} has; is the checkpoint complete?")
+        size = shape[0] if effect in ("weight", "bias") else math.prod(shape)
+        widths = self._widths(rope)
+        repeat, contents = self._contents(part, size, widths)
+        starts: dict[Role, list[int]] = {"query": [], "key": []}
+        row = 0
+        for content in contents * repeat:
+            if content == "query":
+                starts["query"].append(row + self._nope_width())
+            elif content == "key":
+                starts["key"].append(row)
+            row += widths[content]
+        if row != size:
+            heads, kv_heads = self._head_counts()
+            parts = ", ".join(map(str, self.projections[part].parts))
+            raise ValueError(
+                f"{name} has {size} rows, but {row} are expected: {repeat} x ({parts}) with heads of {rope.head_dim} channels, "
+                f"{heads} query heads and {kv_heads} key heads; does the config belong to this checkpoint?"
+            )
+        return {role: torch.tensor(first)[:, None] + torch.arange(rope.dim) for role, first in starts.items() if first}
+
+    def _contents(self, part: str, size: int, widths: dict[Content, int]) -> tuple[int, list[Content]]:
+        """(number of repetitions, contents of one repetition, head by head) of the rows of that projection."""
+        rows = self.projections[part]
+        heads, kv_heads = self._head_counts()
+        times = {Repeat.ONCE: 1, Repeat.FOUR_TIMES: 4, Repeat.PER_HEAD: heads, Repeat.PER_KV_HEAD: kv_heads}
+        repeat = times[rows.repeat]
+        counts: dict[Content, int] = {"query": heads // repeat, "key": kv_heads // repeat, "value": kv_heads // repeat}
+        contents: list[Content] = [
+            p.content for p in rows.parts for _ in range(counts[p.content] if p.all_heads else 1)
+        ]
+        if part in NORMS and size % widths[rows.parts[0].content] == 0:
+            repeat = size // widths[rows.parts[0].content]  # one weight shared by all heads, or one for each head
+        return repeat, contents
+
+    def _widths(self, rope: Arguments) -> dict[Content, int]:
+        """Rows of one head of each content."""
+        return {
+            "query": self._nope_width() + rope.head_dim,
+            "key": rope.head_dim,
+            "gate": rope.head_dim,
+            "value": int(self.config.get("v_head_dim") or rope.head_dim),
             "latent": int(self.config.get("kv_lora_rank") or 0),
         }
-        times = {"heads": heads, "kv": kv}.get(rows.times) or int(rows.times)
-        share = {"qs": heads // times, "ks": kv // times, "vs": kv // times}
-        words = rows.parts.split()
-        if part in NORMS and size % width[words[0]] == 0:
-            times = size // width[words[0]]  # one weight for every head, or one for each
-        whole = [word.rstrip("s") for word in words for _ in range(share.get(word, 1))]
-        starts: dict[Role, list[int]] = {"q": [], "k": []}
-        at = 0
-        for _ in range(times):
-            for piece in whole:
-                if piece in ("q", "k"):
-                    starts[piece].append(at + (nope if piece == "q" else 0))
-                at += width[piece]
-        if at != size:
-            raise ValueError(
-                f"{name} has {size} rows, and {at} are expected: {times} x ({rows.parts}) with heads of {found.head_dim} channels, "
-                f"{heads} query and {kv} key heads; is the config this checkpoint's?"
-            )
-        return {role: torch.tensor(begin)[:, None] + torch.arange(found.dim) for role, begin in starts.items() if begin}
 
-    def _heads(self) -> tuple[int, int]:
+    def _nope_width(self) -> int:
+        """Channels of a query head before its rotated slice (MLA's qk_nope_head_dim), 0 in other models."""
+        return int(self.config.get("qk_nope_head_dim") or 0) if "kv_a_proj_with_mqa" in self.projections else 0
+
+    def _head_counts(self) -> tuple[int, int]:
+        """(query heads, key heads)"""
         heads = next((int(self.config[key]) for key in ("num_attention_heads", "n_head") if self.config.get(key)), 0)
         if not heads:
             raise ValueError("missing num_attention_heads in the config")
-        if self.family == "falcon":  # writes num_kv_heads even where it does not heed it
+        if self.family == "falcon":  # its configs have num_kv_heads even where its code ignores it
             if not self.config.get("new_decoder_architecture"):
                 return heads, 1 if self.config.get("multi_query", True) else heads
             return heads, int(self.config.get("num_kv_heads") or heads)

@@ -1,83 +1,84 @@
-"""Do two checkpoints attend alike, each rotated by its own pairing? Scores of random states, layer by layer, in float64."""
+"""Compare the attention scores of two checkpoints, each rotated by its own pairing: random states, layer by layer, in float64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._types import Role
 from ..functional import apply_rotary
-from .files import Entry, File
-from .layout import Layout, Role, Turned
+from .layout import Layout, RotatedTensor
+from .safetensors import Entry, File
 
 TOKENS = 5
 
 
-def scores_differ(
-    before: list[File], after: list[File], turned: Iterable[Turned], layout: Layout, was: str, to: str
+def compare_scores(
+    before: list[File], after: list[File], rotated: Iterable[RotatedTensor], layout: Layout, old: str, new: str
 ) -> tuple[int, float]:
-    """(layers, largest relative difference of scores): queries against keys, or each with itself where a file holds only one."""
-    by_module: dict[str, list[Turned]] = {}
-    for one in turned:
-        by_module.setdefault(one.module, []).append(one)
+    """(layers, largest relative difference of scores): before in the old pairing against after in the new one.
+
+    Scores of queries with keys, or of one with itself in a layer for which the files have only one of them.
+    """
+    by_module: dict[str, list[RotatedTensor]] = {}
+    for tensor in rotated:
+        by_module.setdefault(tensor.module, []).append(tensor)
     worst = 0.0
     for tensors in by_module.values():
-        found = layout.arguments(tensors[0].layer)
-        inv_freq = found.base ** (-torch.arange(0, found.dim, 2, dtype=torch.float64) / found.dim)
+        rope = layout.arguments(tensors[0].layer)
+        inv_freq = rope.base ** (-torch.arange(0, rope.dim, 2, dtype=torch.float64) / rope.dim)
         angles = torch.arange(1, TOKENS + 1, dtype=torch.float64)[:, None] * 7.0 * inv_freq
-        scores = [_scores(files, tensors, angles, pairing) for files, pairing in ((before, was), (after, to))]
+        scores = [_scores(files, tensors, angles, pairing) for files, pairing in ((before, old), (after, new))]
         for a, b in zip(*scores, strict=True):
             worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp(min=1e-300)))
     return len(by_module), worst
 
 
-def _scores(files: list[File], tensors: list[Turned], angles: Tensor, pairing: str) -> list[Tensor]:
-    """(heads, tokens, tokens) of every query head with every key head, or of one with itself."""
-    heads: dict[Role, Tensor] = {}
-    for role in ("q", "k"):
-        made = _vectors(files, tensors, role)
-        if made is not None:
-            heads[role] = apply_rotary(made, angles.cos(), angles.sin(), interleaved=pairing == "interleaved")
-    q, k = heads.get("q"), heads.get("k")
+def _scores(files: list[File], tensors: list[RotatedTensor], angles: Tensor, pairing: str) -> list[Tensor]:
+    """(head pairs, tokens, tokens): scores of every query head with every key head, or of each head with itself."""
+    rotated: dict[Role, Tensor] = {}
+    for role in ("query", "key"):
+        x = _projected(files, tensors, role)
+        if x is not None:
+            rotated[role] = apply_rotary(x, angles.cos(), angles.sin(), interleaved=pairing == "interleaved")
+    q, k = rotated.get("query"), rotated.get("key")
     if q is None or k is None:
-        return [x @ x.transpose(-1, -2) for x in heads.values()]
+        return [x @ x.transpose(-1, -2) for x in rotated.values()]
     return [(q[:, None] @ k[None].transpose(-1, -2)).flatten(0, 1)]
 
 
-def _vectors(files: list[File], tensors: list[Turned], role: Role) -> Tensor | None:
-    """(heads, tokens, dim) float64 that these tensors make of random states, for the channels that turn; None where there are none."""
+def _projected(files: list[File], tensors: list[RotatedTensor], role: Role) -> Tensor | None:
+    """(heads, tokens, dim) float64: random states through these tensors, rotated channels only; None if no tensor has this role."""
     total: Tensor | None = None
-    kinds = {"weight": 0, "bias": 1, "gain": 2, "shift": 3}
-    for one in sorted(tensors, key=lambda t: (kinds[t.kind], t.name)):
-        where: Mapping[Any, Tensor] = one.where
-        if role not in where:
+    steps = {"weight": 0, "bias": 1, "gain": 2, "shift": 3}
+    for tensor in sorted(tensors, key=lambda t: (steps[t.effect], t.name)):
+        if role not in tensor.rows:
             continue
-        file, entry = _find(files, one.name)
-        part = torch.stack(
-            [_rows(file, entry, rows, one.kind) for rows in where[role]]
-        )  # (heads or 1, tokens or 1, dim)
+        file, entry = _find(files, tensor.name)
+        heads = [_head(file, entry, rows, tensor) for rows in tensor.rows[role]]
+        values = torch.stack(heads)  # (heads or 1, tokens or 1, dim)
         if total is None:
-            total = part
-        elif one.kind == "gain":
-            total = total * part
+            total = values
+        elif tensor.effect == "gain":
+            total = total * values
         else:
-            total = total + part
+            total = total + values
     return None if total is None else total.expand(-1, TOKENS, -1)
 
 
-def _rows(file: File, entry: Entry, rows: Tensor, kind: str) -> Tensor:
-    """(tokens or 1, dim): what some consecutive rows make of random states, the same for the same width."""
-    if kind in ("gain", "shift"):  # heads by channels, or a row of all
+def _head(file: File, entry: Entry, rows: Tensor, tensor: RotatedTensor) -> Tensor:
+    """(tokens or 1, dim): the numbers of one head, or their product with states, the same states for the same width."""
+    if tensor.flat:
         entry = replace(entry, shape=(math.prod(entry.shape),))
-    numbers = file.numbers(entry, slice(int(rows[0]), int(rows[-1]) + 1))
-    if kind != "weight":
-        return numbers.view(1, -1)
-    states = torch.randn(TOKENS, numbers.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return states @ numbers.T
+    values = file.float64_rows(entry, slice(int(rows[0]), int(rows[-1]) + 1))
+    if tensor.effect != "weight":
+        return values.view(1, -1)
+    states = torch.randn(TOKENS, values.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return states @ values.T
 
 
 def _find(files: list[File], name: str) -> tuple[File, Entry]:

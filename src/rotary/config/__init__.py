@@ -1,9 +1,9 @@
-"""Any model's config -> the arguments of RotaryEmbedding. Nothing about rotation is passed over in silence.
+"""Read a model's config into the arguments of RotaryEmbedding. A key about rotation that is unknown is an error, never ignored.
 
-Published configs travel with the package: `shipped()` names them, `path(name)` is where one lies.
+Configs of published models come with the package: `shipped()` lists their names, `path(name)` is the file of one.
 """
 
+from .published import path, shipped
 from .read import Arguments, read
-from .shipped import path, shipped
 
 __all__ = ["Arguments", "path", "read", "shipped"]

@@ -1,15 +1,15 @@
-"""What a model family fixes and a config may leave unsaid: pairing, base, the share of a head that turns; or why it is refused.
+"""What a model family determines and its configs may omit: pairing, base, the rotated share of a head; or why it is refused.
 
-families.json has an entry for every `model_type` of transformers that rotates, with these facts where they differ from the plain:
+families.json has one entry for every `model_type` of transformers that rotates. Its keys, and their value if they are absent:
 
-    base           of the frequencies, one number or one per layer type                                     plain: 10000
-    interleaved    which channels form a plane                                                              plain: false
-    partial        partial_rotary_factor                                                                    plain: 1
-    sizes          widths that a config may leave out, as part of a frame does where they are the usual ones  plain: none
-    scaled         the family has no plain rotation, so its config must say what it has                     plain: false
-    still          layer types that do not rotate, in a config with a sliding window                        plain: none
-    asks           the key whose value, "rotary" or "rope", says that the model rotates                     plain: it always does
-    refused        why RotaryEmbedding cannot be this family's rotation, a key of REASONS                   plain: not
+    base                    base of the frequencies, one number or one per layer type                           10000
+    interleaved             true if neighbouring channels form a plane, false for half a head apart             false
+    partial                 partial_rotary_factor                                                               1
+    sizes                   default sizes, for sub-configs of composite models that omit them                   none
+    scaled                  true if the family always uses a scheme, which its config must name                 false
+    unrotated_layer_types   layer types that do not rotate if the config has a sliding window                   none
+    enabled_by              the config key that must be "rotary" or "rope" for the model to rotate              none
+    refused                 why RotaryEmbedding cannot be this family's rotation, a key of REASONS              none
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from typing import TypedDict, cast
 _FILE = Path(__file__).with_name("families.json")
 
 REASONS = {
-    "mrope": "its planes are divided among several coordinates (M-RoPE), while positions here are one number per token; for text "
-    "alone the coordinates are equal, and {plain} is its rotation",
-    "axial": "it turns by two or three coordinates of an image or video, while positions here are one number per token",
-    "real": "it turns by real-valued coordinates, while positions here are integers",
-    "learned": "its frequencies hold learned numbers, which lie in the checkpoint and not in the config; where they are one per plane, "
-    "give them to RotaryEmbedding.from_inv_freq",
-    "trailing": "it turns the last channels of a head, and turns its output back; give rotary.apply_rotary those channels "
-    "(conjugate=True turns back)",
-    "backwards": "it turns the other way; {plain} with negated positions is its rotation",
-    "first head": "it turns the first head alone; give that head to {plain}",
-    "still": "it does not rotate; qk_rope_head_dim is but the width of a slice",
-    "values": "it turns values too, and takes its dimension from projection_dim",
+    "mrope": "its planes are divided among several coordinates per token (M-RoPE), but RotaryEmbedding takes one position per token; "
+    "for text alone the coordinates are equal, and {plain} is the same rotation",
+    "axial": "it rotates by two or three coordinates of an image or video, but RotaryEmbedding takes one position per token",
+    "real": "it rotates by real-valued coordinates, but RotaryEmbedding takes integer positions",
+    "learned": "its frequencies contain learned numbers, which are in the checkpoint and not in the config; if they are one per plane, "
+    "pass them to RotaryEmbedding.from_inv_freq",
+    "trailing": "it rotates the last channels of a head, and rotates its output back; pass those channels to rotary.apply_rotary "
+    "(conjugate=True rotates back)",
+    "backwards": "it rotates in the opposite direction; {plain} with negated positions is the same rotation",
+    "first head": "it rotates only the first head; pass that head to {plain}",
+    "unrotated": "it does not rotate; qk_rope_head_dim is only the width of a slice",
+    "values": "it rotates values too, and takes its dimension from projection_dim",
 }
+"""Why a family is refused, for error messages. {plain} is the RotaryEmbedding of its config without the obstacle."""
 
 
 class Family(TypedDict, total=False):
@@ -44,13 +45,13 @@ class Family(TypedDict, total=False):
     partial: float
     sizes: dict[str, int]
     scaled: bool
-    still: list[str]
-    asks: str
+    unrotated_layer_types: list[str]
+    enabled_by: str
     refused: str
 
 
 class _Families(Mapping[str, Family]):
-    """families.json, read when first asked."""
+    """The entries of families.json, which is read at the first access."""
 
     @functools.cached_property
     def _entries(self) -> dict[str, Family]:

@@ -4,11 +4,11 @@ Each is a frozen dataclass whose fields carry the key names of config files, che
 RotaryEmbedding(128, scaling=(YaRN(4.0, 32768), Resonance())). Adding one takes ten lines; see Scheme.
 """
 
+from .by_parts import Llama3, NTKByParts, YaRN
+from .interpolation import NTK, DynamicNTK, Linear, NTKMixed
 from .longrope import LongRoPE
-from .parts import Llama3, NTKByParts, YaRN
-from .planes import Clipped, Gains, Power, Proportional, Resonance, Truncated
+from .per_plane import Clipped, Gains, Power, Proportional, Resonance, Truncated
 from .scheme import Scheme
-from .stretch import NTK, DynamicNTK, Linear, NTKMixed
 
 __all__ = [
     "NTK",

@@ -1,4 +1,4 @@
-"""LongRoPE: a factor searched for each plane, one list for short contexts and one for long."""
+"""LongRoPE: one searched factor per plane, in two lists, for short and for long contexts."""
 
 from __future__ import annotations
 
@@ -9,30 +9,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..arguments import number
-from ..constants import Constants
-from .scheme import (
-    Frequencies,
-    Length,
-    Scheme,
-    check_factor,
-    check_planes,
-    check_window,
-    first_in_chain,
-    numbers,
-    powers,
-)
+from .._checks import number
+from .._constants import Constants
+from .._types import Frequencies, Length
+from .scheme import Scheme, check_factor, check_planes, check_window, number_list, powers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LongRoPE(Scheme):
     """LongRoPE (Ding et al. 2024, arXiv:2402.13753): inv_freq[i] / short_factor[i], or / long_factor[i] beyond the trained window.
 
         attention_factor = sqrt(1 + ln factor / ln original_max_position_embeddings), 1 where factor <= 1
 
-    factor: target / trained length, for the attention factor alone; or attention_factor, final. One of them, or short_mscale and
-    long_mscale, an attention factor for each list (Phi-3.5-MoE), is required. Depends on the length. config: rope_type "longrope"
-    (Phi-3's "su").
+    One of these is required: factor, the target / trained length of that formula; attention_factor, which replaces the formula; or
+    short_mscale and long_mscale, one attention factor for each list (Phi-3.5-MoE). The frequencies depend on the length.
+    config: rope_type "longrope" (Phi-3's "su").
     """
 
     short_factor: Sequence[float]
@@ -48,12 +39,12 @@ class LongRoPE(Scheme):
     def __post_init__(self) -> None:
         check_window(self.original_max_position_embeddings)
         for name in ("short_factor", "long_factor"):
-            values = numbers(name, getattr(self, name))
+            values = number_list(name, getattr(self, name))
             object.__setattr__(self, name, values)
             object.__setattr__(self, "_" + name.removesuffix("_factor"), Constants(values, torch.float64))
         if len(self.short_factor) != len(self.long_factor):
             raise ValueError(
-                f"short_factor and long_factor must be equally long, got {len(self.short_factor)} and {len(self.long_factor)}"
+                f"short_factor and long_factor must be equally long, got {len(self.short_factor)} and {len(self.long_factor)} values"
             )
         for name in ("attention_factor", "short_mscale", "long_mscale"):
             if getattr(self, name) is not None:
@@ -61,9 +52,9 @@ class LongRoPE(Scheme):
         if self.factor is not None:
             check_factor(self.factor)
         if (self.short_mscale is None) != (self.long_mscale is None):
-            raise ValueError("short_mscale and long_mscale belong together: give both or none")
+            raise ValueError("short_mscale and long_mscale belong together: pass both or neither")
         if self.short_mscale is not None and self.attention_factor is not None:
-            raise ValueError("give attention_factor, or short_mscale and long_mscale, not both")
+            raise ValueError("pass attention_factor, or short_mscale and long_mscale, not both")
         if self.factor is None and self.attention_factor is None and self.short_mscale is None:
             raise ValueError("LongRoPE needs factor (target / trained length) or attention_factor")
         if self.original_max_position_embeddings == 1 and self.attention_factor is None and self.short_mscale is None:
@@ -77,18 +68,16 @@ class LongRoPE(Scheme):
 
     def __call__(self, inv_freq: Tensor, *, base: float, dim: int, length: Length = None) -> Frequencies:
         check_planes("short_factor", self.short_factor, dim)
-        factors = self._where(length, self._short.on(inv_freq.device), self._long.on(inv_freq.device))
+        factors = self._factors(length, self._short.on(inv_freq.device), self._long.on(inv_freq.device))
         return inv_freq / factors.to(inv_freq.dtype), self._amplitude(inv_freq, length)
 
     def in_float32(self, inv_freq: Tensor, *, base: float, dim: int, length: Length = None) -> Frequencies:
         check_planes("short_factor", self.short_factor, dim)
         short, long = (factors.on(inv_freq.device).float() for factors in (self._short, self._long))
-        factors = self._where(length, short, long)
-        theirs = 1.0 / (factors * powers(base, dim, inv_freq.device))
-        found = first_in_chain(inv_freq, theirs, inv_freq / factors, base, dim)
-        return found, self._amplitude(inv_freq, length)
+        factors = self._factors(length, short, long)
+        return 1.0 / (factors * powers(base, dim, inv_freq.device)), self._amplitude(inv_freq, length)
 
-    def _where(self, length: Length, short: Tensor, long: Tensor) -> Tensor:
+    def _factors(self, length: Length, short: Tensor, long: Tensor) -> Tensor:
         if isinstance(length, Tensor):
             return torch.where((length > self.window)[..., None], long, short)
         return long if length is not None and length > self.window else short

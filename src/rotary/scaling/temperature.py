@@ -1,8 +1,8 @@
-"""Query temperature: what a model multiplies its queries (or its softmax) by, beside the rotation. It never touches keys.
+"""Query temperature: a factor that a model applies to its queries (or its softmax), besides the rotation, and never to keys.
 
     q = q * temperature(positions)[..., None]
 
-A value of its own: amplitude in the tables would reach keys too, and only the channels that rotate.
+It is not part of the tables: their amplitude also multiplies keys, and only the channels that rotate.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..arguments import integers, number
-from .parts import mscale
+from .._checks import describe, integers, number
+from .by_parts import mscale
 from .scheme import check_factor, check_window
 
 
 class Temperature(Protocol):
-    """temperature(positions): integer positions (...) -> float32 factors (...), computed where positions are."""
+    """temperature(positions): integer positions (...) -> float32 factors (...) on the same device."""
 
     def __call__(self, positions: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class LogN:
-    """max(1, ln(position + 1) / ln window) (Su 2021, kexue.fm/archives/8823): attention stays as sharp beyond the trained window."""
+    """max(1, ln(position + 1) / ln window) (Su 2021, kexue.fm/archives/8823): attention stays sharp beyond the trained window."""
 
     original_max_position_embeddings: int
 
@@ -46,8 +46,8 @@ class LogN:
 
 @dataclass(frozen=True)
 class Llama4:
-    """1 + beta ln(1 + floor((position + first) / window)): Llama 4, with first=1, on its layers without rotation (Meta, llama-models,
-    models/llama4/model.py); Ministral 3 and Mistral 4, with first=0, on every layer (`llama_4_scaling_beta`).
+    """1 + beta ln(1 + floor((position + first) / window)): Llama 4 on its layers without rotation, with first=1 (Meta,
+    llama-models, models/llama4/model.py); Ministral 3 and Mistral 4 on every layer, with first=0 (`llama_4_scaling_beta`).
     """
 
     beta: float
@@ -58,7 +58,7 @@ class Llama4:
         number("beta", self.beta, at_least=0.0)
         check_window(self.original_max_position_embeddings)
         if self.first not in (0, 1):
-            raise ValueError(f"first must be 0 (Mistral) or 1 (Llama 4), got {self.first!r}")
+            raise ValueError(f"first must be 0 (Mistral) or 1 (Llama 4), got {describe(self.first)}")
 
     def __call__(self, positions: Tensor) -> Tensor:
         integers("positions", positions)
@@ -68,9 +68,10 @@ class Llama4:
 
 @dataclass(frozen=True)
 class MScale:
-    """(0.1 mscale_all_dim ln factor + 1)^2 at every position: YaRN's temperature where it stands in the softmax (DeepSeek-V2 and -V3).
+    """(0.1 mscale_all_dim ln factor + 1)^2 at every position: YaRN's temperature, applied in the softmax (DeepSeek-V2 and -V3).
 
-    Their softmax scale is head_dim^-0.5 times this. The attention factor of the tables, scaling.YaRN, is then 1.
+    These models multiply the softmax scale head_dim^-0.5 by it. Their mscale equals mscale_all_dim, so that the attention factor of
+    scaling.YaRN, which multiplies cos and sin, is 1.
     """
 
     factor: float

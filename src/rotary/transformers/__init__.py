@@ -1,12 +1,25 @@
-"""Drop-in for models that somebody else wrote: their rotation on our kernels, and nothing else changed.
+"""Run the rotations inside a model of another library on this library's kernels; nothing else in the model changes.
 
     handle = patch(model)        ...        handle.remove()
 
-A model's own function is recognised by what it does (probe), not by its name or text. Nothing here imports transformers.
+A model's rotation function is recognised by what it computes (probe), not by its name or source. transformers itself is not imported.
 """
 
-from .body import Body
-from .patch import Handle, Report, patch
-from .probe import probe
+import warnings
+from typing import Any
 
-__all__ = ["Body", "Handle", "Report", "patch", "probe"]
+from .handle import Handle, Report
+from .patch import patch
+from .probe import probe
+from .spec import RotationSpec
+
+__all__ = ["Handle", "Report", "RotationSpec", "patch", "probe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Body":
+        warnings.warn(
+            "rotary.transformers.Body is now RotationSpec; the old name goes in 0.3", DeprecationWarning, stacklevel=2
+        )
+        return RotationSpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,89 +1,42 @@
-"""patch(model): the rotations inside one model on our kernels, and one call to undo it.
+"""patch(model): run the rotations inside one model on this library's kernels, until handle.remove().
 
-Each method that calls a rotation is rebound on that instance; the library's functions, classes and other models stay as they are.
+Each method that calls a rotation function is rebound on that module instance. Library functions, classes and other models are unchanged.
 """
 
 from __future__ import annotations
 
 import inspect
 import types
+import warnings
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
-from .body import Body
+from . import exact_tables
+from .handle import Handle
 from .probe import DIM, HEADS, probe
-from .rebind import around, called, is_ours, methods, rebound
-from .replace import Replacement
+from .rebind import called_functions, is_patched, is_replaceable, methods, rebind, wrap_method
+from .spec import RotationSpec
+from .wrapper import Replacement
 
-Angles = Literal["model", "exact"]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a patch did. replaced: (class, method, function, body) -> instances. left: (class, function) -> reason."""
-
-    replaced: dict[tuple[str, str, str, Body | str], int] = field(default_factory=dict)
-    left: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        lines = [
-            f"replaced  {count:4} x {owner}.{method}: {function}, {body}"
-            for (owner, method, function, body), count in self.replaced.items()
-        ]
-        lines += [f"left      {owner}: {function}, because {reason}" for (owner, function), reason in self.left.items()]
-        return "\n".join(lines)
+TableSource = Literal["model", "exact"]
 
 
-class Handle:
-    """A patch on one model. A context manager: leaving removes it.
+def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableSource | None = None) -> Handle:
+    """Run the rotations inside a model on this library's kernels, in training too; nothing else changes.
 
-    active: whether replacements stand in; remove() switches it off first, so that it holds even where somebody wrapped a method since.
-    """
+    model: any module whose methods rotate by a function of queries, keys, cos and sin, as those of transformers do. The result is
+        the same function of the model's own cos and sin, computed in float32 and rounded once.
+    tables: "model" (the default) keeps the model's own cos and sin. "exact" also replaces them by exact ones, computed from the
+        inv_freq of each rotary module whose forward(x, position_ids) gives cos and sin of position * inv_freq repeated in both halves.
+    angles: the former name of tables, deprecated; it goes in 0.3.
 
-    def __init__(self) -> None:
-        self.active = True
-        self.replacements: list[Replacement] = []
-        self._report = Report()
-        self._methods: list[tuple[nn.Module, str, Any]] = []
+    A deep copy of the model stays patched and shares the handle; pickles and save_pretrained contain no patch.
 
-    def report(self) -> Report:
-        """What was replaced, and what was left and why."""
-        return self._report
-
-    @property
-    def calls(self) -> int:
-        """How many times the kernels rotated in place of the model's functions."""
-        return sum(replacement.calls for replacement in self.replacements)
-
-    def remove(self) -> None:
-        """Restore everything. Wrappers that somebody put around a patched method since stay where they are, and see the original."""
-        self.active = False
-        for module, name, ours in self._methods:
-            if module.__dict__.get(name) is ours:
-                del module.__dict__[name]
-        self._methods.clear()
-
-    def __enter__(self) -> Handle:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.remove()
-
-
-def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
-    """Run the rotations inside a model on our kernels, in training too; nothing else changes.
-
-    model: any module whose methods rotate by a function of queries, keys, cos and sin, as all of transformers' do. It takes the
-        model's own cos and sin: the same function, computed in float32 and rounded once.
-    angles: "exact" also replaces the tables, by exact ones of each rotary module's own inv_freq, where that module is of the
-        known kind: forward(x, position_ids) -> (cos, sin), the halves alike.
-
-    A deep copy stays patched, by the same handle; pickles and save_pretrained carry no patch. ValueError where nothing in the model
-    rotates in a way that is known (the reasons are in the message), or where it is patched already.
+    ValueError if no rotation in the model is recognised (the message has the reasons), or if the model is patched already; TypeError
+    if both tables and angles are given.
 
     >>> import torch
     >>> class Attention(torch.nn.Module):
@@ -97,103 +50,121 @@ def patch(model: nn.Module, *, angles: Angles = "model") -> Handle:
     ...     print(handle.report())
     replaced     1 x Attention.forward: rotate, half, tables cat, promotes
     """
-    if angles not in ("model", "exact"):
-        raise ValueError(f"angles must be 'model' or 'exact', got {angles!r}")
+    source = _table_source(tables, angles)
     handle = Handle()
     patcher = _Patcher(handle)
     for module in model.modules():
         for name, method, static in methods(type(module)):
-            if is_ours(module.__dict__.get(name)):
+            if is_patched(module.__dict__.get(name)):
                 handle.remove()
                 raise ValueError(f"{type(module).__name__}.{name} is patched already; remove that handle first")
-            patcher.functions(module, name, method, static)
-            if _looks_it(name):
-                patcher.method(module, name, method, static)
-    replaced = patcher.replaced
-    if angles == "exact":
-        from . import exact
-
-        exact.patch(model, handle, replaced)
-    handle._report.replaced.update(replaced)
-    if not replaced:
+            patcher.replace_calls(module, name, method, static)
+            if _named_as_rotation(name):
+                patcher.replace_method(module, name, method, static)
+    if source == "exact":
+        exact_tables.replace_tables(model, handle, patcher.replaced)
+    report = handle.report()
+    report.replaced.update(patcher.replaced)
+    if not patcher.replaced:
         handle.remove()
-        reasons = "; ".join(f"{function}: {reason}" for (_, function), reason in handle._report.left.items())
+        reasons = "; ".join(f"{function}: {reason}" for (_, function), reason in report.left.items())
         raise ValueError(
-            f"nothing in {type(model).__name__} rotates in a way that is known{': ' + reasons if reasons else ''}"
+            f"nothing in {type(model).__name__} rotates in a recognised way{': ' + reasons if reasons else ''}"
         )
     return handle
 
 
+def _table_source(tables: TableSource | None, angles: TableSource | None) -> TableSource:
+    name, source = "tables", tables
+    if angles is not None:
+        if tables is not None:
+            raise TypeError("patch() takes tables= or its former name angles=, not both")
+        warnings.warn(
+            "patch(angles=) is now patch(tables=); the old name goes in 0.3", DeprecationWarning, stacklevel=3
+        )
+        name, source = "angles", angles
+    if source not in (None, "model", "exact"):
+        raise ValueError(f"{name} must be 'model' or 'exact', got {source!r}")
+    return source or "model"
+
+
 class _Patcher:
-    """What is known so far while a model is walked through: each function is probed once."""
+    """Replaces rotations module by module. Modules of one class share their methods, so each function is probed and each method
+    rebuilt only once."""
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        self.replaced: Counter[tuple[str, str, str, Body | str]] = Counter()
-        self._bodies: dict[Any, Body | str] = {}
-        self._standing: dict[Any, Replacement] = {}
-        self._rebound: dict[Any, Any] = {}
+        self.replaced: Counter[tuple[str, str, str, RotationSpec | str]] = Counter()
+        self._called: dict[Any, dict[str, Callable[..., Any]]] = {}
+        self._specs: dict[Any, RotationSpec | str] = {}
+        self._replacements: dict[Any, Replacement] = {}
+        self._rebuilt: dict[Any, Any] = {}
 
-    def functions(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
-        """Rebind a method over the rotations that its code calls."""
-        known: dict[str, Replacement] = {}
-        for global_name, function in called(method).items():
-            if not _takes_tables(function):
+    def replace_calls(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
+        """Rebind a method so that the rotation functions it calls are replaced."""
+        if method not in self._called:
+            self._called[method] = called_functions(method)
+        replacements: dict[str, Replacement] = {}
+        owner, left = type(module).__name__, self.handle.report().left
+        for global_name, function in self._called[method].items():
+            if not _may_take_tables(function):
                 continue
-            body = self._body(function, function)
-            if isinstance(body, Body):
-                known[global_name] = self._stand_in(function, function, body)
-                self.replaced[type(module).__name__, name, global_name, body] += 1
-            elif _looks_it(global_name):
-                self.handle._report.left[type(module).__name__, global_name] = body
-        if known:
-            if method not in self._rebound:
-                self._rebound[method] = rebound(method, known)
-            self._bind(module, name, self._rebound[method], static)
+            spec = self._spec(function, function)
+            if isinstance(spec, RotationSpec) and is_replaceable(method, global_name):
+                replacements[global_name] = self._replacement(function, function, spec)
+                self.replaced[owner, name, global_name, spec] += 1
+            elif isinstance(spec, RotationSpec):
+                left[owner, global_name] = f"{name} uses this name for an attribute or an import, too"
+            elif _named_as_rotation(global_name):
+                left[owner, global_name] = spec
+        if replacements:
+            if method not in self._rebuilt:
+                self._rebuilt[method] = rebind(method, replacements)
+            function = self._rebuilt[method]
+            self.handle.bind(module, name, function if static else types.MethodType(function, module))
 
-    def method(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
-        """Bind a stand-in for a method that is a rotation itself. Only one whose name says so is ever called: methods may change things."""
+    def replace_method(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
+        """Replace a method that is a rotation itself. Probing calls it, and a method may change its module, so only methods that
+        are named as rotations are probed."""
         bound = getattr(module, name)
-        key = (method, *sorted(_sizes(module)))
-        if is_ours(bound) or not 2 <= len(_required(bound)) <= 4:
+        if is_patched(bound) or not 2 <= len(_required(bound)) <= 4:
             return
-        body = self._body(key, bound, _sizes(module))
-        if isinstance(body, Body):
-            replacement = self._stand_in(key, bound, body)
-            if key not in self._rebound:
-                self._rebound[key] = around(method, replacement, static=static)
-            self._bind(module, name, self._rebound[key], False)
-            self.replaced[type(module).__name__, name, "itself", body] += 1
+        sizes = _sizes(module)
+        key = (method, *sorted(sizes))
+        spec = self._spec(key, bound, sizes)
+        if isinstance(spec, RotationSpec):
+            replacement = self._replacement(key, bound, spec)
+            if key not in self._rebuilt:
+                self._rebuilt[key] = wrap_method(method, replacement, static=static)
+            self.handle.bind(module, name, types.MethodType(self._rebuilt[key], module))
+            self.replaced[type(module).__name__, name, "itself", spec] += 1
         else:
-            self.handle._report.left[type(module).__name__, name] = body
+            self.handle.report().left[type(module).__name__, name] = spec
 
-    def _body(self, key: Any, function: Callable[..., Any], sizes: Any = ((HEADS, DIM),)) -> Body | str:
-        if key not in self._bodies:
-            self._bodies[key] = probe(function, sizes)
-        return self._bodies[key]
+    def _spec(
+        self, key: Any, function: Callable[..., Any], sizes: Sequence[tuple[int, int]] = ((HEADS, DIM),)
+    ) -> RotationSpec | str:
+        if key not in self._specs:
+            self._specs[key] = probe(function, sizes)
+        return self._specs[key]
 
-    def _stand_in(self, key: Any, function: Callable[..., Any], body: Body) -> Replacement:
-        if key not in self._standing:
+    def _replacement(self, key: Any, function: Callable[..., Any], spec: RotationSpec) -> Replacement:
+        if key not in self._replacements:
             handle = self.handle
-            self._standing[key] = Replacement(function, body, lambda: handle.active)
-            handle.replacements.append(self._standing[key])
-        return self._standing[key]
-
-    def _bind(self, module: nn.Module, name: str, function: Any, static: bool) -> None:
-        bound = function if static else types.MethodType(function, module)
-        module.__dict__[name] = bound
-        self.handle._methods.append((module, name, bound))
+            self._replacements[key] = Replacement(function, spec, lambda: handle.active)
+            handle.replacements.append(self._replacements[key])
+        return self._replacements[key]
 
 
 def _sizes(module: nn.Module) -> list[tuple[int, int]]:
-    """(heads, head_dim) that a module's numbers allow, and those of a function that takes any."""
-    numbers = sorted({v for v in vars(module).values() if type(v) is int and 1 < v <= 1024})
-    fit = [(h, d) for h in numbers for d in numbers if d % 4 == 0 and h != d]
-    return [(HEADS, DIM), *fit[:64]]
+    """(heads, head_dim) to probe a method with: the default, then pairs of the module's integer attributes."""
+    numbers = sorted({value for value in vars(module).values() if type(value) is int and 1 < value <= 1024})
+    pairs = [(heads, dim) for heads in numbers for dim in numbers if dim % 4 == 0 and heads != dim]
+    return [(HEADS, DIM), *pairs[:64]]
 
 
-def _takes_tables(function: Callable[..., Any]) -> bool:
-    """Worth probing: three or four arguments without a default, or named as tables are. What it does is for the probe to find."""
+def _may_take_tables(function: Callable[..., Any]) -> bool:
+    """Whether a function is worth probing: three or four required parameters, or parameters named cos and sin."""
     return len(_required(function)) in (3, 4) or {"cos", "sin"} <= inspect.signature(function).parameters.keys()
 
 
@@ -202,6 +173,6 @@ def _required(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
-def _looks_it(name: str) -> bool:
-    """Whether people will ask why it was left. It decides about the report alone."""
+def _named_as_rotation(name: str) -> bool:
+    """Whether the report should say why a function was left. The name has no influence on what a function is recognised as."""
     return any(part in name.lower() for part in ("rotary", "rope", "rot_"))

@@ -1,85 +1,94 @@
-"""What does a function do to queries and keys? Probed on unit vectors with tables of distinct numbers, and read off exactly.
+"""probe(function): find out what a function does to queries and keys by calling it.
 
-A rotation is linear in what it rotates: y[d] = sum over e of M[d, e] x[e], where each row of M holds one entry of the one table (the
-straight part, by cos) and one of the other (the cross part, by sin). Rotating unit vectors shows M, entry by entry, and each entry
-shows which number of which table it is, with its sign. Names and text of the function play no part.
+A rotation is linear in what it rotates, y = M x. Rotating unit vectors with tables of distinct random numbers gives the matrix M, whose
+entries identify pairing, direction and table layout (matrix.py). Calls with other tables then show the rest: whether they may be
+narrower or shorter than the input, how they broadcast against it, and the dtype of the result. The function's name and source
+are not used.
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .body import FORMS, JOINED, STACKED, TWO, Body, Form, Widths, formula
+from .matrix import interpret
+from .spec import FORMS, JOINED, STACKED, TWO, Form, Partial, RotationSpec, formula
 
 _BATCH, _SEQ = 2, 5
 HEADS, DIM = 3, 8
 
 
 @dataclass(frozen=True)
-class _Call:
-    """One way to call a function, and to look at what it gives."""
+class Call:
+    """One way to call a function. layout: the shape of x without channels; rows: the shape of its tables without columns."""
 
     function: Callable[..., Any]
     form: Form
     tensors: int
-    layout: tuple[int, ...]  # of x, without its channels
-    rows: tuple[int, ...]  # of tables, without theirs
+    layout: tuple[int, ...]
+    rows: tuple[int, ...]
     dim: int
 
     def __call__(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
-        """What it makes of x (*layout, dim), or None where it does not take it so, or not all tensors alike."""
-        given = x.flatten(-2) if self.form.folded else x
-        xs = [given.clone() for _ in range(self.tensors)]
-        tables = self.form.arguments(first.clone(), second.clone())
+        """The function's result for x (*layout, dim); None if it does not accept these arguments or treats its tensors differently."""
+        argument = x.flatten(-2) if self.form.folded else x
+        xs = [argument.clone() for _ in range(self.tensors)]
+        tables = self.form.pack(first.clone(), second.clone())
         try:
             with torch.no_grad():
-                y = self.function(*(tables + xs if self.form.leads else xs + tables))
-        except Exception:  # whatever a stranger's function raises: it does not take these arguments
+                result = self.function(*(tables + xs if self.form.tables_first else xs + tables))
+        except Exception:  # the model's code may raise anything if these are not its arguments
             return None
-        ys: tuple[Any, ...] = (y,) if isinstance(y, Tensor) else tuple(y) if isinstance(y, (tuple, list)) else ()  # type: ignore[arg-type]
-        if len(ys) != len(xs) or any(getattr(y, "shape", None) != given.shape for y in ys):
+        ys = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
+        if len(ys) != len(xs) or any(getattr(y, "shape", None) != argument.shape for y in ys):
             return None
         return ys[0].view(x.shape) if all(torch.equal(ys[0], y) for y in ys[1:]) else None
 
-    def numbers(self, width: int, less: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Random x and tables of that width, whose rows are fewer by `less`."""
+    def random_inputs(self, width: int, missing_rows: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Random x and tables of that width, whose rows are fewer than the tokens by missing_rows."""
         generator = torch.Generator().manual_seed(8)
-        rows = tuple(n - less if n == _SEQ else n for n in self.rows)
+        rows = tuple(n - missing_rows if n == _SEQ else n for n in self.rows)
         first, second = (torch.rand(2, *rows, width, generator=generator) + 1.0).unbind()
         return torch.randn(*self.layout, self.dim, generator=generator), first, second
 
 
-def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEADS, DIM),)) -> Body | str:
-    """The body of a function, or in words why it is no rotation that we know.
+def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEADS, DIM),)) -> RotationSpec | str:
+    """The spec of a rotation function, or the reason why it is not recognised as one.
 
-    sizes: (heads, head_dim) to try; a bound method may know its own.
+    function: called many times with small random float32 CPU tensors; it must not have side effects.
+    sizes: (heads, head_dim) to try; a bound method may accept only its own.
+
+    >>> def rotate(x, cos, sin):
+    ...     a, b = x.chunk(2, -1)
+    ...     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    >>> print(probe(rotate))
+    half, tables half, promotes
     """
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return "its arguments cannot be read"
+        return "its signature cannot be read"
     has_axis = "unsqueeze_dim" in parameters
     for form, (heads, dim) in itertools.product(FORMS, sizes):
         for tensors, width in itertools.product((2, 1, 3), (dim, dim // 2)):
-            for layout, rows in _layouts(heads, form, has_axis):
-                call = _Call(function, form, tensors, layout, rows, dim)
-                found = _matrix(call, width)
-                if found is not None:
-                    return _body(call, *found, has_axis)
+            for layout, rows in layouts(heads, form, has_axis):
+                call = Call(function, form, tensors, layout, rows, dim)
+                measured = _matrix(call, width)
+                if measured is not None:
+                    return _spec(call, *measured, has_axis)
     return "it takes no queries, keys and two tables"
 
 
-def _layouts(heads: int, form: Form, has_axis: bool) -> Iterable[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes of x, and of the rows of tables that go with it."""
+def layouts(heads: int, form: Form, has_axis: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shapes of x without channels, and shapes of tables without columns that functions with such an x take."""
     batch, seq = _BATCH, _SEQ
-    known: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {
+    candidates: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {
         (batch, heads, seq): ((batch, seq), (seq,), (batch, 1, seq), (1, 1, seq)),
         (batch, seq, heads): ((batch, seq), (seq,), (batch, seq, 1), (1, seq, 1)),
         (seq, heads): ((seq,), (seq, 1)),
@@ -87,17 +96,17 @@ def _layouts(heads: int, form: Form, has_axis: bool) -> Iterable[tuple[tuple[int
         (batch, seq): ((batch, seq), (seq,)),
     }
     if form is STACKED:
-        known = {(batch, seq, heads): ((seq, 1, 1),)}
-    for layout, rows in known.items():
+        candidates = {(batch, seq, heads): ((seq, 1, 1),)}
+    for layout, rows in candidates.items():
         for row in rows[:1] if has_axis else rows:
             yield layout, row
 
 
-def _matrix(call: _Call, width: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """M, and the two rows that its tables had everywhere; None where it is not called so."""
+def _matrix(call: Call, width: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """M (dim, dim), and the row (width,) that each of the two tables had everywhere. None if the function is not called like this."""
     generator = torch.Generator().manual_seed(7)
     first, second = torch.rand(2, width, generator=generator).add_(1.0).unbind()
-    tables = [t.expand(*call.rows, width) for t in (first, second)]
+    tables = [row.expand(*call.rows, width) for row in (first, second)]
     columns: list[Tensor] = []
     for channel in range(call.dim):
         x = torch.zeros(*call.layout, call.dim)
@@ -109,132 +118,84 @@ def _matrix(call: _Call, width: int) -> tuple[Tensor, Tensor, Tensor] | None:
     return torch.stack(columns, -1), first, second
 
 
-def _body(call: _Call, matrix: Tensor, first: Tensor, second: Tensor, has_axis: bool) -> Body | str:
-    body = _read(matrix, first, second)
-    if isinstance(body, str):
-        return body
-    body = replace(body, form=call.form, tensors=call.tensors)
-    if not body.partial:
-        body = replace(body, partial=_takes_narrow_tables(call, body))
-    where = _axis([call] if has_axis else _ranks(call), body)
-    if isinstance(where, str):
-        return where
-    body = replace(body, unsqueeze="argument" if has_axis else where)
-    return replace(body, prefix=not has_axis and _passes_first_tokens(call, body), promotes=_promotes(call, body))
+def _spec(call: Call, matrix: Tensor, first: Tensor, second: Tensor, has_axis: bool) -> RotationSpec | str:
+    """What M says, completed by calls with other tables: narrower ones, rows that differ, fewer rows, and a bfloat16 input."""
+    spec = interpret(matrix, first, second)
+    if isinstance(spec, str):
+        return spec
+    spec = replace(spec, form=call.form, tensors=call.tensors)
+    if not spec.partial:
+        spec = replace(spec, partial=_partial_with_narrow_tables(call, spec))
+    axis = _unsqueeze([call] if has_axis else _same_rank(call), spec)
+    if isinstance(axis, str):
+        return axis
+    spec = replace(spec, unsqueeze="argument" if has_axis else axis)
+    return replace(spec, prefix=not has_axis and _has_prefix(call, spec), promotes=_promotes(call, spec))
 
 
-def _read(matrix: Tensor, first: Tensor, second: Tensor) -> Body | str:
-    """Pairing, direction, widths and channels that turn, of a matrix; or why it is no rotation."""
-    dim, width = matrix.shape[0], len(first)
-    entries: list[dict[int, tuple[int, int, int]]] = []  # per output channel: input channel -> (table, index, sign)
-    passing: list[int] = []
-    for d, row in enumerate(matrix.tolist()):
-        found: dict[int, tuple[int, int, int]] = {}
-        for e, value in enumerate(row):
-            if value == 1.0 and not any(row[:e] + row[e + 1 :]):
-                passing.append(d)
-            elif value:
-                for table, index in itertools.product((0, 1), range(width)):
-                    if abs(value) == float((first, second)[table][index]):
-                        found[e] = (table, index, 1 if value > 0 else -1)
-        entries.append(found)
-    turned = dim - len(passing)
-    start = 0 if passing == list(range(turned, dim)) else len(passing) if passing == list(range(len(passing))) else -1
-    turning = entries[start : start + turned]
-    if turned < 2 or turned % 2 or start < 0 or any(len(f) != 2 for f in turning):
-        return "it does not turn pairs of channels by two tables"
-    planes = turned // 2
-    half = [(j, j + planes) for j in range(planes)]
-    neighbours = [(2 * j, 2 * j + 1) for j in range(planes)]
-    kinds: dict[Widths, list[tuple[int, int]]] = {
-        "cat": half,
-        "repeat": neighbours,
-        "half" if width == planes else "first": [(j, j) for j in range(planes)],
-    }
-    for inputs, outputs, (name, indices), sin_first, sign in itertools.product(
-        (half, neighbours), (half, neighbours), kinds.items(), (False, True), (1, -1)
-    ):
-        cos, sin = (1, 0) if sin_first else (0, 1)
-        expected: list[dict[int, tuple[int, int, int]]] = [{} for _ in range(turned)]
-        for (a, b), (ya, yb), (i, j) in zip(inputs, outputs, indices, strict=True):
-            expected[ya] = {start + a: (cos, i, 1), start + b: (sin, i, -sign)}
-            expected[yb] = {start + b: (cos, j, 1), start + a: (sin, j, sign)}
-        if expected == turning:
-            if outputs is neighbours and inputs is half:
-                return "it takes half pairs and gives neighbours"
-            return Body(
-                interleaved=inputs is neighbours,
-                to_half=outputs is not inputs,
-                widths=name,
-                conjugate=sign < 0,
-                sin_first=sin_first,
-                partial=("trailing" if start else "leading") if passing else False,
-            )
-    return "it turns channels in an order of its own"
+def _width(call: Call, spec: RotationSpec) -> int:
+    """The width of tables for this call: the input's, halved for half-width tables and halved for a partial rotation."""
+    return call.dim // (1 + (spec.widths == "half")) // (1 + bool(spec.partial))
 
 
-def _width(call: _Call, body: Body) -> int:
-    return call.dim // (1 + (body.widths == "half")) // (1 + bool(body.partial))
-
-
-def _expected(call: _Call, body: Body, axis: int | None, x: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
-    """By the formula, tables with a new axis there; None where the shapes do not go together."""
-    given = call.form.tables(call.form.arguments(first, second))
-    cos, sin = reversed(given) if body.sin_first else given
+def expected(
+    call: Call, spec: RotationSpec, axis: int | None, x: Tensor, first: Tensor, second: Tensor
+) -> Tensor | None:
+    """What the formula gives for tables with an axis inserted there; None if the shapes do not broadcast."""
+    tables = call.form.unpack(call.form.pack(first, second))
+    cos, sin = reversed(tables) if spec.sin_first else tables
     try:
-        y = formula(body, x, *(t if axis is None else t.unsqueeze(axis) for t in (cos, sin)))
+        y = formula(spec, x, *(table if axis is None else table.unsqueeze(axis) for table in (cos, sin)))
     except (RuntimeError, IndexError):
         return None
     return y if y.shape == x.shape else None
 
 
-def _alike(a: Tensor | None, b: Tensor | None) -> bool:
+def _close(a: Tensor | None, b: Tensor | None) -> bool:
     return a is not None and b is not None and torch.allclose(a, b, rtol=0, atol=1e-5)
 
 
-def _ranks(call: _Call) -> list[_Call]:
-    """The call, and others of its kind with one row of tables per token, of which a model may make any."""
+def _same_rank(call: Call) -> list[Call]:
+    """The call, and other layouts with one table row per token, which the same function may be called with."""
     heads = next((n for n in call.layout if n not in (_BATCH, _SEQ)), HEADS)
-    layouts = [
-        (layout, rows) for layout, rows in _layouts(heads, call.form, False) if rows in ((_SEQ,), (_BATCH, _SEQ))
-    ]
-    return [call, *(replace(call, layout=layout, rows=rows) for layout, rows in layouts)]
+    others = [(layout, rows) for layout, rows in layouts(heads, call.form, False) if rows in ((_SEQ,), (_BATCH, _SEQ))]
+    return [call, *(replace(call, layout=layout, rows=rows) for layout, rows in others)]
 
 
-def _axis(calls: list[_Call], body: Body) -> int | str | None:
-    """Where it puts an axis into its tables, found with rows that differ, at every rank that it takes."""
-    seen = [(call, given, call(*given)) for call in calls for given in [call.numbers(_width(call, body))]]
-    for axis in (None, 1, 0, 2, -2, -3):
-        if all(_alike(y, _expected(call, body, axis, *given)) for call, given, y in seen if y is not None):
-            return axis
-    call, given, y = seen[0]
-    for axis in (None, 1, 0, 2, -2, -3):
-        if _alike(y, _expected(call, body, axis, *given)):
-            return axis
-    return "its tables go with its input in a way of their own"
+def _unsqueeze(calls: list[Call], spec: RotationSpec) -> int | str | None:
+    """The axis that it inserts into its tables, in every call that it accepts, or else in the first. Table rows differ here."""
+    inputs = [call.random_inputs(_width(call, spec)) for call in calls]
+    results = [call(*arguments) for call, arguments in zip(calls, inputs, strict=True)]
+    accepted = [case for case in zip(calls, inputs, results, strict=True) if case[2] is not None]
+    for cases in (accepted, [(calls[0], inputs[0], results[0])]):
+        for axis in (None, 1, 0, 2, -2, -3):
+            if all(_close(y, expected(call, spec, axis, *arguments)) for call, arguments, y in cases):
+                return axis
+    return "its tables broadcast against the input in an unsupported way"
 
 
-def _takes_narrow_tables(call: _Call, body: Body) -> Any:
-    x, *given = call.numbers(_width(call, body) // 2)
-    y, half = call(x, *given), call.dim // 2
+def _partial_with_narrow_tables(call: Call, spec: RotationSpec) -> Partial:
+    x, *tables = call.random_inputs(_width(call, spec) // 2)
+    y, half = call(x, *tables), call.dim // 2
     if y is None or call.form is JOINED:
         return False
-    kept = {"leading": slice(half, None), "trailing": slice(half)}
-    return next((name for name, part in kept.items() if torch.equal(y[..., part], x[..., part])), False)
+    if torch.equal(y[..., half:], x[..., half:]):
+        return "leading"
+    return "trailing" if torch.equal(y[..., :half], x[..., :half]) else False
 
 
-def _passes_first_tokens(call: _Call, body: Body) -> bool:
-    """Whether tables of two rows less leave the first two tokens as they are, and turn the others; tokens next to channels."""
-    if call.form is not TWO or body.unsqueeze is not None or call.layout[-1:] != (_SEQ,):
+def _has_prefix(call: Call, spec: RotationSpec) -> bool:
+    """Whether tables with two rows fewer leave the first two tokens unchanged and rotate the others."""
+    if call.form is not TWO or spec.unsqueeze is not None or call.layout[-1:] != (_SEQ,):
         return False
-    x, *given = call.numbers(_width(call, body), less=2)
-    y = call(x, *given)
+    x, *tables = call.random_inputs(_width(call, spec), missing_rows=2)
+    y = call(x, *tables)
     if y is None or not torch.equal(y[..., :2, :], x[..., :2, :]):
         return False
-    return _alike(y[..., 2:, :], _expected(call, body, None, x[..., 2:, :], *given))
+    return _close(y[..., 2:, :], expected(call, spec, None, x[..., 2:, :], *tables))
 
 
-def _promotes(call: _Call, body: Body) -> bool:
-    x, *given = call.numbers(_width(call, body))
-    y = call(x.to(torch.bfloat16), *given)
+def _promotes(call: Call, spec: RotationSpec) -> bool:
+    x, *tables = call.random_inputs(_width(call, spec))
+    y = call(x.to(torch.bfloat16), *tables)
     return y is not None and y.dtype == torch.float32

@@ -1,57 +1,80 @@
-"""A method bound anew on one instance: its own code, with the names of some globals replaced by private ones.
+"""Make a method call another function in place of a global one, on one instance.
 
-The private names stand in the globals of the module that the method comes from, because a method's globals must stay the live ones:
-copies go stale, and compiled code reads them.
+A rebound method is a copy of the method, bound to the instance. The copy's code object is the original's with some names replaced: where
+the original reads the global `apply_rotary_pos_emb`, the copy reads a private global such as `__rotary_apply_rotary_pos_emb_7`, which holds
+the replacement. Both share the live globals of the module that defines them, so later changes of other globals reach both.
+
+Why not a wrapper around the function: it would have to be set in the library's module, and so change every model of that library
+(docs/design/0007-recognised-by-behaviour.md).
+
+Names are replaced in `co_names`, which has held the names of globals, attributes and imports in all of Python 3; checked on 3.10 to 3.13
+with nested functions, comprehensions, class bodies and code that the interpreter had specialised. What is left alone, because
+renaming cannot reach it or would break it:
+
+- methods without Python code: C functions, functools.partial, callable objects;
+- a function that is not read as a global: an attribute (`module.rotate`), a closure variable, a default value, `globals()[name]`;
+- a name that the same code also uses for an attribute or an import, since `co_names` has one entry for both;
+- globals of a decorator that comes from another module than the method.
+
+A Python without `co_names` or `CodeType.replace` would break it; tests/transformers/test_rebind.py would fail there.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
-import inspect
 import itertools
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from .replace import Replacement
+from .wrapper import Replacement
 
-_numbers = itertools.count()
-
-
-def rebound(method: Any, standing: dict[str, Any]) -> Any:
-    """The method with these globals read under private names, which stand as long as anybody, a deep copy say, holds the method."""
-    names = {name: f"__rotary_{name}_{next(_numbers)}" for name in standing}
-    made = _renamed(method, names)
-    namespace = inspect.unwrap(method).__globals__
-    for name, key in names.items():
-        namespace[key] = standing[name]
-        weakref.finalize(made, namespace.pop, key, None)
-    return made
+_GLOBAL_READS = {"LOAD_GLOBAL", "LOAD_NAME"}  # LOAD_NAME: in class bodies
+_counter = itertools.count()
 
 
-def around(method: Any, replacement: Replacement, *, static: bool) -> Any:
-    """A method that answers with what the replacement makes of its arguments, and asks the original where that is None."""
+def rebind(method: Any, replacements: Mapping[str, Any]) -> Any:
+    """A copy of the method that calls the replacement of each of these globals.
+
+    The private globals are removed when the copy is garbage-collected, which a deep copy of the model may delay beyond the handle.
+    """
+    names = {name: f"__rotary_{name}_{next(_counter)}" for name in replacements}
+    namespace = _namespace(method)
+    copy = _copy(method, names, namespace)
+    for name, private in names.items():
+        namespace[private] = replacements[name]
+        weakref.finalize(copy, namespace.pop, private, None)
+    return copy
+
+
+def wrap_method(method: Any, replacement: Replacement, *, static: bool) -> Any:
+    """A method that returns what the replacement computes, or calls the original if the replacement cannot compute it."""
 
     @functools.wraps(method)
-    def stand_in(self: Any, *args: Any, **kwargs: Any) -> Any:
-        y = replacement.rotated(args, kwargs)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        y = replacement.try_rotate(args, kwargs)
         if y is not None:
             return y
         return method(*args, **kwargs) if static else method(self, *args, **kwargs)
 
-    stand_in.__rotary__ = True  # type: ignore[attr-defined]
-    return stand_in
+    return mark_as_patched(wrapper)
 
 
-def is_ours(method: Any) -> bool:
+def mark_as_patched(function: Any) -> Any:
+    function.__rotary__ = True
+    return function
+
+
+def is_patched(method: Any) -> bool:
     return getattr(getattr(method, "__func__", method), "__rotary__", False)
 
 
 def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any], bool]]:
-    """(name, function, whether static) of the methods that a model's own classes define, nearest first; torch's are not looked into."""
+    """(name, function, is static) of the methods that a class and its bases define, up to the first class of torch."""
     seen: set[str] = set()
     for base in kind.__mro__:
         if base is nn.Module or base.__module__.startswith("torch."):
@@ -64,60 +87,91 @@ def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any], bool]]:
                 yield name, function, static
 
 
-def called(method: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """Names that a method's own code reads from its globals, and the functions that they are."""
-    found: dict[str, Callable[..., Any]] = {}
-    for function in _layers(method):
-        for name in _names(function.__code__):
-            value = function.__globals__.get(name)
-            if isinstance(value, nn.Module):  # the kernels package turns functions into shared modules
-                value = getattr(value, "func", None) or getattr(type(value), "func", None)
-            if isinstance(value, types.FunctionType):
-                found[name] = value
-    return found
+def called_functions(method: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """The functions that a method's code reads from its globals, by the names it reads them under."""
+    namespace = _namespace(method)
+    functions: dict[str, Callable[..., Any]] = {}
+    for name in sorted(set[str]().union(*map(_names, _codes(method)))):
+        value = namespace.get(name)
+        if isinstance(value, nn.Module):  # the `kernels` package replaces functions by modules that share them
+            value = getattr(value, "func", None) or getattr(type(value), "func", None)
+        if isinstance(value, types.FunctionType) and "global" in _uses(method, name):
+            functions[name] = value
+    return functions
+
+
+def is_replaceable(method: Callable[..., Any], name: str) -> bool:
+    """Whether the method's code uses the name for a global alone."""
+    return _uses(method, name) == {"global"}
+
+
+def _uses(method: Callable[..., Any], name: str) -> set[str]:
+    """What a method's code uses a name for: {"global"}, {"other"} (attributes, imports), or both."""
+    return set[str]().union(*(_uses_in(code, name) for code in _codes(method)))
+
+
+def _uses_in(code: types.CodeType, name: str) -> set[str]:
+    uses = set[str]().union(*(_uses_in(nested, name) for nested in _nested(code)))
+    if name in code.co_names:
+        for instruction in dis.get_instructions(code):
+            if instruction.opcode in dis.hasname and instruction.argval == name:
+                uses.add("global" if instruction.opname in _GLOBAL_READS else "other")
+    return uses
+
+
+def _codes(method: Callable[..., Any]) -> list[types.CodeType]:
+    """The code of a method and of its decorators from the same module: the code in which names are replaced."""
+    namespace = _namespace(method)
+    return [layer.__code__ for layer in _layers(method) if layer.__globals__ is namespace]
+
+
+def _namespace(method: Any) -> dict[str, Any]:
+    """The globals of the module that defines the method, which may not be the module of its decorators."""
+    return list(_layers(method))[-1].__globals__
 
 
 def _layers(function: Any) -> Iterator[types.FunctionType]:
-    """A function and the functions that its decorators wrap."""
+    """A function and the functions that its decorators wrap, outermost first."""
     while isinstance(function, types.FunctionType):
         yield function
         function = getattr(function, "__wrapped__", None)
 
 
+def _nested(code: types.CodeType) -> list[types.CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+
+
 def _names(code: types.CodeType) -> set[str]:
-    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*inner)
+    return set(code.co_names).union(*map(_names, _nested(code)))
 
 
-def _renamed(function: Any, names: dict[str, str]) -> Any:
-    """The function with these globals read under other names, in its own code, in nested code and in what it wraps."""
+def _copy(function: Any, names: Mapping[str, str], namespace: dict[str, Any]) -> Any:
+    """A copy of the function, and of the functions it wraps, with names replaced in the code of those that read this namespace."""
     if not isinstance(function, types.FunctionType):
         return function
     wrapped = getattr(function, "__wrapped__", None)
-    inner = _renamed(wrapped, names) if wrapped is not None else None
+    inner = _copy(wrapped, names, namespace) if wrapped is not None else None
     cells = function.__closure__
     if wrapped is not None and cells is not None:
-        cells = tuple(types.CellType(inner) if _holds(cell, wrapped) else cell for cell in cells)
-    made = types.FunctionType(
-        _recoded(function.__code__, names), function.__globals__, function.__name__, function.__defaults__, cells
-    )
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__dict__.update(function.__dict__)
-    made.__doc__, made.__module__, made.__qualname__ = function.__doc__, function.__module__, function.__qualname__
-    made.__annotations__ = function.__annotations__
+        cells = tuple(types.CellType(inner) if _contains(cell, wrapped) else cell for cell in cells)
+    code = _rename(function.__code__, names) if function.__globals__ is namespace else function.__code__
+    copy = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__dict__.update(function.__dict__)
+    copy.__doc__, copy.__module__, copy.__qualname__ = function.__doc__, function.__module__, function.__qualname__
+    copy.__annotations__ = function.__annotations__
     if wrapped is not None:
-        made.__wrapped__ = inner  # type: ignore[attr-defined]
-    made.__rotary__ = True  # type: ignore[attr-defined]
-    return made
+        copy.__dict__["__wrapped__"] = inner
+    return mark_as_patched(copy)
 
 
-def _holds(cell: Any, value: Any) -> bool:
+def _contains(cell: types.CellType, value: Any) -> bool:
     try:
         return cell.cell_contents is value
-    except ValueError:
+    except ValueError:  # an empty cell
         return False
 
 
-def _recoded(code: types.CodeType, names: dict[str, str]) -> types.CodeType:
-    constants = tuple(_recoded(c, names) if isinstance(c, types.CodeType) else c for c in code.co_consts)
+def _rename(code: types.CodeType, names: Mapping[str, str]) -> types.CodeType:
+    constants = tuple(_rename(c, names) if isinstance(c, types.CodeType) else c for c in code.co_consts)
     return code.replace(co_names=tuple(names.get(name, name) for name in code.co_names), co_consts=constants)

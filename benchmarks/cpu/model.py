@@ -1,0 +1,90 @@
+"""What does the rotation cost a whole model on a CPU? A Llama-shaped model runs with its own rotation, with ours, and with none.
+
+Part of benchmarks.cpu.run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+
+from rotary import apply_rotary_qk
+from rotary.cli.bench import Timing, alternate
+
+TOKENS = 1024
+
+
+def none(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    return q, k
+
+
+def ours(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """In place where no gradient is wanted: a projection's output is nobody else's."""
+    half = cos.shape[-1] // 2
+    inplace = not torch.is_grad_enabled()
+    return apply_rotary_qk(q, k, cos[..., :half], sin[..., :half], inplace=inplace)
+
+
+ROTATIONS: dict[str, Callable[..., Any]] = {
+    "transformers": modeling_llama.apply_rotary_pos_emb,
+    "rotary": ours,
+    "no rotation at all": none,
+}
+
+
+def steps(seconds: float) -> dict[str, dict[str, Timing]]:
+    """Prefill of 1,024 tokens, a decoding step after them, and a training step over 512, float32, 4 layers, hidden 2,048."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=2048,
+        intermediate_size=5632,
+        num_hidden_layers=4,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        vocab_size=8192,
+        max_position_embeddings=4096,
+    )
+    model = LlamaForCausalLM(config)
+    tokens = torch.randint(0, 8192, (1, TOKENS))
+
+    def prefill() -> None:
+        with torch.no_grad():
+            model(tokens, use_cache=False, logits_to_keep=1)
+
+    cache = DynamicCache(config=config)
+    with torch.no_grad():
+        model(tokens, past_key_values=cache, logits_to_keep=1)
+
+    def decode() -> None:
+        with torch.no_grad():
+            model(tokens[:, :1], past_key_values=cache, logits_to_keep=1)
+        cache.crop(-1)
+
+    def train() -> None:
+        model.zero_grad(set_to_none=True)
+        model(tokens[:, :512], labels=tokens[:, :512], use_cache=False).loss.backward()
+
+    def with_rotation(step: Callable[[], None], rotation: Callable[..., Any]) -> Callable[[], None]:
+        def run() -> None:
+            modeling_llama.apply_rotary_pos_emb = rotation
+            try:
+                step()
+            finally:
+                modeling_llama.apply_rotary_pos_emb = ROTATIONS["transformers"]
+
+        return run
+
+    works = {
+        f"prefill of {TOKENS:,} tokens": prefill,
+        f"decoding step after {TOKENS:,} tokens": decode,
+        "training step, 512 tokens": train,
+    }
+    return {
+        name: alternate({r: with_rotation(step, rotation) for r, rotation in ROTATIONS.items()}, 5 * seconds)
+        for name, step in works.items()
+    }

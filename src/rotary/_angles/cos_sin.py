@@ -1,0 +1,91 @@
+"""cos and sin at given positions: frequencies and amplitude together, within what was trained and what the dtype can represent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._torch import has_float64, tracing
+from .._types import CosSin, Length, Range, Role
+from .frequencies import Spectrum
+from .xpos import XPos
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a module computes from positions, as a value: its spectrum, and the decay of xPos or None."""
+
+    spectrum: Spectrum
+    xpos: XPos | None = None
+
+    def at(
+        self,
+        positions: Tensor,
+        dtype: torch.dtype,
+        *,
+        role: Role = "query",
+        length: Length = None,
+        position_range: Range | None = None,
+        input_dtype: torch.dtype | None = None,
+        traced: bool | None = None,
+    ) -> CosSin:
+        """(cos, sin) of integer positions (...), each (..., dim/2) in dtype, amplitude folded in.
+
+        position_range: (smallest, largest) if known without reading a tensor; CPU tensors are read where it matters.
+        input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
+        traced: what tracing() says, where the caller has asked already.
+
+        ValueError where a known position lies beyond the trained window of a scheme that needs a length and has none, or where its
+        scale overflows input_dtype.
+        """
+        traced = tracing() if traced is None else traced
+        window = self.spectrum.window if length is None else None
+        if window is not None or self.xpos is not None:
+            position_range = position_range or _range_of(positions, traced)
+        if window is not None and position_range is not None and position_range[1] >= window:
+            raise ValueError(
+                f"position {position_range[1]} lies beyond the trained window of {window} tokens, and {self.spectrum.schemes} "
+                f"depends on how long the whole context is: pass length="
+            )
+        positions, xpos = positions.to(torch.int64), self.xpos
+        if xpos is None:
+            return self.spectrum.cos_sin(positions, dtype, length=length, traced=traced)
+        if position_range is not None:
+            xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
+
+        def scale(positions: Tensor) -> Tensor:
+            return xpos.scale(positions, role)
+
+        return self.spectrum.cos_sin(positions, dtype, length=length, scale=scale, traced=traced)
+
+
+def _range_of(positions: Tensor, traced: bool) -> Range | None:
+    """The smallest and the largest position, where reading it does not wait for a device: CPU tensors in eager mode."""
+    if traced or positions.device.type != "cpu" or positions.numel() == 0:
+        return None
+    low, high = positions.aminmax()
+    return int(low), int(high)
+
+
+def radians_and_scale(tables: Tables, n: int, device: torch.device) -> CosSin:
+    """The documented pair: freqs (n, dim) float32 [rad], and scale, (n, dim) float32 under xPos, else 0-d.
+
+    Only here is the scale centred on n // 2; tables for queries and keys are centred on position 0, whatever the length.
+    """
+    spectrum, xpos = tables.spectrum, tables.xpos
+    work = device if has_float64(device) else torch.device("cpu")
+    inv_freq, factor = spectrum.frequencies(work, n)
+    if spectrum.angles == "exact":
+        inv_freq = inv_freq.to(torch.float64)
+    positions = torch.arange(n, device=work)
+    divided = positions.to(inv_freq.dtype) / spectrum.divisor
+    freqs = (divided[:, None] * inv_freq).to(device, torch.float32)
+    freqs = torch.cat((freqs, freqs), -1)
+    if xpos is None:
+        return freqs, torch.as_tensor(factor, dtype=torch.float32, device=device)
+    if not tracing():
+        xpos.check(n - n // 2, torch.float32)
+    scale = (xpos.scale(positions - n // 2) * factor).to(device, torch.float32)
+    return freqs, torch.cat((scale, scale), -1)

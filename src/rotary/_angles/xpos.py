@@ -1,0 +1,57 @@
+"""xPos: the amplitude that grows on queries and decays on keys (Sun et al. 2022, arXiv:2212.10554, Algorithm 1).
+
+    zeta_i = (2i + 0.4 dim) / (1.4 dim)                     one per plane, i = 0 .. dim/2 - 1, 0.2857 .. 1
+    query tables x zeta_i^(+position / scale_base)          key tables x zeta_i^(-position / scale_base)
+
+so that a score carries zeta_i^(distance / scale_base) < 1 for keys before the query. Queries and keys must share the position where
+the power is zero: cached keys are not rotated again. Here it is position 0, always.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .._constants import Constants
+from .._types import Role
+
+
+@dataclass(frozen=True)
+class XPos:
+    """dim: rotated channels. scale_base [token]: the distance over which the slowest-decaying exponent grows by one."""
+
+    dim: int
+    scale_base: float
+    zeta: tuple[float, ...] = field(init=False, repr=False)
+    _log_zeta: Constants = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        zeta = tuple((2 * i + 0.4 * self.dim) / (1.4 * self.dim) for i in range(self.dim // 2))
+        object.__setattr__(self, "zeta", zeta)
+        object.__setattr__(self, "_log_zeta", Constants(tuple(math.log(z) for z in zeta), torch.float64))
+
+    def scale(self, positions: Tensor, role: Role = "query") -> Tensor:
+        """zeta^(positions / scale_base), inverted for keys: integer positions (...) -> (..., dim/2) float64 (float32 without it).
+
+        By exp and log and never by pow, whose last bit depends on where in memory a value stands; prefill would differ from decode.
+        """
+        log_zeta = self._log_zeta.on(positions.device)
+        power = positions.to(log_zeta.dtype) / (self.scale_base if role == "query" else -self.scale_base)
+        return (power[..., None] * log_zeta).exp()
+
+    def furthest(self, dtype: torch.dtype) -> int:
+        """The largest |position| whose scale, and its inverse, stay within finfo(dtype).max / 64: room for a query of 64."""
+        return int(self.scale_base * math.log(torch.finfo(dtype).max / 64) / -math.log(self.zeta[0]))
+
+    def check(self, furthest: int, dtype: torch.dtype) -> None:
+        """Raise ValueError where a position known on the host would overflow (or vanish in) dtype."""
+        limit = self.furthest(dtype)
+        if furthest > limit:
+            raise ValueError(
+                f"xPos scales position {furthest} by {self.zeta[0]:.4f}^(+-{furthest}/{self.scale_base}), beyond what {dtype} "
+                f"holds (|position| <= {limit}); use a larger scale_base, at least "
+                f"{math.ceil(self.scale_base * furthest / max(limit, 1))}, or a wider dtype"
+            )

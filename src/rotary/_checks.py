@@ -1,0 +1,139 @@
+"""Checks of single values: each returns the value to use, or raises an error that names the argument, what came, and the fix."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import warnings
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ._torch import plain_torch
+
+WIDEST = 2**16
+"""Channels of a head, far more than any model has: a wrong head_dim in a config must not fill the memory with planes."""
+
+
+def describe(value: Any) -> str:
+    """A value as error messages show it: tensors and modules by type, dtype and shape, never by their numbers; the rest cut to fit.
+
+    >>> describe(torch.zeros(2, 8, 10, 64)), describe("half"), describe([0] * 1000)
+    ('Tensor float32 (2, 8, 10, 64)', "str 'half'", 'list of 1000')
+    """
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"{kind} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{kind} {value.dtype} {tuple(value.shape)}"
+    if isinstance(value, torch.nn.Module):
+        return kind
+    text = repr(value)
+    if len(text) <= 80 and "\n" not in text:
+        return f"{kind} {text}" if isinstance(value, (str, bytes, int, float, complex, list, tuple, dict)) else text
+    return f"{kind} of {len(value)}" if hasattr(value, "__len__") else kind
+
+
+def index(name: str, value: Any) -> int:
+    """A whole number: an int, a SymInt under tracing, or anything with __index__; not a bool, not a float, not a tensor of several."""
+    if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
+        return cast(int, value)
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {describe(value)}") from None
+
+
+def length(name: str, value: Any) -> int:
+    """A number of tokens, >= 0."""
+    n = index(name, value)
+    if n < 0:
+        raise ValueError(f"{name} must be >= 0, got {n}")
+    return n
+
+
+def even_dim(dim: Any) -> int:
+    value = index("dim", dim)
+    if value > WIDEST:
+        raise ValueError(f"dim must be at most {WIDEST:,} channels, got {value}; is it the size of one head?")
+    if value <= 0 or value % 2:
+        raise ValueError(f"dim must be a positive even integer, got {value}")
+    return value
+
+
+def number(name: str, value: Any, *, at_least: float | None = None) -> float:
+    """A finite real number, positive or, where at_least is given, at least that."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {describe(value)}")
+    if not math.isfinite(value) or (value <= 0 if at_least is None else value < at_least):
+        raise ValueError(
+            f"{name} must be a finite number {'> 0' if at_least is None else f'>= {at_least}'}, got {value}"
+        )
+    return float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {describe(value)}")
+    return value
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {describe(value)}")
+    return value
+
+
+def floating_dtype(name: str, value: Any) -> torch.dtype:
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"{name} must be a floating point torch.dtype, got {describe(value)}")
+    return value
+
+
+def rescaled_base(base: Any, factor: Any, dim: int) -> float:
+    """base x factor^(dim / (dim - 2)): the NTK-aware change of base, for which the longest wavelength grows by the factor."""
+    base, factor = number("base", base), number("base_rescale_factor", factor)
+    if base == 1.0:
+        warnings.warn("base 1 gives every plane the same frequency", stacklevel=3)
+    if factor == 1.0:
+        return base
+    if dim == 2:
+        raise ValueError(
+            f"base_rescale_factor needs dim >= 4, got dim 2 and factor {factor}: one plane has no longest wavelength to stretch"
+        )
+    return number("base x base_rescale_factor^(dim / (dim - 2))", base * factor ** (dim / (dim - 2)))
+
+
+def frequencies(inv_freq: Any) -> tuple[float, ...]:
+    """Frequencies given by the caller, as float32 values."""
+    if isinstance(inv_freq, Tensor):
+        if inv_freq.requires_grad:
+            raise ValueError(
+                "inv_freq requires a gradient, which a copy of its values would cut off; compute cos and sin from it yourself and "
+                "give them to rotary.apply_rotary, which differentiates its tables"
+            )
+        if inv_freq.device.type == "meta":
+            raise ValueError("inv_freq is on the meta device and has no values")
+        if not inv_freq.is_floating_point():
+            raise TypeError(f"inv_freq must be floating point, got {inv_freq.dtype}")
+        shape = tuple(inv_freq.shape)
+    else:
+        shape = (len(inv_freq),)
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(f"inv_freq must have shape (dim/2,), got {shape}")
+    with plain_torch():
+        values = torch.as_tensor(inv_freq, dtype=torch.float32, device="cpu")
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"inv_freq must be finite, got {values.tolist()}")
+        return tuple(values.tolist())
+
+
+def integers(name: str, value: Tensor) -> None:
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {value.dtype}")

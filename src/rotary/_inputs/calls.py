@@ -1,0 +1,136 @@
+"""Everything a call gives, checked and resolved before anything is computed: shapes, dtypes, devices, positions, lengths, roles.
+
+    for_rotate      RotaryEmbedding.rotate      for_cos_sin     RotaryEmbedding.cos_sin
+    for_table       apply_rotary                for_pair        apply_rotary_qk             for_freqs   apply_rotary_pos_emb
+
+Errors are TypeError or ValueError and name the argument, its shape or dtype, and the fix. Values of tensors are read on the CPU only,
+and never while something traces: no check waits for a device.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _checks
+from .._torch import tracing
+from .._types import CosSin, Length, Range, Role
+from ..positions import sequence
+from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis, table_of
+from .where import check_rows_of_length, context_length, per_row, positions_of, role_of
+
+
+class Call(NamedTuple):
+    """What a call of a module asks for.
+
+    seq_dim: counted from the front. positions: integers (seq,) or (batch, seq), of the keys. position_range: where the host knows it
+    without looking at a tensor. traced: what tracing() says here.
+    """
+
+    seq_dim: int
+    positions: Tensor
+    position_range: Range | None
+    length: Length
+    role: Role
+    traced: bool
+
+
+def for_rotate(
+    q: Tensor,
+    k: Tensor | None,
+    *,
+    dim: int,
+    use_xpos: bool,
+    windowed: bool,
+    offset: Any,
+    positions: Any,
+    cu_seqlens: Any,
+    length: Any,
+    role: Any,
+    seq_dim: int,
+) -> Call:
+    """The arguments of RotaryEmbedding.rotate. windowed: whether a scheme of the module depends on the length."""
+    traced = tracing()
+    axis = sequence_axis(q, seq_dim, "q")
+    keys = q
+    if k is not None:
+        keys = k
+        check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
+        if role is not None:
+            raise TypeError("role says what one tensor alone is; with q and k both given it is known")
+        check_width(dim, k, "k")
+    check_width(dim, q, "q")
+    role = "query" if k is not None else role_of(role, use_xpos)
+    at, known = positions_of(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced)
+    tokens = context_length(length, keys, axis)
+    rows = at.shape[0] if at.ndim == 2 else tokens.shape[0] if windowed and per_row(tokens) else 1
+    check_batch_of_tables(rows, q, "q")
+    return Call(axis, at, known, tokens, role, traced)
+
+
+def for_cos_sin(positions: Any, *, use_xpos: bool, length: Any, role: Any, device: torch.device) -> Call:
+    """The arguments of RotaryEmbedding.cos_sin; seq_dim has no meaning there and is -1."""
+    traced = tracing()
+    known = None
+    if isinstance(positions, Tensor):
+        _checks.integers("positions", positions)
+    else:
+        n = _checks.length("positions", positions)
+        known = (0, n - 1) if n and not traced else None
+        positions = sequence(n, device=device)
+    tokens = context_length(length, None, 0)
+    check_rows_of_length(tokens, positions)
+    return Call(-1, positions, known, tokens, role_of(role, use_xpos), traced)
+
+
+def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, CosSin]:
+    """The arguments of apply_rotary: seq_dim from the front, and the tables in the dtype of the arithmetic."""
+    axis = sequence_axis(x, seq_dim, "x")
+    return axis, table_of(x, cos, sin, axis, x.shape[axis], "x")
+
+
+def for_pair(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, key_cos: Tensor | None, key_sin: Tensor | None, seq_dim: int
+) -> tuple[int, tuple[CosSin, CosSin]]:
+    """The arguments of apply_rotary_qk: a table for q, cut to its length, and one for k."""
+    axis = sequence_axis(q, seq_dim, "q")
+    check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
+    if (key_cos is None) != (key_sin is None):
+        raise TypeError("key_cos and key_sin belong together: give both or neither")
+    length = k.shape[axis]
+    q_table = k_table = table_of(k, cos, sin, axis, length, "k")
+    if key_cos is not None and key_sin is not None:
+        k_table = table_of(k, key_cos, key_sin, axis, length, "k")
+    if q_table[0].ndim == 3:
+        check_batch_of_tables(q_table[0].shape[0], q, "q")
+    if q_table[0].shape[-1] * 2 > q.shape[-1]:
+        table_of(q, cos, sin, axis, length, "q")
+    return axis, (last_rows(q_table, q.shape[axis], length), k_table)
+
+
+def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
+    """The arguments of apply_rotary_pos_emb."""
+    sequence_axis(t, -2, "t")
+    if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
+        raise ValueError(
+            f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}"
+        )
+    check_width(freqs.shape[-1], t, "t")
+    if freqs.shape[0] < t.shape[-2]:
+        raise ValueError(f"freqs has {freqs.shape[0]} rows, t with shape {tuple(t.shape)} needs {t.shape[-2]}")
+    if freqs.device != t.device:
+        raise ValueError(f"freqs on {freqs.device}, t on {t.device}")
+    if isinstance(scale, Tensor) and scale.ndim and scale.shape != freqs.shape:
+        raise ValueError(
+            f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"
+        )
+
+
+def last_rows(table: CosSin, rows: int, length: int) -> CosSin:
+    """The last rows of tables of that length: queries that follow cached keys."""
+    if rows == length:
+        return table
+    cos, sin = table
+    return cos[..., length - rows :, :], sin[..., length - rows :, :]

@@ -1,0 +1,93 @@
+"""Which tensors and tables go together: one check per question, each raising an error that names the shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks
+from .._types import CosSin
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def sequence_axis(x: Any, seq_dim: int, name: str) -> int:
+    """seq_dim counted from the front."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor (..., seq, head_dim), got {_checks.describe(x)}")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name} must be floating point (float64, float32, float16 or bfloat16), got {x.dtype}")
+    ndim = x.ndim
+    axis = seq_dim + ndim if seq_dim < 0 else seq_dim
+    if ndim < 2 or not 0 <= axis < ndim - 1:
+        raise ValueError(
+            f"seq_dim {seq_dim} does not name a sequence dimension of {name} with shape {tuple(x.shape)}: "
+            f"needed is (..., seq, head_dim) or another layout with channels last"
+        )
+    return axis
+
+
+def check_pair(q: Tensor, k: Tensor, axis: int, k_axis: int) -> None:
+    """Raise where q and k cannot belong to one attention."""
+    if q.dtype != k.dtype:
+        raise TypeError(f"q is {q.dtype}, k is {k.dtype}: rotate them one by one, or cast one")
+    if q.device != k.device:
+        raise ValueError(f"q on {q.device}, k on {k.device}")
+    q_shape, k_shape = q.shape, k.shape
+    ndim = len(q_shape)
+    # With three dimensions the first may be heads as well as batch: only tables with a row per batch entry decide, in
+    # check_batch_of_tables.
+    if axis != k_axis or ndim != len(k_shape) or (axis != 0 and ndim > 3 and q_shape[0] != k_shape[0]):
+        raise ValueError(
+            f"q with shape {tuple(q_shape)} and k with shape {tuple(k_shape)} differ in more than heads and length"
+        )
+    if q_shape[axis] > k_shape[axis]:
+        raise ValueError(
+            f"q is longer than k: {q_shape[axis]} and {k_shape[axis]} along dimension {axis} of shapes {tuple(q_shape)} and "
+            f"{tuple(k_shape)}; is seq_dim right?"
+        )
+
+
+def check_width(dim: int, x: Tensor, name: str) -> None:
+    if x.shape[-1] < dim:
+        raise ValueError(f"rotary dim {dim} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}")
+
+
+def check_batch_of_tables(rows: int, x: Tensor, name: str) -> None:
+    """Raise where tables with a row per batch entry do not have one for each batch entry of x."""
+    if rows not in (1, x.shape[0]):
+        raise ValueError(f"tables have batch {rows}, {name} with shape {tuple(x.shape)} has {x.shape[0]}")
+
+
+def table_of(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: str) -> CosSin:
+    """The tables in the dtype of the arithmetic, or the error that tells why they do not fit x."""
+    shape = cos.shape
+    if shape != sin.shape or len(shape) not in (2, 3):
+        raise ValueError(
+            f"cos and sin must both have shape (seq, dim/2) or (batch, seq, dim/2), got {tuple(shape)} and {tuple(sin.shape)}"
+        )
+    if not cos.is_floating_point() or not sin.is_floating_point():
+        raise TypeError(f"cos and sin must be floating point, got {cos.dtype} and {sin.dtype}")
+    planes = shape[-1]
+    if planes * 2 > x.shape[-1]:
+        raise ValueError(
+            f"rotary dim {planes * 2} exceeds head_dim {x.shape[-1]} of {name} with shape {tuple(x.shape)}; "
+            f"tables are half width, one column per plane"
+        )
+    if shape[-2] != length:
+        raise ValueError(
+            f"cos and sin have {shape[-2]} rows, {name} with shape {tuple(x.shape)} has {length} along dimension {axis}"
+        )
+    if len(shape) == 3:
+        if shape[0] != 1 and axis == 0:
+            raise ValueError(
+                f"tables with a batch of {shape[0]} need seq_dim other than 0: dimension 0 of {name} {tuple(x.shape)} is the batch"
+            )
+        check_batch_of_tables(shape[0], x, name)
+    device = x.device
+    if cos.device != device or sin.device != device:
+        raise ValueError(f"cos on {cos.device}, sin on {sin.device}, {name} on {x.device}")
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return (cos if cos.dtype == work else cos.to(work)), (sin if sin.dtype == work else sin.to(work))

@@ -1,0 +1,121 @@
+"""Where tokens stand: positions, length of the context and role, from any of the arguments that can state them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
+
+from .. import _checks
+from .._types import Length, Range, Role
+from ..positions import packed, sequence
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+
+def positions_of(
+    keys: Tensor, axis: int, queries: int, offset: Any, explicit: Any, cu_seqlens: Any, traced: bool
+) -> tuple[Tensor, Range | None]:
+    """Integer positions of keys, (seq,) or (batch, seq), and their range where an int offset fixes it.
+
+    explicit: the positions= argument of the call, checked against keys; otherwise positions are made from offset and cu_seqlens.
+    """
+    n = keys.shape[axis]
+    if explicit is not None:
+        if isinstance(offset, Tensor) or offset != 0:
+            raise TypeError("give positions or offset, not both")
+        if cu_seqlens is not None:
+            raise TypeError("give positions or cu_seqlens, not both")
+        return _explicit_positions(keys, axis, explicit), None
+    start: int | Tensor = offset if isinstance(offset, Tensor) else _checks.index("offset", offset)
+    if isinstance(start, Tensor):
+        _checks.integers("offset", start)
+        _check_device("offset", start, keys)
+    if cu_seqlens is not None:
+        if not isinstance(cu_seqlens, Tensor):
+            raise TypeError(f"cu_seqlens must be an integer tensor, got {type(cu_seqlens).__name__}")
+        _check_device("cu_seqlens", cu_seqlens, keys)
+        if queries != n:
+            raise ValueError(f"with cu_seqlens q and k must be equally long, got {queries} and {n}")
+        return packed(cu_seqlens, n, offset=start), None
+    if not isinstance(start, Tensor):
+        return sequence(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
+    _check_one_per_row("offset", start, keys, axis)
+    return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
+
+
+def _explicit_positions(keys: Tensor, axis: int, explicit: Any) -> Tensor:
+    if not isinstance(explicit, Tensor):
+        raise TypeError(f"positions must be an integer tensor, got {type(explicit).__name__}")
+    _checks.integers("positions", explicit)
+    _check_device("positions", explicit, keys)
+    shape, n = tuple(explicit.shape), keys.shape[axis]
+    if explicit.ndim not in (1, 2):
+        raise ValueError(f"positions must have shape (seq,) or (batch, seq), got {shape}")
+    if shape[-1] != n:
+        raise ValueError(
+            f"positions has {shape[-1]} entries along the sequence, x with shape {tuple(keys.shape)} has {n} along dimension {axis}"
+        )
+    if explicit.ndim == 2 and shape[0] == 1:
+        return explicit[0]
+    if explicit.ndim == 2:
+        _check_batch("positions", shape[0], keys, axis)
+    return explicit
+
+
+def context_length(value: Any, x: Tensor | None, axis: int) -> Length:
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        return _checks.length("length", value)
+    _checks.integers("length", value)
+    _check_one_per_row("length", value, x, axis)
+    return value
+
+
+def check_rows_of_length(length: Length, positions: Tensor) -> None:
+    """Raise where a (batch,) length does not go with the rows of positions."""
+    if not per_row(length) or positions.ndim < 2:
+        return
+    if positions.ndim > 2 or positions.shape[0] not in (1, length.shape[0]):
+        raise ValueError(
+            f"length has shape {tuple(length.shape)}, positions {tuple(positions.shape)}: (seq,) or (batch, seq) is needed"
+        )
+
+
+def per_row(length: Length) -> TypeGuard[Tensor]:
+    return isinstance(length, Tensor) and length.ndim > 0
+
+
+def _check_one_per_row(name: str, value: Tensor, x: Tensor | None, axis: int) -> None:
+    if value.ndim > 1:
+        raise ValueError(f"{name} must be an int, 0-d or (batch,), got shape {tuple(value.shape)}")
+    if x is not None:
+        _check_device(name, value, x)
+        if value.ndim and value.shape[0] != 1:
+            _check_batch(name, value.shape[0], x, axis)
+        elif value.ndim and axis != 0 and x.ndim > 2 and x.shape[0] != 1:
+            raise ValueError(
+                f"{name} has 1 row, x with shape {tuple(x.shape)} has a batch of {x.shape[0]}; give an int or 0-d for all rows"
+            )
+
+
+def _check_batch(name: str, rows: int, x: Tensor, axis: int) -> None:
+    if axis == 0:
+        raise ValueError(
+            f"{name} with {rows} rows needs seq_dim other than 0: the batch is dimension 0 of x with shape {tuple(x.shape)}"
+        )
+    if rows != x.shape[0]:
+        raise ValueError(f"{name} batch {rows} does not match x batch {x.shape[0]} (x has shape {tuple(x.shape)})")
+
+
+def _check_device(name: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name} on {value.device}, x on {x.device}: move {name} first")
+
+
+def role_of(role: Any, use_xpos: bool) -> Role:
+    if role is None and use_xpos:
+        raise TypeError("xPos scales queries and keys differently; pass role='query' or role='key'")
+    return cast(Role, _checks.one_of("role", role or "query", ("query", "key")))

@@ -1,0 +1,180 @@
+"""One rotation, from checked tensors to rotated ones: a kernel where it can run, autograd around it where a gradient is wanted.
+
+    formula?   in place?   gradient?
+    no         no          no          the kernel, into fresh outputs: the fast path, decoding
+    no         no          yes         the kernel inside one autograd node for all tensors
+    no         yes         no          the kernel, over the inputs
+    no         yes         yes         the kernel inside an autograd node per tensor
+    yes        no          any         the formula
+    yes        yes         any         the formula, copied over the inputs
+
+The formula is needed under torch.compile, export, functorch, forward mode, for tensor subclasses, and where cos or sin require a
+gradient: see needs_formula. The backward pass is the same rotation with `conjugate` inverted; it needs cos and sin alone, so no copy
+of a query or key is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from .._torch import batched_gradient, forward_mode, tracing, transforming
+from .._types import CosSin, Tensors
+from . import backends, eager, overlap
+
+
+class How(TypedDict):
+    """Options of every kernel: where the sequence is, which channels pair, in which direction to rotate."""
+
+    seq_dim: int
+    interleaved: bool
+    conjugate: bool
+
+
+_PLAIN, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
+
+
+def rotate(
+    xs: Tensors,
+    tables: tuple[CosSin, ...],
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    conjugate: bool,
+    in_place: bool = False,
+    backend: str | None = None,
+    names: tuple[str, ...] = ("q", "k"),
+) -> Tensors:
+    """Rotated xs: fresh tensors with the dtype of x and the strides of empty_like(x), or, in place, the same objects.
+
+    Shapes, dtypes and devices are checked by the caller; seq_dim is not negative. Tables that require a gradient get one.
+    names: of xs, for errors. backend: of a forward pass, for its backward.
+    """
+    grad = torch.is_grad_enabled()
+    formula = needs_formula(xs, tables, grad)
+    needs_grad = grad and any(x.requires_grad for x in xs)
+    if not formula:  # the compiler cannot read a context variable
+        backend = backend or backends.chosen()
+        if not in_place and not needs_grad:  # fast path: call overhead dominates single-token decoding
+            outs = tuple([torch.empty_like(x) for x in xs])
+            backends.run(backend, xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+            return outs
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    if formula:
+        if not in_place:
+            return by_formula(xs, tables, how)
+        over_by_formula(xs, tables, how)
+    elif not in_place:
+        return _RotateFresh.apply(backend, how, len(xs), *xs, *(t for table in tables for t in table))
+    else:
+        overlap.check(xs, names[: len(xs)])
+        if needs_grad:
+            for x, table in zip(xs, tables, strict=True):
+                _RotateInPlace.apply(backend, how, x, *table)
+        else:
+            backends.run(backend, xs, xs, tables, **how)
+    return xs
+
+
+def needs_formula(xs: Tensors, tables: tuple[CosSin, ...], grad: bool) -> bool:
+    """True if the pointer-based kernels cannot be used: tensor subclasses, meta or traced tensors, transforms, or tables that need a
+    gradient."""
+    if tracing() or forward_mode():
+        return True
+    for x in xs:
+        if type(x) not in _PLAIN or x.layout is not _STRIDED or x.is_neg() or x.is_meta or batched_gradient(x):
+            return True
+    previous = None
+    for table in tables:
+        if table is previous:  # q and k mostly share their table
+            continue
+        previous = table
+        for t in table:
+            if type(t) not in _PLAIN or t.is_neg() or (grad and t.requires_grad):
+                return True
+    return False
+
+
+def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:
+    """Fresh outputs, by operations that autograd, functorch and the compiler handle."""
+    return tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
+
+
+def over_by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> None:
+    """The same, written over xs."""
+    # The gradient of a table is a function of x before the rotation, and autograd keeps no copy of what is written over.
+    clone = torch.is_grad_enabled() and any(t.requires_grad for table in tables for t in table)
+    for x, y in zip(xs, by_formula(tuple(x.clone() for x in xs) if clone else xs, tables, how), strict=True):
+        x.copy_(y)
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """y with the strides of empty_like(x). Under functorch the transform decides about strides, and they stay as they are."""
+    if torch.compiler.is_compiling() or not transforming():
+        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)
+    return y
+
+
+def _inverted(how: How) -> How:
+    return {**how, "conjugate": not how["conjugate"]}
+
+
+def pairs(tensors: Sequence[Tensor]) -> tuple[CosSin, ...]:
+    """cos, sin, cos, sin, ... -> (cos, sin), ..."""
+    return tuple(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def readable(grad: Tensor) -> Tensor:
+    """The gradient with contiguous channels: that of a sum arrives expanded, with stride 0, which no kernel reads."""
+    return grad if grad.stride(-1) == 1 else grad.contiguous()
+
+
+class _RotateFresh(torch.autograd.Function):
+    """One or two tensors, one launch, fresh outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str | None, how: How, count: int, *tensors: Tensor) -> Tensors:
+        xs, flat = tensors[:count], tensors[count:]
+        outs = tuple(torch.empty_like(x) for x in xs)
+        backends.run(backend, xs, outs, pairs(flat), **how)
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
+        ctx.backend, ctx.how, ctx.count = backend, how, count
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # read once: activation checkpointing allows no second time
+        tables = pairs(saved)
+        wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
+        rotated: list[Tensor | None] = [None] * ctx.count
+        if wanted:
+            how = _inverted(ctx.how)
+            incoming = tuple(readable(grads[i]) for i in wanted)  # pyright: ignore[reportArgumentType]
+            for i, y in zip(
+                wanted, rotate(incoming, tuple(tables[i] for i in wanted), backend=ctx.backend, **how), strict=True
+            ):
+                rotated[i] = y
+        return None, None, None, *rotated, *(None,) * len(saved)
+
+
+class _RotateInPlace(torch.autograd.Function):
+    """One tensor, in place. A node each, because torch allows no node that changes two views, and every 3-D linear output is a view."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str | None, how: How, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        backends.run(backend, (x,), (x,), ((cos, sin),), **how)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(cos, sin)
+        ctx.backend, ctx.how = backend, how
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        how = _inverted(ctx.how)
+        (rotated,) = rotate((readable(grad),), pairs(ctx.saved_tensors), backend=ctx.backend, **how)
+        return None, None, rotated, None, None

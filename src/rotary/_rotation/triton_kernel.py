@@ -1,0 +1,156 @@
+"""The one GPU kernel, in Triton. Imported by kernels/triton.py at its first launch, and by nothing else.
+
+Names: `q_`, `k_` the two tensors, `x` whichever of them this program rotates, `y` where it goes; `_b`, `_h`, `_s` strides of batch,
+heads and sequence in elements; `BT` tokens and `BH` heads per program; capitals are known when the kernel is compiled.
+"""
+# The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false, reportInvalidTypeForm=false
+# pyright: reportAssignmentType=false, reportPossiblyUnboundVariable=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# The kernel is not compiled again for another length, batch, number of heads or stride: Triton would otherwise make a kernel of its own
+# for values that are 1 or divisible by 16. UNIT and TABLE_UNIT state the divisibility that the loads need instead.
+_RUNTIME = [
+    name
+    for x in ("q", "k")
+    for name in (
+        f"{x}_tokens",
+        f"{x}_seq",
+        f"{x}_heads",
+        *(f"{x}_{tensor}_{axis}" for tensor in ("x", "y") for axis in "bhs"),
+        f"{x}_table_b",
+        f"{x}_table_s",
+    )
+] + ["conjugate"]
+
+
+@triton.jit(do_not_specialize=_RUNTIME)
+def rotate_kernel(
+    q_x,
+    q_y,
+    q_cos,
+    q_sin,
+    k_x,
+    k_y,
+    k_cos,
+    k_sin,
+    q_tokens: tl.int32,
+    q_seq: tl.int32,
+    q_heads: tl.int32,
+    q_x_b: tl.int64,
+    q_x_h: tl.int64,
+    q_x_s: tl.int64,
+    q_y_b: tl.int64,
+    q_y_h: tl.int64,
+    q_y_s: tl.int64,
+    q_table_b: tl.int64,
+    q_table_s: tl.int64,
+    k_tokens: tl.int32,
+    k_seq: tl.int32,
+    k_heads: tl.int32,
+    k_x_b: tl.int64,
+    k_x_h: tl.int64,
+    k_x_s: tl.int64,
+    k_y_b: tl.int64,
+    k_y_h: tl.int64,
+    k_y_s: tl.int64,
+    k_table_b: tl.int64,
+    k_table_s: tl.int64,
+    conjugate: tl.int32,
+    DIM: tl.constexpr,
+    TAIL: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    UNIT: tl.constexpr,
+    TABLE_UNIT: tl.constexpr,
+    BT: tl.constexpr,
+    BH: tl.constexpr,
+    PAIR: tl.constexpr,
+):
+    """y = x (cos + i sin), or x (cos - i sin), for BT tokens of BH heads of q or of k, and TAIL channels past DIM copied.
+
+    Tokens are counted through the batch: token n is position n % seq of row n // seq. One row of programs, head groups of q, then of
+    k, fastest, so that programs that run together read the same rows of the tables and neighbouring memory of
+    (batch, seq, heads, dim) tensors; then blocks of tokens.
+    """
+    PLANES: tl.constexpr = DIM // 2
+    WIDTH: tl.constexpr = triton.next_power_of_2(PLANES) if PLANES > 0 else 1  # no planes: a tile of one, masked
+    TAIL_WIDTH: tl.constexpr = triton.next_power_of_2(TAIL) if TAIL > 0 else 0
+
+    q_groups = (q_heads + BH - 1) // BH
+    groups = q_groups
+    if PAIR:
+        groups += (k_heads + BH - 1) // BH
+    program = tl.program_id(0)
+    group = program % groups
+    block = program // groups
+
+    if group < q_groups:
+        x, y, cos, sin = q_x, q_y, q_cos, q_sin
+        tokens, seq, heads = q_tokens, q_seq, q_heads
+        x_b, x_h, x_s, y_b, y_h, y_s = q_x_b, q_x_h, q_x_s, q_y_b, q_y_h, q_y_s
+        table_b, table_s = q_table_b, q_table_s
+        head = group * BH
+    else:
+        x, y, cos, sin = k_x, k_y, k_cos, k_sin
+        tokens, seq, heads = k_tokens, k_seq, k_heads
+        x_b, x_h, x_s, y_b, y_h, y_s = k_x_b, k_x_h, k_x_s, k_y_b, k_y_h, k_y_s
+        table_b, table_s = k_table_b, k_table_s
+        head = (group - q_groups) * BH
+
+    # The launcher has checked that UNIT and TABLE_UNIT divide the strides: x // UNIT * UNIT tells the compiler about divisibility.
+    x_b, x_h, x_s = x_b // UNIT * UNIT, x_h // UNIT * UNIT, x_s // UNIT * UNIT
+    y_b, y_h, y_s = y_b // UNIT * UNIT, y_h // UNIT * UNIT, y_s // UNIT * UNIT
+    table_b, table_s = table_b // TABLE_UNIT * TABLE_UNIT, table_s // TABLE_UNIT * TABLE_UNIT
+
+    token = block * BT + tl.arange(0, BT)[:, None]
+    row, position = (token // seq).to(tl.int64), (token % seq).to(tl.int64)
+    plane = tl.arange(0, WIDTH)[None, :]
+    table = row * table_b + position * table_s + plane
+    turning = (token < tokens) & (plane < PLANES)
+    c = tl.load(cos + table, mask=turning)
+    s = tl.load(sin + table, mask=turning)
+    s = tl.where(conjugate != 0, -s, s)
+
+    x += head.to(tl.int64) * x_h
+    y += head.to(tl.int64) * y_h
+    x_row, y_row = row * x_b + position * x_s, row * y_b + position * y_s
+
+    # Every load comes before every store: the compiler cannot know that y is not x, and would wait for one head after another.
+    first, second, rest = (), (), ()
+    for h in tl.static_range(BH):
+        here = token < tl.where(head + h < heads, tokens, 0)  # a head past the last has no tokens
+        if INTERLEAVED:
+            channel = tl.arange(0, 2 * WIDTH)[None, :]
+            first = first + (tl.load(x + h * x_h + (x_row + channel), mask=here & (channel < DIM)),)
+        else:
+            first = first + (tl.load(x + h * x_h + (x_row + plane), mask=here & (plane < PLANES)),)
+            second = second + (tl.load(x + h * x_h + (x_row + (plane + PLANES)), mask=here & (plane < PLANES)),)
+        if TAIL > 0:
+            past = tl.arange(0, TAIL_WIDTH)[None, :]
+            rest = rest + (tl.load(x + h * x_h + (x_row + (past + DIM)), mask=here & (past < TAIL)),)
+    for h in tl.static_range(BH):
+        here = token < tl.where(head + h < heads, tokens, 0)
+        if INTERLEAVED:
+            channel = tl.arange(0, 2 * WIDTH)[None, :]
+            a, b = tl.split(tl.reshape(first[h], [BT, WIDTH, 2]))
+        else:
+            a, b = first[h], second[h]
+        a, b = a.to(c.dtype), b.to(c.dtype)
+        first_turned = (a * c - b * s).to(y.dtype.element_ty)
+        second_turned = (b * c + a * s).to(y.dtype.element_ty)
+        if INTERLEAVED:
+            both = tl.reshape(tl.join(first_turned, second_turned), [BT, 2 * WIDTH])
+            tl.store(y + h * y_h + (y_row + channel), both, mask=here & (channel < DIM))
+        else:
+            tl.store(y + h * y_h + (y_row + plane), first_turned, mask=here & (plane < PLANES))
+            tl.store(y + h * y_h + (y_row + (plane + PLANES)), second_turned, mask=here & (plane < PLANES))
+        if TAIL > 0:
+            past = tl.arange(0, TAIL_WIDTH)[None, :]
+            tl.store(y + h * y_h + (y_row + (past + DIM)), rest[h], mask=here & (past < TAIL))

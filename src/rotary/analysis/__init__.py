@@ -1,0 +1,1 @@
+"""What a scheme does to each plane: diagnosis (numbers), report (text), plots (pictures; matplotlib is imported late)."""

@@ -1,0 +1,76 @@
+"""Exact cos and sin in place of a model's own, from the inv_freq of its rotary modules.
+
+A module qualifies if its forward(x, position_ids) gives, near position 0, cos and sin of position * inv_freq repeated in both halves.
+Far from position 0 the model's float32 angles are wrong, so the comparison can only be made near it.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._torch import version_of
+from ..embedding import RotaryEmbedding
+from .handle import Handle
+from .rebind import mark_as_patched
+
+
+def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any]) -> None:
+    """Bind a forward with exact tables to each rotary module that qualifies; the report says why the others do not."""
+    for module in model.modules():
+        inv_freq = getattr(module, "inv_freq", None)
+        if not isinstance(inv_freq, Tensor) or inv_freq.ndim != 1 or isinstance(module, RotaryEmbedding):
+            continue
+        owner = type(module).__name__
+        reason = _disqualified(module, inv_freq)
+        if reason is not None:
+            handle.report().left[owner, "forward"] = reason
+            continue
+        handle.bind(module, "forward", types.MethodType(_exact_forward(type(module).forward, handle), module))
+        replaced[owner, "forward", "cos and sin", "exact angles"] += 1
+
+
+def _disqualified(module: nn.Module, inv_freq: Tensor) -> str | None:
+    """The reason why this module's tables cannot be computed from its inv_freq, or None."""
+    if inv_freq.is_meta or not bool(inv_freq.isfinite().all()):
+        return "its inv_freq is on the meta device or not finite"
+    if getattr(module, "rope_type", "default") in ("dynamic", "longrope"):
+        return f"its frequencies depend on the length (rope_type {module.rope_type!r})"
+    positions = torch.tensor([[0, 1, 2, 5]], device=inv_freq.device)
+    x = torch.zeros(1, 4, 2 * inv_freq.shape[0], device=inv_freq.device)
+    try:
+        with torch.no_grad():
+            cos, sin = type(module).forward(module, x, positions)
+        angles = positions[..., None] * inv_freq.double()
+        for table, half in ((cos, angles.cos()), (sin, angles.sin())):
+            expected = torch.cat((half, half), -1) * float(getattr(module, "attention_scaling", 1.0))
+            if table.shape != expected.shape or float((table - expected).abs().max()) > 1e-5:
+                return "its tables are not cos and sin of position * inv_freq repeated in both halves"
+    except Exception as error:  # the model's code may raise anything
+        return f"calling forward(x, position_ids) raised {type(error).__name__}"
+    return None
+
+
+def _exact_forward(original: Callable[..., Any], handle: Handle) -> Any:
+    """A forward that computes exact tables while the handle is active, and otherwise calls the original."""
+    # By module, because deep copies share this function and may have other frequencies.
+    cache: weakref.WeakKeyDictionary[nn.Module, tuple[Any, RotaryEmbedding]] = weakref.WeakKeyDictionary()
+
+    def forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not handle.active or args or kwargs or position_ids.is_floating_point():
+            return original(self, x, position_ids, *args, **kwargs)
+        inv_freq, scaling = self.inv_freq, float(getattr(self, "attention_scaling", 1.0))
+        key = (id(inv_freq), version_of(inv_freq), scaling)
+        entry = cache.get(self)
+        if entry is None or entry[0] != key:
+            entry = cache[self] = (key, RotaryEmbedding.from_inv_freq(inv_freq.detach(), attention_factor=scaling))
+        cos, sin = entry[1].cos_sin(position_ids)
+        return tuple(torch.cat((table, table), -1).to(x.dtype) for table in (cos, sin))
+
+    return mark_as_patched(forward)

@@ -1,0 +1,72 @@
+"""What patch(model) returns: a Handle that undoes the patch, and the Report of what it replaced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .spec import RotationSpec
+from .wrapper import Replacement
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a patch did.
+
+    replaced: (class, method, function, spec) -> number of modules. left: (class, function) -> the reason why it was not replaced.
+    """
+
+    replaced: dict[tuple[str, str, str, RotationSpec | str], int] = field(default_factory=dict)
+    left: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"replaced  {count:4} x {owner}.{method}: {function}, {spec}"
+            for (owner, method, function, spec), count in self.replaced.items()
+        ]
+        lines += [f"left      {owner}: {function}, because {reason}" for (owner, function), reason in self.left.items()]
+        return "\n".join(lines)
+
+
+class Handle:
+    """A patch on one model, and a context manager: leaving it removes the patch.
+
+    active: whether replaced methods use this library. remove() clears it first, so that a patched method that is still reachable,
+        through a wrapper that was put around it or through a deep copy of the model, runs the original code.
+    """
+
+    def __init__(self) -> None:
+        self.active = True
+        self.replacements: list[Replacement] = []
+        self._report = Report()
+        self._bound: list[tuple[nn.Module, str, Any]] = []
+
+    def report(self) -> Report:
+        """What was replaced, and what was not and why."""
+        return self._report
+
+    @property
+    def calls(self) -> int:
+        """How many calls of the model's rotation functions this library's kernels have served."""
+        return sum(replacement.calls for replacement in self.replacements)
+
+    def bind(self, module: nn.Module, name: str, method: Any) -> None:
+        """Set module.name to method on this instance, until remove()."""
+        module.__dict__[name] = method
+        self._bound.append((module, name, method))
+
+    def remove(self) -> None:
+        """Restore every method. A wrapper that was put around a patched method in the meantime stays, and calls the original code."""
+        self.active = False
+        for module, name, method in self._bound:
+            if module.__dict__.get(name) is method:
+                del module.__dict__[name]
+        self._bound.clear()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()

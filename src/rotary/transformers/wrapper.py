@@ -1,0 +1,231 @@
+"""Replacement: a model's rotation function, computed by this library's kernels in float32 and rounded once."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._torch import version_of
+from .._types import CosSin
+from ..functional import apply_rotary, apply_rotary_qk
+from .spec import RotationSpec, formula, join_partial, per_channel, split_pairs, split_partial
+
+
+def cos_sin(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin:
+    """(cos, sin) from the arguments that carry a function's tables, in the width of these."""
+    first, second = spec.form.unpack(arguments)
+    return (second, first) if spec.sin_first else (first, second)
+
+
+class HalfTables(threading.local):
+    """A model's tables cut to half width, if their halves are equal. Comparing reads every value, and all layers share one pair of
+    tables, so the last result is kept."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] = ()
+        self._halves: CosSin | None = None
+
+    def __call__(self, arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
+        """(cos, sin) of half width, or None if the two channels of a pair rotate by different numbers."""
+        grad = (
+            torch.is_grad_enabled()
+        )  # halves cut without grad mode have no graph back to tables that require a gradient
+        if len(self._key) == len(arguments) and all(
+            reference() is t and state == (version_of(t), grad)
+            for (reference, state), t in zip(self._key, arguments, strict=True)
+        ):
+            return self._halves
+        halves: list[Tensor] = []
+        for table in cos_sin(arguments, spec):
+            a, b = per_channel(table, spec.widths)
+            if a is not b and not torch.equal(a, b):
+                break
+            halves.append(a.contiguous())
+        self._halves = (halves[0], halves[1]) if len(halves) == 2 else None
+        self._key = tuple((weakref.ref(t), (version_of(t), grad)) for t in arguments)
+        return self._halves
+
+
+class _Split(NamedTuple):
+    """An input, split into what rotates and what passes through: the first tokens, and channels before those that rotate."""
+
+    rotated: Tensor
+    tokens: Tensor | None
+    channels: Tensor | None
+
+
+class Replacement:
+    """Wrapper around a model's rotation function with the same signature; it calls the original when the handle is inactive.
+
+    calls: how many calls the kernels served. fallbacks: how many the formula at full width or the original function served.
+    """
+
+    def __init__(self, function: Callable[..., Any], spec: RotationSpec, active: Callable[[], bool]) -> None:
+        self.function, self.spec, self.active = function, spec, active
+        self.halves = HalfTables()
+        self.calls = self.fallbacks = 0
+        self._signature = inspect.signature(function)
+        self._names = list(self._signature.parameters)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        y = self.try_rotate(args, kwargs)
+        return self.function(*args, **kwargs) if y is None else y
+
+    def __deepcopy__(self, memo: Any) -> Replacement:
+        return self
+
+    def try_rotate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The function's result, or None if the original function has to compute it."""
+        if not self.active():
+            return None
+        spec, form = self.spec, self.spec.form
+        if kwargs or len(args) < spec.tensors + form.count:
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            values = list(bound.arguments.values())
+        else:
+            values = list(args)
+        start = form.count if form.tables_first else 0
+        end = start + spec.tensors
+        tables = values[:start] if form.tables_first else values[end : end + form.count]
+        ys = self._rotate(values[start:end], tables, self._unsqueeze(values))
+        if ys is None:
+            self.fallbacks += 1
+            return None
+        return tuple(ys) if spec.tensors > 1 else ys[0]
+
+    def _unsqueeze(self, values: list[Any]) -> Any:
+        """The axis that this call inserts into its tables, or None."""
+        if self.spec.unsqueeze != "argument":
+            return self.spec.unsqueeze
+        i = self._names.index("unsqueeze_dim")
+        return values[i] if len(values) > i else self._signature.parameters["unsqueeze_dim"].default
+
+    def _rotate(self, xs: list[Any], tables: list[Any], unsqueeze: Any) -> list[Tensor] | None:
+        spec = self.spec
+        if not all(isinstance(x, Tensor) and x.is_floating_point() for x in xs):
+            return None
+        if not all(isinstance(table, Tensor) for table in tables):
+            return None
+        halves = None if torch.compiler.is_compiling() else self.halves(tables, spec)
+        cos = (cos_sin(tables, spec) if halves is None else halves)[0]
+        if not cos.is_floating_point():
+            return None
+        width = 2 * cos.shape[-1] if halves is not None or spec.widths == "half" else cos.shape[-1]
+        if spec.form.folded:
+            xs = [x.unflatten(-1, (-1, width)) for x in xs]
+        if any(width > x.shape[-1] or (width < x.shape[-1] and not spec.partial) for x in xs) or width % 2:
+            return None
+        splits = [self._split(x, width, cos.shape[-2] if spec.prefix else None) for x in xs]
+        inputs = [split.rotated for split in splits]
+        ys = None if halves is None else self._by_kernel(inputs, halves, unsqueeze)
+        if ys is None:
+            ys = self._by_formula(inputs, cos_sin(tables, spec), unsqueeze)
+        return None if ys is None else [self._join(y, split) for y, split in zip(ys, splits, strict=True)]
+
+    def _split(self, x: Tensor, width: int, tokens: int | None) -> _Split:
+        """tokens: how many rows the tables have, if spec.prefix."""
+        first = channels = None
+        if tokens is not None and x[..., : x.shape[-2] - tokens, :].shape[-2]:
+            first, x = x[..., : x.shape[-2] - tokens, :], x[..., -tokens:, :]
+        if self.spec.partial == "trailing":
+            x, channels = split_partial(self.spec, x, width)
+        return _Split(x, first, channels)
+
+    def _join(self, y: Tensor, split: _Split) -> Tensor:
+        if split.channels is not None:
+            y = join_partial(self.spec, y, split.channels.to(y.dtype))
+        if split.tokens is not None:
+            y = torch.cat((split.tokens.to(y.dtype), y), -2)
+        return y.flatten(-2) if self.spec.form.folded else y
+
+    def _by_kernel(self, xs: list[Tensor], halves: CosSin, unsqueeze: Any) -> list[Tensor] | None:
+        """The rotation by apply_rotary, or None if it does not take these shapes. halves: cos and sin of half width."""
+        rows: list[CosSin] = []
+        axes: set[int] = set()
+        for x in xs:
+            cos, sin = (_rows(table, x, unsqueeze) for table in halves)
+            if cos is None or sin is None:
+                return None
+            axes |= {cos[0], sin[0]}
+            rows.append((cos[1], sin[1]))
+        if len(axes) != 1:
+            return None
+        seq_dim = axes.pop()
+        how: dict[str, Any] = {
+            "seq_dim": seq_dim,
+            "interleaved": self.spec.interleaved,
+            "conjugate": self.spec.conjugate,
+        }
+        xs = [self._promoted(x, halves[0]) for x in xs]
+        try:
+            if len(xs) == 2 and xs[0].dtype == xs[1].dtype and xs[0].shape[seq_dim] == xs[1].shape[seq_dim]:
+                ys = list(apply_rotary_qk(xs[0], xs[1], *rows[0], **how))
+            else:
+                ys = [apply_rotary(x, cos, sin, **how) for x, (cos, sin) in zip(xs, rows, strict=True)]
+        except (TypeError, ValueError):  # dtypes or shapes that only the model's own function broadcasts
+            return None
+        self.calls += 1
+        return [self._half_paired(y, 2 * rows[0][0].shape[-1]) for y in ys] if self.spec.to_half else ys
+
+    @staticmethod
+    def _half_paired(y: Tensor, width: int) -> Tensor:
+        return torch.cat((*split_pairs(y[..., :width], True), y[..., width:]), -1)
+
+    def _by_formula(self, xs: list[Tensor], tables: CosSin, unsqueeze: Any) -> list[Tensor] | None:
+        """At full width: for tables whose halves differ, and under torch.compile, where values cannot be compared. None if the
+        formula does not take these shapes."""
+        cos, sin = tables if unsqueeze is None else (tables[0].unsqueeze(unsqueeze), tables[1].unsqueeze(unsqueeze))
+        ys: list[Tensor] = []
+        try:
+            for x in xs:
+                work = torch.float64 if x.dtype == torch.float64 else torch.float32
+                y = formula(self.spec, x.to(work), cos.to(work), sin.to(work))
+                ys.append(y.to(self._promoted(x[:0], cos).dtype))
+        except RuntimeError:  # shapes that only the model's own function broadcasts
+            return None
+        if any(y.shape != x.shape for x, y in zip(xs, ys, strict=True)):
+            return None
+        self.fallbacks += 1
+        return ys
+
+    def _promoted(self, x: Tensor, cos: Tensor) -> Tensor:
+        return x.to(torch.promote_types(x.dtype, cos.dtype)) if self.spec.promotes else x
+
+
+def _rows(table: Tensor, x: Tensor, unsqueeze: Any) -> tuple[int, Tensor] | None:
+    """For a table that broadcasts against x: (seq_dim, the table as (seq, P) or (batch, seq, P)). None if it varies along more
+    dimensions than these two.
+
+    >>> seq_dim, rows = _rows(torch.ones(2, 5, 4), torch.ones(2, 3, 5, 8), 1)
+    >>> seq_dim, rows.shape
+    (2, torch.Size([2, 5, 4]))
+    """
+    aligned = table if unsqueeze is None else table.unsqueeze(unsqueeze)
+    if aligned.ndim > x.ndim:
+        return None
+    sizes = [1] * (x.ndim - aligned.ndim) + list(aligned.shape[:-1])
+    aligned = aligned.reshape(*sizes, aligned.shape[-1])
+    seq_dim = _seq_dim(sizes, x)
+    if seq_dim is None or sizes[seq_dim] != x.shape[seq_dim]:
+        return None
+    if seq_dim == 0 or sizes[0] == 1:
+        return seq_dim, aligned.reshape(sizes[seq_dim], -1)
+    return (seq_dim, aligned.reshape(sizes[0], sizes[seq_dim], -1)) if sizes[0] == x.shape[0] else None
+
+
+def _seq_dim(sizes: list[int], x: Tensor) -> int | None:
+    """The dimension of x that the rows of a table belong to. sizes: of the table, aligned with x, without the last."""
+    varying = [d for d in range(1, x.ndim - 1) if sizes[d] != 1]
+    if varying:
+        return varying[0] if len(varying) == 1 else None
+    if sizes[0] != 1 and (x.ndim == 2 or 1 not in x.shape[1:-1]):
+        return 0  # x is (tokens, heads, channels)
+    single = [d for d in range(1, x.ndim - 1) if x.shape[d] == 1]  # one token: the last dimension of size 1
+    return single[-1] if single else None

@@ -1,0 +1,139 @@
+"""Files are read and written as by the safetensors library."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("safetensors")
+from safetensors.torch import load_file, save_file
+
+from rotary.checkpoints.safetensors import header_bytes, read_header, read_headers, shards
+
+TENSORS = {
+    "a": torch.randn(3, 5),
+    "b": torch.randn(4, 2).bfloat16(),
+    "none": torch.empty(0, 3),
+    "one": torch.tensor(2.0, dtype=torch.float64),
+    "whole": torch.arange(6, dtype=torch.int8).view(2, 3),
+}
+
+
+def test_a_copy_is_the_same_to_the_safetensors_library(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"by": "us"})
+    file = read_header(tmp_path / "x.safetensors")
+    assert file.metadata == {"by": "us"} and {e.name: e.shape for e in file.entries} == {
+        n: tuple(t.shape) for n, t in TENSORS.items()
+    }
+    out = io.BytesIO(header_bytes(file, {"by": "them"}))
+    out.seek(0, io.SEEK_END)
+    for entry in file.entries:
+        file.write_copy(entry, out)  # type: ignore[arg-type]
+    (tmp_path / "y.safetensors").write_bytes(out.getvalue())
+    copied = load_file(tmp_path / "y.safetensors")
+    assert all(
+        torch.equal(copied[name], tensor) and copied[name].dtype == tensor.dtype for name, tensor in TENSORS.items()
+    )
+    assert read_header(tmp_path / "y.safetensors").metadata == {"by": "them"}
+
+
+def test_reordered_rows_and_float64_rows(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.safetensors")
+    file = read_header(tmp_path / "x.safetensors")
+    entries = {entry.name: entry for entry in file.entries}
+    out = io.BytesIO()
+    file.write_reordered(entries["b"], [2, 0, 3, 1], out)
+    assert torch.equal(torch.frombuffer(out.getbuffer(), dtype=torch.bfloat16).view(4, 2), TENSORS["b"][[2, 0, 3, 1]])
+    assert torch.equal(file.float64_rows(entries["b"], slice(1, 3)), TENSORS["b"][1:3].double())
+    with pytest.raises(ValueError, match="whole is I8: dequantise"):
+        file.float64_rows(entries["whole"], slice(0, 1))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"1234",
+        (5).to_bytes(8, "little") + b"[1,2]",
+        (2).to_bytes(8, "little") + b"{]",
+        (1 << 40).to_bytes(8, "little") + b"{}",
+    ],
+)
+def test_other_files_are_refused(data: bytes, tmp_path: Path):
+    (tmp_path / "x.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "x.safetensors")
+    data = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(data[:-3])
+    with pytest.raises(ValueError, match="ends inside"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def with_offsets(path: Path, *offsets: tuple[int, int], shape: object = (2,), metadata: object = None) -> Path:
+    """A file whose header gives these data_offsets to float32 tensors of this shape."""
+    entries = {str(i): {"dtype": "F32", "shape": shape, "data_offsets": pair} for i, pair in enumerate(offsets)}
+    text = json.dumps({"__metadata__": metadata or {}, **entries}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
+    return path
+
+
+def test_bytes_that_overlap_or_leave_gaps_are_refused(tmp_path: Path):
+    """The format allows neither, and a copy with the same offsets would not be the same file."""
+    path = tmp_path / "x.safetensors"
+    assert [entry.end for entry in read_header(with_offsets(path, (8, 16), (0, 8))).entries] == [8, 16]
+    for offsets in (((0, 8), (4, 12)), ((0, 8), (16, 24)), ((8, 16),), ((0, 8), (8, 4)), ((0, 8), (0, 8))):
+        with pytest.raises(ValueError, match="begins at"):
+            read_header(with_offsets(path, *offsets))
+    with pytest.raises(ValueError, match="0 takes 12 bytes, not 8"):
+        read_header(with_offsets(path, (0, 12)))
+    for shape in ("two", 2, None):
+        with pytest.raises(ValueError, match="is not a safetensors file"):
+            read_header(with_offsets(path, (0, 8), shape=shape))
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        read_header(with_offsets(path, (0, 8), metadata="words"))
+
+
+def test_shards_of_an_index_are_all_there(tmp_path: Path):
+    with pytest.raises(ValueError, match="no safetensors file at"):
+        shards(tmp_path)
+    save_file(TENSORS, tmp_path / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "z": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"lacks model-2\.safetensors, which its index names"):
+        shards(tmp_path)
+    save_file(TENSORS, tmp_path / "model-2.safetensors")
+    assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
+
+
+def test_files_that_the_index_does_not_name_are_not_shards(tmp_path: Path):
+    """Mistral's repositories contain the weights a second time, in consolidated*.safetensors."""
+    for name in ("model-1", "model-2", "consolidated", "consolidated-1"):
+        save_file(TENSORS, tmp_path / f"{name}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+    other = tmp_path / "consolidated.safetensors.index.json"
+    other.write_text(json.dumps({"weight_map": {"a": "consolidated-1.safetensors"}}))
+    assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
+    index.unlink()
+    assert [path.name for path in shards(tmp_path)] == ["consolidated-1.safetensors"]
+    for text in ("[]", "{}", "{", '{"weight_map": 3}'):
+        other.write_text(text)
+        with pytest.raises(ValueError, match=r"consolidated\.safetensors\.index\.json is not a safetensors index"):
+            shards(tmp_path)
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "1.safetensors")
+    save_file({"b": torch.zeros(2)}, tmp_path / "2.safetensors")
+    assert [[entry.name for entry in file.entries] for file in read_headers(tmp_path)] == [["a"], ["b"]]
+    save_file({"b": torch.zeros(2), "a": torch.zeros(2)}, tmp_path / "2.safetensors")
+    with pytest.raises(ValueError, match=r"a is both in .*1\.safetensors and in .*2\.safetensors"):
+        read_headers(tmp_path)

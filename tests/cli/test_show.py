@@ -1,0 +1,140 @@
+"""`rotary show`: every shipped config, comparisons, JSON, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rotary import config
+from rotary.cli.main import main
+from rotary.cli.show import SPELLINGS, schemes
+from rotary.scaling import Linear, Resonance, YaRN
+
+
+def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["show", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["show", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize("name", config.shipped())
+def test_every_shipped_config_shows(name: str, capsys: pytest.CaptureFixture[str]):
+    said = show(capsys, name)
+    assert said.startswith(name) and "critical dimension" in said
+
+
+def test_alone_it_shows_the_plain_module(capsys: pytest.CaptureFixture[str]):
+    said = show(capsys)
+    assert said.startswith("plain\n") and "base 10,000" in said and "planes              0-63 kept" in said
+
+
+def test_a_file_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "config.json"
+    file.write_text(
+        json.dumps({"model_type": "llama", "head_dim": 64, "rope_theta": 1e4, "max_position_embeddings": 2048})
+    )
+    assert show(capsys, str(file)).splitlines()[2:] == show(capsys, str(tmp_path)).splitlines()[2:]
+
+
+def test_json_has_the_figures(capsys: pytest.CaptureFixture[str]):
+    said = json.loads(show(capsys, "gemma-3-4b", "--json", "--compare", "yarn:4"))
+    assert [layer["layer_type"] for layer in said["layers"]] == ["full_attention", "sliding_attention"]
+    text = json.dumps(said)
+    assert "Infinity" not in text and "NaN" not in text
+    full = said["layers"][0]
+    assert (full["dim"], full["base"], full["interleaved"]) == (256, 1e6, False)
+    own, yarn = full["schemes"]
+    assert (own["attention_factor"], yarn["attention_factor"]) == (1.0, pytest.approx(0.1 * math.log(4) + 1))
+    assert (own["window"], own["critical_dimension"], own["reach"]) == (131072, 186, pytest.approx(8 * 131072))
+    plane = own["planes"][64]
+    assert plane["trained_inv_freq"] == pytest.approx(1e-3) and plane["inv_freq"] == pytest.approx(1e-3 / 8)
+    assert plane["wavelength"] == pytest.approx(2 * math.pi * 8000) and plane["treatment"] == "interpolated"
+    assert plane["trained_turns"] == pytest.approx(131.072 / (2 * math.pi)) and plane["whole"]
+
+
+def test_compare_and_length(capsys: pytest.CaptureFixture[str]):
+    said = show(capsys, "plain", "--compare", "yarn:4", "linear:4", "ntk:4", "--length", "16384")
+    head = next(line for line in said.splitlines() if line.startswith("reach [token]"))
+    assert head.split()[2:5] == ["4,096", "16,384", "16,384"]
+    assert "linear:4" in said and "does not reach 16,384" in said
+
+
+def test_a_trained_window_that_the_config_does_not_say(capsys: pytest.CaptureFixture[str]):
+    """Gemma 3 was trained with 32,768 tokens and stretched 8 times; its config says 131,072 alone."""
+    unsaid = " ".join(show(capsys, "gemma-3-4b", "--layer-type", "full_attention").split())
+    assert (
+        "no new angle up to 1,048,576 tokens" in unsaid
+        and "max_position_embeddings is taken; --window says it" in unsaid
+    )
+    said = show(capsys, "gemma-3-4b", "--layer-type", "full_attention", "--window", "32768")
+    assert "no new angle up to 262,144 tokens" in said and "--window says it" not in said
+
+
+def test_a_second_scheme_over_a_scaled_config(capsys: pytest.CaptureFixture[str]):
+    def words(scheme: str) -> str:
+        return " ".join(show(capsys, "llama-3.1-8b", "--compare", scheme).split())
+
+    assert "Llama3 and Linear both extend the context: the planes are slowed down twice, 32 times" in words(
+        "config+linear:4"
+    )
+    assert "the weights were trained with Llama3; linear:4 would change, in its place" in words("linear:4")
+    assert "weights were trained" not in words("config+resonance")
+
+
+def test_schemes_chain_and_know_the_window():
+    assert schemes("yarn:4+resonance", 4096) == (YaRN(4.0, 4096), Resonance())
+    assert schemes("config+resonance", 4096, (Linear(2.0),)) == (Linear(2.0), Resonance())
+    assert schemes("plain", 4096, (Linear(2.0),)) == ()
+    for name, (said, _) in SPELLINGS.items():
+        assert len(schemes(f"{name}:0.5" if name == "proportional" else f"{name}:4" if said else name, 4096)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["lama-3.1-8b"], "did you mean llama-3.1-8b?"),
+        (["plain", "--compare", "yarm:4"], "yarn"),
+        (["plain", "--compare", "yarn"], "scheme 'yarn' needs a number, as yarn:4"),
+        (["plain", "--compare", "yarn:x"], "yarn:x"),
+        (["plain", "--compare", "resonance:4"], "needs no number"),
+        (["plain", "--length", "0"], "--length must be > 0, got 0"),
+        (["plain", "--window", "-1"], "--window must be > 0, got -1"),
+        (["plain", "--plot", "picture.doc"], "suffixes are"),
+        (["gemma-3-4b", "--layer-type", "full"], "unknown layer_type 'full'"),
+    ],
+)
+def test_refusals_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
+    assert words in refused(capsys, *arguments)
+
+
+def test_xpos_out_of_range(capsys: pytest.CaptureFixture[str]):
+    assert "xPos with scale_base 512 leaves float16" in " ".join(
+        show(capsys, "plain", "--xpos", "512", "--length", "65536").split()
+    )
+
+
+def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]):
+    said = " ".join(
+        show(capsys, "plain", "--compare", "yarn:4", "linear:4", "--xpos", "512", "--length", "16384").split()
+    )
+    assert said.count("leaves float16") == said.count("fades the fastest plane") == 1
+    assert "warning: plain: 18 of 64 planes" in said
+
+
+def test_it_needs_neither_transformers_nor_matplotlib():
+    code = (
+        "import sys; from rotary.cli import main; main(['show']); "
+        "sys.exit(bool({'transformers', 'matplotlib', 'mpmath'} & set(sys.modules)))"
+    )
+    assert subprocess.run((sys.executable, "-c", code), capture_output=True).returncode == 0

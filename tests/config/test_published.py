@@ -1,0 +1,48 @@
+"""The configs of published models that come with the package: each loads, and gives the published values."""
+
+from __future__ import annotations
+
+import pytest
+
+from rotary import RotaryEmbedding, config
+from rotary.scaling import Linear, Llama3, LongRoPE, YaRN
+
+# dim, base, scheme, attention factor: from the config.json of each model as published.
+PUBLISHED = {
+    "plain": (128, 1e4, None, 1.0),
+    "llama-3.1-8b": (128, 5e5, Llama3(8.0, 8192, 1.0, 4.0), 1.0),
+    "qwen2.5-7b-yarn": (128, 1e6, YaRN(4.0, 32768), 1.138629436111989),
+    "phi-3-vision-128k": (96, 1e4, LongRoPE, 1.1902380714238083),
+    "deepseek-v3": (64, 1e4, YaRN(40, 4096, mscale=1.0, mscale_all_dim=1.0), 1.0),
+    "gpt-oss-20b": (64, 1.5e5, YaRN(32.0, 4096, truncate=False), 1.3465735902799727),
+}
+
+
+def test_every_shipped_config_is_published_here():
+    assert set(config.shipped()) == {*PUBLISHED, "gemma-3-4b"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published(name: str):
+    dim, base, scheme, factor = PUBLISHED[name]
+    rope = RotaryEmbedding.from_config(config.path(name))
+    assert (rope.dim, rope.base) == (dim, base)
+    assert rope.attention_factor == pytest.approx(factor, rel=1e-15)
+    if isinstance(scheme, type):
+        assert isinstance(rope.scaling[0], scheme)
+    else:
+        assert rope.scaling == (() if scheme is None else (scheme,))
+
+
+def test_the_two_layer_types_of_gemma3():
+    full, sliding = (
+        RotaryEmbedding.from_config(config.path("gemma-3-4b"), layer_type=kind)
+        for kind in ("full_attention", "sliding_attention")
+    )
+    assert (full.dim, full.base, full.scaling) == (256, 1e6, (Linear(8.0),))
+    assert (sliding.dim, sliding.base, sliding.scaling) == (256, 1e4, ())
+
+
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="no published config is named str 'llama-4'; known: .*llama-3.1-8b"):
+        config.path("llama-4")

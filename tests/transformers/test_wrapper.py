@@ -1,0 +1,160 @@
+"""A Replacement computes what the function does that it replaces: values, dtypes, gradients, tables whose halves differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rotary.transformers import RotationSpec, probe
+from rotary.transformers.wrapper import HalfTables, Replacement
+from zoo.functions import Conformer, complex_table, gathered_tables, joined_table, prefix, rotate_half, trailing
+
+
+def usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    return rotate_half(q, cos, sin), rotate_half(k, cos, sin)
+
+
+def tables(*shape: int, equal_halves: bool = True) -> tuple[Tensor, Tensor]:
+    cos, sin = torch.randn(2, *shape)
+    if equal_halves:
+        cos, sin = (torch.cat((t[..., : shape[-1] // 2],) * 2, -1) for t in (cos, sin))
+    return cos, sin
+
+
+def wrapped(function: Any, *sizes: tuple[int, int], active: bool = True) -> Replacement:
+    spec = probe(function, sizes or [(3, 8)])
+    assert isinstance(spec, RotationSpec)
+    return Replacement(function, spec, lambda: active)
+
+
+@pytest.fixture
+def ours() -> Replacement:
+    return wrapped(usual)
+
+
+@pytest.mark.parametrize(("layout", "axis"), [((2, 4, 6, 16), 1), ((2, 6, 4, 16), 2)])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_both_layouts_with_rows_shared_or_per_batch(ours: Replacement, layout: tuple[int, ...], axis: int, rows: int):
+    q, k = torch.randn(2, *layout)
+    cos, sin = tables(rows, 6, 16)
+    for arguments in ((q, k, cos, sin, axis), (q, k, cos, sin)):
+        if len(arguments) == 4 and axis != 1:
+            continue
+        for x, y in zip(ours(*arguments), usual(*arguments), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+    for x, y in zip(ours(q=q, k=k, cos=cos, sin=sin, unsqueeze_dim=axis), usual(q, k, cos, sin, axis), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+    assert ours.calls and not ours.fallbacks
+
+
+def test_gradients_are_those_of_the_function(ours: Replacement):
+    q, k = (torch.randn(2, n, 6, 16, requires_grad=True) for n in (4, 2))
+    cos, sin = tables(2, 6, 16)
+    weights = torch.randn(2, 4, 6, 16), torch.randn(2, 2, 6, 16)
+    actual, expected = (
+        torch.autograd.grad(sum((y * w).sum() for y, w in zip(f(q, k, cos, sin), weights, strict=True)), (q, k))
+        for f in (ours, usual)
+    )
+    for x, y in zip(actual, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+
+
+def test_halves_that_differ_take_the_full_width(ours: Replacement):
+    q, k = torch.randn(2, 2, 4, 6, 16)
+    cos, sin = tables(2, 6, 16, equal_halves=False)
+    for x, y in zip(ours(q, k, cos, sin), usual(q, k, cos, sin), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+    assert (ours.calls, ours.fallbacks) == (0, 1)
+
+
+def test_halves_are_compared_once_per_forward(monkeypatch: pytest.MonkeyPatch):
+    comparisons: list[int] = []
+    equal = torch.equal
+    monkeypatch.setattr(torch, "equal", lambda a, b: comparisons.append(1) or equal(a, b))
+    halves, spec, (cos, sin) = HalfTables(), RotationSpec(), tables(2, 6, 16)
+    first = halves((cos, sin), spec)
+    assert halves((cos, sin), spec) is first and len(comparisons) == 2
+    cos.mul_(2.0)
+    assert torch.equal(halves((cos, sin), spec)[0], cos[..., :8])
+    assert halves(tables(2, 6, 16), spec) is not first
+
+
+def test_halves_cut_without_a_graph_are_cut_again_with_one():
+    halves, spec, half = HalfTables(), RotationSpec(), torch.randn(6, 8, requires_grad=True)
+    wide = torch.cat((half, half), -1)
+    with torch.no_grad():
+        assert not halves((wide, wide), spec)[0].requires_grad
+    assert halves((wide, wide), spec)[0].requires_grad
+
+
+def forms() -> dict[str, tuple[Any, list[Tensor], list[Tensor], int]]:
+    """name -> (function, the tensors it rotates, the arguments with its tables, heads to probe with)."""
+    cos, sin = torch.randn(2, 7, 8)
+    wide = [torch.cat((t, t), -1) for t in (cos, sin)]
+    ids = torch.randint(0, 7, (2, 7))
+    stacked = torch.randn(2, 7, 1, 1, 6).repeat(1, 1, 1, 1, 2)
+    complex_rows = torch.complex(cos, sin).expand(2, 7, 8)
+    return {
+        "complex": (complex_table, [torch.randn(2, 7, n, 16) for n in (4, 2)], [complex_rows], 3),
+        "joined": (
+            joined_table,
+            [torch.randn(2, n, 7, 16) for n in (4, 2)],
+            [torch.cat((sin, cos), -1)[None, None]],
+            3,
+        ),
+        "gathered": (gathered_tables, [torch.randn(2, 4, 7, 16) for _ in range(3)], [*wide, ids], 3),
+        "stacked": (Conformer().rotate, [torch.randn(2, 7, 72)], [stacked], 6),
+        "trailing": (trailing, [torch.randn(2, 4, 7, 20)], [t[None] for t in wide], 3),
+        "prefix": (prefix, [torch.randn(2, 4, 9, 16) for _ in range(2)], wide, 3),
+    }
+
+
+@pytest.mark.parametrize("name", ["complex", "joined", "gathered", "stacked", "trailing", "prefix"])
+def test_every_form_with_its_gradient(name: str):
+    function, xs, arguments, heads = forms()[name]
+    ours = wrapped(function, (3, 8), (heads, 12))
+    weights = [torch.randn_like(x) for x in xs]
+    results: list[list[Tensor]] = []
+    for f in (ours, function):
+        leaves = [x.clone().requires_grad_() for x in xs]
+        y = f(*(arguments + leaves if ours.spec.form.tables_first else leaves + arguments))
+        ys = [y] if isinstance(y, Tensor) else list(y)
+        total = sum((y * w).sum() for y, w in zip(ys, weights, strict=False))
+        results.append([*ys, *(g for g in torch.autograd.grad(total, leaves))])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    assert (ours.calls, ours.fallbacks) == (1, 0)
+
+
+def test_bfloat16_is_rounded_once_and_keeps_the_dtype_of_the_function(ours: Replacement):
+    """The function rounds each product; the error against float64 must not be larger than its error."""
+    q, k = torch.randn(2, 2, 4, 64, 16).bfloat16()
+    angles = torch.rand(1, 64, 8) * 6.28
+    cos, sin = (torch.cat((t, t), -1).bfloat16() for t in (angles.cos(), angles.sin()))
+    exact = usual(q.double(), k.double(), cos.double(), sin.double())
+    for x, y, truth in zip(ours(q, k, cos, sin), usual(q, k, cos, sin), exact, strict=True):
+        assert x.dtype == y.dtype == torch.bfloat16
+        assert (x.double() - truth).pow(2).mean() <= (y.double() - truth).pow(2).mean()
+    assert (
+        ours(q, k, cos.float(), sin.float())[0].dtype == usual(q, k, cos.float(), sin.float())[0].dtype == torch.float32
+    )
+
+
+def test_inactive_is_the_original():
+    off, (q, k), (cos, sin) = wrapped(usual, active=False), torch.randn(2, 2, 4, 6, 16), tables(2, 6, 16)
+    assert torch.equal(off(q, k, cos, sin)[0], usual(q, k, cos, sin)[0])
+    assert (off.calls, off.fallbacks) == (0, 0)
+
+
+def test_tables_with_a_gradient_receive_it(ours: Replacement):
+    q, k = torch.randn(2, 2, 4, 6, 16)
+    half = torch.randn(1, 6, 8, requires_grad=True)
+    grads = []
+    for f in (ours, usual):
+        wide = torch.cat((half, half), -1)
+        grads.append(torch.autograd.grad(f(q, k, wide.cos(), wide.sin())[0].sum(), half)[0])
+    torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-5)

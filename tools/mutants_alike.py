@@ -1,0 +1,49 @@
+"""Mutants that change no answer, each with its reason: mutants.py does not count them, and docs/reliability.md refers to this list."""
+
+from __future__ import annotations
+
+SPEED = "how much is done at once, or which way is the short one: speed, and not one bit"
+IDENTITY = "`is` for `==`: small integers and interned words are one object in CPython"
+MARKER = "a marker of keyword arguments, where every caller names them"
+TWICE = "a shape that is settled elsewhere too: tables have two or three axes, cos and sin alike"
+DEVICE = "a device without float64, which no machine here has"
+
+ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reason
+    "_angles/turns.py": {
+        "positions.numel() * planes >= 2 * _BLOCK": SPEED,
+        "<= 2 % _BLOCK": SPEED,
+        'is not "cpu" or positions.numel()': IDENTITY,
+    },
+    "_angles/frequencies.py": {"        /,": MARKER, "given_factor: float = 0.0": "read only where it is given"},
+    "_angles/cos_sin.py": {
+        'type > "cpu"': "no name of a device stands before cpu in the alphabet",
+        "torch.cat((scale, scale), 1)": "two axes, the last of which is 1",
+        "torch.cat((scale, scale), +1)": "two axes, the last of which is 1",
+        "if not has_float64(device)": DEVICE,
+    },
+    "_inputs/calls.py": {"table[ -1].ndim": TWICE, "table[0].ndim >= 3": TWICE, "q_table[0].shape[1] * 2": TWICE},
+    "_inputs/shapes.py": {"x.dtype is torch.float64": "torch has one object for each dtype"},
+    "_torch.py": {"torch.ones( 0,": DEVICE},
+    "_rotation/backends.py": {"    /,": MARKER},
+    "_rotation/overlap.py": {"size == y_start": "the early way out of a search that finds the same"},
+    "embedding.py": {"@overload": "for readers and type checkers alone"},
+    "positions.py": {
+        "steps % offset": "a sum with positions that are none",
+        "documents <= 0": "a count is not negative",
+    },
+    "testing.py": {"seed: int = -1": "another draw of a law that holds for all"},
+    "scaling/longrope.py": {"is not len(self.long_factor)": IDENTITY},
+    "scaling/scheme.py": {"is not dim // 2": IDENTITY},
+    "checkpoints/verify.py": {"rope.base + (": "any frequencies do: scores agree under all"},
+    "transformers/spec.py": {"still.shape[not 1]": "no part of a batch of none"},
+    "transformers/probe.py": {"((seq,), (seq, 2))": "a layout that no function takes is passed over"},
+    "transformers/wrapper.py": {"x.ndim ** 1": "channels are never one"},
+    "transformers/rebind.py": {"base is nn.Module and": "torch's own methods are looked into, and call no rotation"},
+    "transformers/patch.py": {"0 < v <= 1024": "one size more to try", "fit[: 65]": "one size more to try"},
+}
+
+
+def reason(file: str, diff: str) -> str | None:
+    """Why a mutant changes no answer, None where it may."""
+    added = [line[1:] for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    return next((why for part, why in ALIKE.get(file, {}).items() if any(part in line for line in added)), None)
