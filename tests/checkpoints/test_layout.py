@@ -65,7 +65,7 @@ def test_berts_names():
     layout = Layout(ROFORMER)
     stem = "roformer.encoder.layer.0.attention"
     tensor = layout.rotated(f"{stem}.self.query.weight", (16, 16))
-    assert tensor is not None and found.module == f"{stem}.self" and heads(tensor, "query") == [0, 4, 8, 12]
+    assert tensor is not None and tensor.module == f"{stem}.self" and heads(tensor, "query") == [0, 4, 8, 12]
     for unrotated in ("self.value.bias", "output.dense.weight", "output.LayerNorm.bias"):
         assert layout.rotated(f"{stem}.{unrotated}", (16,)) is None
     with pytest.raises(ValueError, match="no rule for 'self'"):

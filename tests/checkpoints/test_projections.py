@@ -125,7 +125,7 @@ def test_a_model_attends_as_before_and_there_and_back_is_the_same(
     assert float((logits(loaded) - expected).abs().max()) > 1e-4
     with patch(loaded) as handle:
         for replacement in handle.replacements:
-            replacement.body = replace(replacement.body, interleaved=not replacement.body.interleaved)
+            replacement.spec = replace(replacement.spec, interleaved=not replacement.spec.interleaved)
         torch.testing.assert_close(logits(loaded), expected, **close)
 
 

@@ -20,8 +20,8 @@ LLAMA = {"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, 
 UNREAD = {"minimax_m3_vl_text"}
 
 
-def test_every_default_config_of_transformers_turns_as_transformers_turns_it():
-    """Frequencies and attention factor, bit for bit with angles="float32", and scores of random queries and keys, which show the pairing."""
+def test_every_default_config_of_transformers_rotates_as_in_transformers():
+    """Frequencies and attention factor bit for bit (angles="float32"), and scores of random queries and keys, which show the pairing."""
     pytest.importorskip("transformers")
     from tools import config_page
 
@@ -337,6 +337,6 @@ def test_arguments_are_a_value():
 
 
 def test_a_factor_that_differs_from_the_lengths_is_no_conflict():
-    """Published models have factor 40 with lengths 163,840 / 4,096, factor 4 with 131,072 / 32,768, and other ratios."""
+    """In some published configs the factor is the ratio of the lengths (40 with 163,840 / 4,096), in others it is not."""
     yarn = {"type": "yarn", "factor": 3.0, "original_max_position_embeddings": 1024}
     assert read(LLAMA | {"rope_theta": 1e4, "rope_scaling": yarn}).scaling == (YaRN(3.0, 1024),)

@@ -33,7 +33,7 @@ def test_llama31_frequencies():
     ("scheme", "published"),
     [(YaRN(10.0, 2048), {17: 8.3479e-02, 41: 2.7384e-04}), (Llama3(10.0, 2048), {31: 1.0730e-02, 40: 3.4539e-04})],
 )
-def test_values_that_transformers_tests_itself_by(scheme: YaRN | Llama3, published: dict[int, float]):
+def test_the_values_in_the_tests_of_transformers(scheme: YaRN | Llama3, published: dict[int, float]):
     """tests/utils/test_modeling_rope_utils.py: factor 10, window 2048, dim 128, base 10000."""
     inv_freq = RotaryEmbedding(128, scaling=scheme).inv_freq.tolist()
     assert {plane: inv_freq[plane] for plane in published} == pytest.approx(published, rel=3e-5)
@@ -43,19 +43,19 @@ def test_llama3_is_by_parts_between_1_and_4():
     by_parts = NTKByParts(8.0, 8192, beta_fast=4, beta_slow=1)
     for dim, base in ((128, 500000.0), (64, 10000.0), (96, 1e6)):
         plain = torch.tensor([float(t) for t in formulas.progression(dim, base)], dtype=torch.float64)
-        ours, _ = LLAMA31(plain, base=base, dim=dim)
-        same, _ = by_parts(plain, base=base, dim=dim)
-        assert (ours / same - 1).abs().max() <= 4e-16
+        llama3, _ = LLAMA31(plain, base=base, dim=dim)
+        parts, _ = by_parts(plain, base=base, dim=dim)
+        assert (llama3 / parts - 1).abs().max() <= 4e-16
 
 
-@pytest.mark.parametrize("same", [Llama3(8.0, 8192, 1.0, 1.0), NTKByParts(8.0, 8192, 1.0, 1.0)])
-def test_equal_bounds_are_a_step(same: Llama3 | NTKByParts):
+@pytest.mark.parametrize("scheme", [Llama3(8.0, 8192, 1.0, 1.0), NTKByParts(8.0, 8192, 1.0, 1.0)])
+def test_equal_bounds_are_a_step(scheme: Llama3 | NTKByParts):
     """Llama 4 has low_freq_factor = high_freq_factor."""
-    plain, scaled = RotaryEmbedding(128, base=500000), RotaryEmbedding(128, base=500000, scaling=same)
+    plain, scaled = RotaryEmbedding(128, base=500000), RotaryEmbedding(128, base=500000, scaling=scheme)
     kept = plain.inv_freq.double() * 8192 / (2 * torch.pi) >= 1
     assert torch.equal(scaled.inv_freq, torch.where(kept, plain.inv_freq, plain.inv_freq / 8))
     exactly = torch.tensor([2 * torch.pi / 8192], dtype=torch.float64)
-    assert same(exactly, base=500000.0, dim=2)[0].isfinite().all()
+    assert scheme(exactly, base=500000.0, dim=2)[0].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_attention_factor(factor: float, expected: float, recwarn: pytest.Warnin
     assert len(recwarn) == (factor < 1)
 
 
-def test_attention_factor_of_deepseek_v3_lies_in_the_softmax():
-    """mscale = mscale_all_dim = 1: tables keep amplitude 1."""
+def test_deepseek_v3_applies_its_attention_factor_in_the_softmax():
+    """With mscale = mscale_all_dim the attention factor of the tables is 1."""
     assert RotaryEmbedding(64, scaling=YaRN(40.0, 4096, mscale=1.0, mscale_all_dim=1.0)).attention_factor == 1.0
     v2 = RotaryEmbedding(64, scaling=YaRN(40.0, 4096, mscale=0.707, mscale_all_dim=0.707))
     assert v2.attention_factor == 1.0
-    given = YaRN(40.0, 4096, attention_factor=1.0, mscale=0.5, mscale_all_dim=2.0)
-    assert RotaryEmbedding(64, scaling=given).attention_factor == 1.0
+    overridden = YaRN(40.0, 4096, attention_factor=1.0, mscale=0.5, mscale_all_dim=2.0)
+    assert RotaryEmbedding(64, scaling=overridden).attention_factor == 1.0
 
 
 def test_paper_and_code_differ_by_three():
@@ -142,8 +142,8 @@ def test_refusals():
             call()
 
 
-def test_no_ramp_and_a_wavelength_of_exactly_the_window_is_a_number():
-    """In transformers' arithmetic the ramp is then 0 / 0."""
+def test_equal_bounds_and_a_wavelength_of_exactly_the_window_are_finite():
+    """transformers computes 0 / 0 for the ramp in this case."""
     window = 64
     frequency = next(f for f in torch.linspace(0.0981, 0.0982, 40_001) if 2 * math.pi / f == window)
     slowed, _ = Llama3(8.0, window, 1.0, 1.0).in_float32(frequency[None], base=1e4, dim=2)

@@ -1,4 +1,4 @@
-"""Linear, NTK, dynamic, mixed: one rule for the whole spectrum."""
+"""Linear, NTK, dynamic, mixed: one formula for the whole spectrum."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def test_dynamic_up_to_its_window_is_plain():
 
 @pytest.mark.parametrize("angles", ["exact", "float32"])
 def test_dynamic_with_factor_1_is_the_scaling_by_length(angles: str):
-    ours = RotaryEmbedding(64, scaling=DynamicNTK(1.0, 128), angles=angles).cos_sin(512, length=512)[0]
+    cos = RotaryEmbedding(64, scaling=DynamicNTK(1.0, 128), angles=angles).cos_sin(512, length=512)[0]
     torch.testing.assert_close(
-        ours, RotaryEmbedding(64, scaling=NTK(4.0), angles=angles).cos_sin(512)[0], atol=2e-4, rtol=0.0
+        cos, RotaryEmbedding(64, scaling=NTK(4.0), angles=angles).cos_sin(512)[0], atol=2e-4, rtol=0.0
     )
 
 

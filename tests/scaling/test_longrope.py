@@ -1,4 +1,4 @@
-"""LongRoPE: the switch, its attention factor, and the refusals."""
+"""LongRoPE: the switch between its lists, its attention factor, and its errors."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_the_switch_per_call_and_per_row():
         rope.cos_sin(65)
 
 
-def test_factors_of_the_two_sides():
-    """PhiMoE has an attention factor of its own for each side of the switch."""
+def test_an_attention_factor_for_each_list():
+    """PhiMoE has one attention factor for each list."""
     rope = RotaryEmbedding(32, scaling=LongRoPE(SHORT, LONG, 64, short_mscale=1.25, long_mscale=1.5))
     assert rope.attention_factor == 1.25
     for length, factor in ((None, 1.25), (64, 1.25), (65, 1.5)):

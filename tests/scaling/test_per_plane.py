@@ -1,4 +1,4 @@
-"""Maps of single planes: each against its formula."""
+"""Schemes with a rule for each plane, against their formulas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def near(rope: RotaryEmbedding, exact: list[mpmath.mpf], within: float = 1) -> N
 
 
 def test_proportional_is_not_partial():
-    """Gemma 4: a quarter of 512 channels turns; the exponent counts all 512, and pairs stay half a head apart."""
+    """Gemma 4: a quarter of 512 channels rotates; the exponent counts all 512, and pairs stay half a head apart."""
     rope = RotaryEmbedding(512, base=1e6, scaling=Proportional(0.25))
     near(rope, formulas.progression(512, 1e6)[:64] + [mpmath.mpf(0)] * 192)
     x = torch.randn(3, 512)
@@ -30,7 +30,7 @@ def test_proportional_is_not_partial():
 
 
 def test_truncated():
-    """Kept up to one turn, held at a sixteenth of a turn down to an eighth, at rest below."""
+    """Planes of at least one turn in the window are kept, those of 1/8 to 1 turn get 1/16 turn, slower ones do not rotate."""
     rope = RotaryEmbedding(128, scaling=Truncated(4096))
     expected = []
     for theta in PLAIN:
@@ -63,9 +63,8 @@ def test_resonance():
     near(rope, [2 * mpmath.pi / mpmath.nint(2 * mpmath.pi / t) for t in PLAIN])
     assert rope.inv_freq[0].item() == pytest.approx(float(2 * mpmath.pi / 6))
     first = rope.cos_sin(torch.tensor([5, 5 + 6, 5 + 6 * 10**6]))[0][:, 0]
-    torch.testing.assert_close(
-        first, first[:1].expand(3), atol=2e-1, rtol=0.0
-    )  # frequencies are float32: 6e6 tokens drift
+    # Frequencies are float32, which drifts over 6e6 tokens.
+    torch.testing.assert_close(first, first[:1].expand(3), atol=2e-1, rtol=0.0)
 
 
 def test_gains():

@@ -1,4 +1,4 @@
-"""What all schemes share: they are values, they are pure, they chain, and anybody can write one."""
+"""Properties of all schemes: they are values, pure, can be chained, and users can write their own."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ def test_is_pure_and_keeps_its_dtype(scheme: Scheme, dtype: torch.dtype):
     before = inv_freq.clone()
     call = scheme if dtype == torch.float64 else scheme.in_float32
     for length in (None, 100, torch.tensor(100), torch.tensor([64, 100, 5000])):
-        found, factor = call(inv_freq, base=10000.0, dim=DIM, length=length)
-        again, same = call(inv_freq, base=10000.0, dim=DIM, length=length)
-        assert torch.equal(inv_freq, before) and torch.equal(found, again)
-        assert torch.equal(torch.as_tensor(factor), torch.as_tensor(same))
-        assert found.dtype == dtype and found.isfinite().all() and (found >= 0).all()
+        scaled, factor = call(inv_freq, base=10000.0, dim=DIM, length=length)
+        again, same_factor = call(inv_freq, base=10000.0, dim=DIM, length=length)
+        assert torch.equal(inv_freq, before) and torch.equal(scaled, again)
+        assert torch.equal(torch.as_tensor(factor), torch.as_tensor(same_factor))
+        assert scaled.dtype == dtype and scaled.isfinite().all() and (scaled >= 0).all()
         per_row = scheme.window is not None and isinstance(length, torch.Tensor) and length.ndim == 1
-        assert found.shape == ((3, DIM // 2) if per_row else (DIM // 2,))
+        assert scaled.shape == ((3, DIM // 2) if per_row else (DIM // 2,))
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=name)
 def test_float32_is_the_same_map(scheme: Scheme):
     exact, float32 = (RotaryEmbedding(DIM, scaling=scheme, angles=angles) for angles in ("exact", "float32"))
-    # The last plane of a clipped spectrum is 0 but for the rounding of cos(pi).
+    # The last plane of a clipped spectrum is 0 except for the rounding of cos(pi).
     torch.testing.assert_close(float32.inv_freq, exact.inv_freq, rtol=3e-6, atol=1e-10)
     assert float32.attention_factor == exact.attention_factor
 
@@ -100,7 +100,7 @@ def test_float32_is_the_same_map(scheme: Scheme):
 @pytest.mark.parametrize("scheme", ALL, ids=name)
 @pytest.mark.parametrize("angles", ["exact", "float32"])
 def test_takes_frequencies_of_rows(scheme: Scheme, angles: str):
-    """After a scheme that made them (batch, dim/2), each row is what the chain makes of that row alone."""
+    """After a scheme that returns (batch, dim/2), each row equals the result for that row alone."""
     chain = (DynamicNTK(2.0, 16), scheme)
     rope = RotaryEmbedding(DIM, scaling=chain, angles=angles)
     lengths = [16, 17, 200]
@@ -124,7 +124,7 @@ def test_chain_from_left_to_right(angles: str):
     assert twice.attention_factor == pytest.approx(single[0] * single[1], rel=1e-15)
     linear = RotaryEmbedding(DIM, scaling=(Linear(2.0), Linear(3.0)), angles=angles)
     torch.testing.assert_close(linear.inv_freq * 6, RotaryEmbedding(DIM).inv_freq, rtol=3e-7, atol=0.0)
-    # A scheme that transformers starts from the base keeps what came before it.
+    # transformers computes these schemes from the base; in a chain they keep the effect of the scheme before them.
     for later in (NTK(4.0), YaRN(4.0, 64), Proportional(0.5), ALL[8]):
         chained = RotaryEmbedding(DIM, scaling=(Linear(5.0), later), angles=angles).inv_freq
         alone = RotaryEmbedding(DIM, scaling=later, angles=angles).inv_freq
@@ -166,20 +166,20 @@ def test_a_scheme_of_ones_own_in_ten_lines():
     assert RotaryEmbedding(DIM, scaling=Slower(4.0), angles="float32").inv_freq.dtype == torch.float32
 
 
-def test_refuses_what_is_no_scheme():
+def test_a_value_that_is_not_a_scheme_is_refused():
     for wrong in ("yarn", YaRN, [Linear], {"factor": 2.0}, 4.0):
         with pytest.raises(TypeError, match="scaling must be a scheme"):
             RotaryEmbedding(DIM, scaling=wrong)
 
 
-def test_length_dependent_schemes_never_ask_the_device():
-    """On the meta device any look at a value raises."""
+def test_length_dependent_schemes_do_not_read_values_from_the_device():
+    """On the meta device reading a value raises."""
     for scheme in (DynamicNTK(4.0, 64), ALL[8]):
         inv_freq = torch.empty(DIM // 2, dtype=torch.float64, device="meta")
         length = torch.empty(3, dtype=torch.int64, device="meta")
         for call, x in ((scheme, inv_freq), (scheme.in_float32, inv_freq.float())):
-            found, _ = call(x, base=10000.0, dim=DIM, length=length)
-            assert found.shape == (3, DIM // 2) and found.device.type == "meta"
+            scaled, _ = call(x, base=10000.0, dim=DIM, length=length)
+            assert scaled.shape == (3, DIM // 2) and scaled.device.type == "meta"
 
 
 def test_one_scheme_several_or_none():

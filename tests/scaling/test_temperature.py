@@ -1,4 +1,4 @@
-"""Temperatures of queries against the formula and against the functions of the models that have them."""
+"""Temperatures of queries against their formulas, and against the functions of models that have them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ POSITIONS = torch.tensor([[0, 1, 4094, 4095, 4096], [8191, 8192, 100_000, 10**6,
 
 
 def near(temperature: Temperature, exact: list[mpmath.mpf]) -> None:
-    found = temperature(POSITIONS)
-    assert found.shape == POSITIONS.shape and found.dtype == torch.float32
-    for value, expected in zip(found.flatten().tolist(), exact, strict=True):
+    factors = temperature(POSITIONS)
+    assert factors.shape == POSITIONS.shape and factors.dtype == torch.float32
+    for value, expected in zip(factors.flatten().tolist(), exact, strict=True):
         assert value == pytest.approx(float(expected), rel=3e-7)
 
 
@@ -39,9 +39,9 @@ def test_ministral_and_deepseek_of_transformers():
     from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
 
     near_enough = {"rtol": 2e-7, "atol": 0.0}
-    within = POSITIONS.clamp(max=2**24)  # beyond it their float32 positions round
-    theirs = get_llama_4_attn_scale(within, 0.1, 16384)[:, 0, :, 0]
-    torch.testing.assert_close(Llama4(0.1, 16384)(within), theirs, **near_enough)
+    within = POSITIONS.clamp(max=2**24)  # larger positions are rounded to float32 in transformers
+    expected = get_llama_4_attn_scale(within, 0.1, 16384)[:, 0, :, 0]
+    torch.testing.assert_close(Llama4(0.1, 16384)(within), expected, **near_enough)
     for factor, weight in ((40.0, 1.0), (40.0, 0.707), (1.0, 1.0)):
         applied = yarn_apply_mscale({"rope_type": "yarn", "factor": factor, "mscale_all_dim": weight}, 1.0)
         assert MScale(factor, weight).value == pytest.approx(applied, rel=1e-15)
@@ -49,7 +49,7 @@ def test_ministral_and_deepseek_of_transformers():
 
 
 def test_a_temperature_never_touches_keys():
-    """Scores are multiplied row by row, which is the query's side; keys and tables are those of the module alone."""
+    """The temperature multiplies rows of the scores, which belong to queries; rotated keys are the same without it."""
     rope, positions = RotaryEmbedding(64, scaling=YaRN(4.0, 64)), torch.arange(200, 210)
     q, k = torch.randn(2, 1, 2, 10, 64)
     plain_q, plain_k = rope.rotate(q, k, positions=positions)
