@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding, apply_rotary_pos_emb
+from rotary import RotaryEmbedding, apply_rotary_pos_emb, scaling
 from rotary.scaling import YaRN
 from support import truth
 
@@ -445,3 +445,67 @@ def test_it_says_what_it_was_made_of_and_nothing_that_goes_without_saying():
     assert "attention_factor" not in repr(RotaryEmbedding(8))
     assert "attention_factor=1.13863" in repr(RotaryEmbedding(8, scaling=YaRN(4.0, 4096)))
     assert "attention_factor=0.5" in repr(RotaryEmbedding(8, scaling=YaRN(4.0, 4096, attention_factor=0.5)))
+
+
+def test_a_module_called_with_tensors_names_rotate_in_one_line():
+    """The first thing that every user of torch types; the error showed 172 lines of numbers."""
+    rope, q = RotaryEmbedding(64), torch.randn(2, 8, 10, 64)
+    for call in (lambda: rope(q, q), lambda: rope(q), lambda: rope(torch.tensor(3.0))):
+        with pytest.raises(TypeError, match=r"documented pair \(freqs, scale\).* call rope.rotate\(q, k\)") as caught:
+            call()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+    with pytest.raises(TypeError, match=r"float32 \(2, 8, 10, 64\)"):
+        rope(q, q)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: RotaryEmbedding(x), r"dim must be an integer, got Tensor float32 \(3, 500\)"),
+        (lambda x: RotaryEmbedding(8, base=x), r"base must be a real number, got Tensor float32 \(3, 500\)"),
+        (lambda x: RotaryEmbedding(8, scaling=x), r"rotary.scaling or a tuple of them, got Tensor float32 \(3, 500\)"),
+        (lambda x: RotaryEmbedding(8, interleaved=x), r"True or False, got Tensor float32 \(3, 500\)"),
+        (lambda x: RotaryEmbedding(8, angles=x), r"'exact', 'float32', got Tensor float32 \(3, 500\)"),
+        (lambda x: RotaryEmbedding(8).cos_sin(3, x), r"torch.dtype, got Tensor float32 \(3, 500\)"),
+        (lambda x: RotaryEmbedding(8).rotate([x]), r"q must be a tensor .*, got list of 1"),
+        (lambda x: RotaryEmbedding(8).rotate(None), r"q must be a tensor .*, got None"),
+        (lambda x: RotaryEmbedding(8).rotate(torch.zeros(3, 8), offset=x), r"offset must be an integer tensor"),
+    ],
+)
+def test_messages_describe_a_tensor_and_never_print_it(call, words: str):
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
+        call(torch.randn(3, 500))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_config_may_be_named_and_an_existing_path_comes_first(tmp_path, monkeypatch):
+    assert RotaryEmbedding.from_config("llama-3.1-8b").scaling == (scaling.Llama3(8.0, 8192),)
+    (tmp_path / "llama-3.1-8b").mkdir()
+    (tmp_path / "llama-3.1-8b" / "config.json").write_text('{"model_type": "llama", "head_dim": 16, "rope_theta": 7.0}')
+    monkeypatch.chdir(tmp_path)
+    assert RotaryEmbedding.from_config("llama-3.1-8b").base == 7.0
+    with pytest.raises(ValueError, match=r"no config at 'llama-9'.*llama-3.1-8b"):
+        RotaryEmbedding.from_config("llama-9")
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("yarn", r"scaling=YaRN\(4.0, original_max_position_embeddings=32768\)"),
+        ({"rope_type": "yarn", "factor": 4.0}, r"RotaryEmbedding.from_config\(config\)"),
+        (scaling.YaRN, "give an instance"),
+    ],
+)
+def test_a_scaling_that_is_no_scheme_is_refused_with_the_remedy(given, remedy: str):
+    with pytest.raises(TypeError, match=remedy):
+        RotaryEmbedding(64, scaling=given)
+
+
+def test_a_subclass_may_take_arguments_of_its_own():
+    class Mine(RotaryEmbedding):
+        def __init__(self, heads: int) -> None:
+            super().__init__(64)
+            self.heads = heads
+
+    assert Mine(4).heads == 4
+    assert Mine.from_inv_freq([1.0, 0.5]).dim == 4

@@ -91,6 +91,7 @@ def _call(
 def _run(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> list[Tensor]:
+    _inputs.for_operator(xs, tables, seq_dim)
     outs = [torch.empty_like(x) for x in xs]
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     backends.run(backends.chosen(), tuple(xs), tuple(outs), pairs(tables), **how)
@@ -100,6 +101,7 @@ def _run(
 def _run_in_place(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> None:
+    _inputs.for_operator(xs, tables, seq_dim)
     overlap.check(tuple(xs), _names(xs))  # at run time: memory is not known while a compiler traces
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     backends.run(backends.chosen(), tuple(xs), tuple(xs), pairs(tables), **how)
@@ -151,6 +153,7 @@ def _differentiable_in_place(
 def _formula(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> list[Tensor]:
+    _inputs.for_operator(xs, tables, seq_dim)
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     return list(by_formula(tuple(xs), pairs(tables), how))
 
@@ -158,6 +161,7 @@ def _formula(
 def _formula_in_place(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> None:
+    _inputs.for_operator(xs, tables, seq_dim)
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     over_by_formula(tuple(xs), pairs(tables), how)
 
@@ -196,13 +200,18 @@ class _RotateByOperator(torch.autograd.Function):
         return None, None, None, None, *rotated, *(None,) * len(tables)
 
 
-def _fake(xs: Sequence[Tensor], *_: Any) -> list[Tensor]:
+def _fake(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> list[Tensor]:
     """Shapes, dtypes and strides of the outputs, for fake tensors."""
+    _inputs.for_operator(xs, tables, seq_dim)
     return [torch.empty_like(x) for x in xs]
 
 
-def _fake_in_place(*_: Any) -> None:
-    pass
+def _fake_in_place(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> None:
+    _inputs.for_operator(xs, tables, seq_dim)
 
 
 def _register() -> torch.library.Library:

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:-.venv/bin/python}
+selected=${2:-native}   # pytest -k
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -13,6 +14,7 @@ checks=address,undefined,float-cast-overflow
 
 # The library alone is instrumented, so the run time comes first by LD_PRELOAD. Leaks of Python itself are not ours to look for.
 runtime=$("${CXX:-c++}" -print-file-name=libasan.so)
-LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=86 UBSAN_OPTIONS=print_stacktrace=1 \
-  ROTARY_LIBRARY="$folder/librotary.so" "$python" -m pytest -q -p no:faulthandler tests/_rotation tests/_native -k native
+standard=$("${CXX:-c++}" -print-file-name=libstdc++.so.6)  # before the run time looks __cxa_throw up, or an exception of torch ends it
+LD_PRELOAD="$runtime $standard" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=86 UBSAN_OPTIONS=print_stacktrace=1 \
+  ROTARY_LIBRARY="$folder/librotary.so" "$python" -m pytest -q -s -p no:faulthandler tests/_rotation tests/_native -k "$selected"
 echo "sanitize: nothing found"

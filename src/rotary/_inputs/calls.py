@@ -2,6 +2,7 @@
 
     for_rotate      RotaryEmbedding.rotate      for_cos_sin     RotaryEmbedding.cos_sin
     for_table       apply_rotary                for_pair        apply_rotary_qk             for_freqs   apply_rotary_pos_emb
+    for_operator    torch.ops.rotary.rotate and rotate_
 
 Errors are TypeError or ValueError and name the argument, its shape or dtype, and the fix. Values of tensors are read on the CPU only,
 and never while something traces: no check waits for a device.
@@ -9,6 +10,7 @@ and never while something traces: no check waits for a device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -108,6 +110,31 @@ def for_pair(
     if q_table[0].shape[-1] * 2 > q.shape[-1]:
         table_of(q, cos, sin, axis, length, "q")
     return axis, (last_rows(q_table, q.shape[axis], length), k_table)
+
+
+def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -> None:
+    """The arguments of torch.ops.rotary.rotate: what a kernel would otherwise read or write beyond a tensor.
+
+    The operators take what the functions pass on: one or two tensors, a cos and sin for each in the dtype of the arithmetic, and
+    seq_dim from the front. Exported programs call them by name, without the functions' checks.
+    """
+    if len(xs) not in (1, 2) or len(tables) != 2 * len(xs):
+        raise ValueError(
+            f"rotary.rotate takes one or two tensors, and cos and sin for each, got {len(xs)} tensors and {len(tables)} tables"
+        )
+    names = ("x",) if len(xs) == 1 else ("q", "k")
+    for x, name in zip(xs, names, strict=True):
+        if seq_dim < 0 or sequence_axis(x, seq_dim, name) != seq_dim:
+            raise ValueError(f"seq_dim must be counted from the front, got {seq_dim}")
+        if x.dtype != xs[0].dtype:
+            raise TypeError(f"q is {xs[0].dtype}, k is {x.dtype}: rotate them one by one, or cast one")
+        if x.device != xs[0].device:
+            raise ValueError(f"q on {xs[0].device}, k on {x.device}")
+    for i, (x, name) in enumerate(zip(xs, names, strict=True)):
+        cos, sin = tables[2 * i], tables[2 * i + 1]
+        work_cos, work_sin = table_of(x, cos, sin, seq_dim, x.shape[seq_dim], name)
+        if work_cos is not cos or work_sin is not sin:
+            raise TypeError(f"the tables of {name} must be {work_cos.dtype}, as the arithmetic is, got {cos.dtype} and {sin.dtype}")
 
 
 def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:

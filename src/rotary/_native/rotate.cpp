@@ -42,6 +42,7 @@ using Body = void (*)(Index begin, Index end, void* context);
 using ParallelFor = std::int32_t (*)(Index begin, Index end, Index grain, Body body, void* context);
 
 constexpr int kMaxDims = 16;
+constexpr Index kMaxTensors = 2;             // q and k
 constexpr int kMaxRectangleDims = kMaxDims + 1;       // every dimension but head_dim, and the sequence once more in blocks
 constexpr Index kTableBlock = 64 * 1024;      // bytes of tables kept near while the heads go over them: a part of any L2 cache
 constexpr Index kAhead = 4 * 1024;            // bytes between what is read and what is fetched, see docs/cpu.md
@@ -50,7 +51,7 @@ constexpr Index kGrain = 256 * 1024;          // bytes read and written below wh
 enum Dtype : Index { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // The status returned: 0 done, negative if threads failed, else why these tensors are not served; _rotation/native.py has the words.
-enum Reason : std::int32_t { kThreads = -1, kDone, kChannels, kTables, kDims, kAligned, kMemory };
+enum Reason : std::int32_t { kThreads = -1, kDone, kChannels, kTables, kDims, kAligned, kMemory, kShapes };
 
 // ---------------------------------------------------------------- numbers in memory and in arithmetic
 
@@ -237,7 +238,7 @@ struct Work {  // rectangles one after another: row numbers run through all of t
   Rows rows;
   bool conjugate;
   int rectangles;
-  Rectangle rectangle[4];  // q and k, each with the rest of its sequence that fills no block
+  Rectangle rectangle[2 * kMaxTensors];  // q and k, each with the rest of its sequence that fills no block
 };
 
 ParallelFor parallel_for = nullptr;  // torch_parallel_for, once rotary_threads has set it
@@ -311,11 +312,17 @@ const Index* add_tensor(Work& work, const Index* word, Dtype dtype, Index seq_di
   const Index* sin_stride = cos_stride + table_dims;
   const Index* next = sin_stride + table_dims;
 
+  // Before a shape is believed: an axis, a rank or a size that does not fit would be read or written beyond a tensor.
+  if (dims > kMaxDims) reason = kDims;
+  if (dims < 2 || table_dims < 2 || table_dims > 3 || seq_dim < 0 || seq_dim >= dims - 1) reason = kShapes;
+  if (reason) return next;
   const Index channels = shape[dims - 1], planes = table_shape[table_dims - 1], seq = shape[seq_dim];
+  if (planes < 0 || planes > channels / 2 || table_shape[table_dims - 2] != seq) reason = kShapes;
+  if (table_dims == 3 && table_shape[0] != 1 && (seq_dim == 0 || table_shape[0] != shape[0])) reason = kShapes;
+  if (reason) return next;
   Index rows = 1;
   for (int d = 0; d < dims - 1; ++d) rows *= shape[d];
   if (rows == 0 || channels == 0) return next;
-  if (dims > kMaxDims) reason = kDims;
   if (channels > 1 && (x_stride[dims - 1] != 1 || out_stride[dims - 1] != 1)) reason = kChannels;
   if (planes > 1 && (cos_stride[table_dims - 1] != 1 || sin_stride[table_dims - 1] != 1)) reason = kTables;
   if ((pointer[0] | pointer[1]) % size || (pointer[2] | pointer[3]) % table_size) reason = kAligned;
@@ -416,8 +423,9 @@ EXPORTED void rotary_threads(ParallelFor torch_parallel_for) { parallel_for = to
 // cos, sin; table_ndim, ndim; shape, x_strides, out_strides (in elements); table_shape, cos_strides, sin_strides.
 EXPORTED std::int32_t rotary_rotate(const std::int64_t* words) {
   Work work;
+  if (words[0] < 1 || words[0] > kMaxTensors || words[1] < kFloat32 || words[1] > kFloat16) return kShapes;
   const Dtype dtype = static_cast<Dtype>(words[1]);
-  work.rows = kRows[dtype][words[2]];
+  work.rows = kRows[dtype][words[2] != 0];
   work.conjugate = words[3] != 0;
   work.rectangles = 0;
   Index moved = 0;

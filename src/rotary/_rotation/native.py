@@ -30,6 +30,7 @@ _REASONS = (  # as the library numbers them, from 1
     "more than 16 dimensions",
     "memory that is not aligned to its elements",
     "a tensor without memory",
+    "a number of tensors, a rank, an axis or a size that does not fit",
 )
 _call: Callable[[bytes], int] | None = None
 
