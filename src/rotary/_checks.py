@@ -28,7 +28,7 @@ def describe(value: Any) -> str:
         return f"{kind} {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
         return f"{kind} {value.dtype} {tuple(value.shape)}"
     if isinstance(value, torch.nn.Module):
         return kind
@@ -71,11 +71,14 @@ def number(name: str, value: Any, *, at_least: float | None = None) -> float:
     """A finite real number, positive or, where at_least is given, at least that."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {describe(value)}")
-    if not math.isfinite(value) or (value <= 0 if at_least is None else value < at_least):
-        raise ValueError(
-            f"{name} must be a finite number {'> 0' if at_least is None else f'>= {at_least}'}, got {value}"
-        )
-    return float(value)
+    wanted = "> 0" if at_least is None else f">= {at_least}"
+    try:
+        result = float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a finite number {wanted}, got one too large for a float") from None
+    if not math.isfinite(result) or (value <= 0 if at_least is None else value < at_least):
+        raise ValueError(f"{name} must be a finite number {wanted}, got {value}")
+    return result
 
 
 def flag(name: str, value: Any) -> bool:
@@ -107,7 +110,11 @@ def rescaled_base(base: Any, factor: Any, dim: int) -> float:
         raise ValueError(
             f"base_rescale_factor needs dim >= 4, got dim 2 and factor {factor}: one plane has no longest wavelength to stretch"
         )
-    return number("base x base_rescale_factor^(dim / (dim - 2))", base * factor ** (dim / (dim - 2)))
+    try:
+        rescaled = base * factor ** (dim / (dim - 2))
+    except OverflowError:
+        rescaled = math.inf
+    return number("base x base_rescale_factor^(dim / (dim - 2))", rescaled)
 
 
 def frequencies(inv_freq: Any) -> tuple[float, ...]:
@@ -122,18 +129,49 @@ def frequencies(inv_freq: Any) -> tuple[float, ...]:
             raise ValueError("inv_freq is on the meta device and has no values")
         if not inv_freq.is_floating_point():
             raise TypeError(f"inv_freq must be floating point, got {inv_freq.dtype}")
-        shape = tuple(inv_freq.shape)
+        dense("inv_freq", inv_freq)
+        shape, entries = tuple(inv_freq.shape), inv_freq
     else:
-        shape = (len(inv_freq),)
+        try:
+            entries = [number_of_any_sign(f"inv_freq[{i}]", entry) for i, entry in enumerate(inv_freq)]
+        except TypeError as error:
+            raise TypeError(f"inv_freq must be a tensor or a list of numbers, (dim/2,): {error}") from None
+        shape = (len(entries),)
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(f"inv_freq must have shape (dim/2,), got {shape}")
+    if 2 * shape[0] > WIDEST:
+        raise ValueError(f"inv_freq must have at most {WIDEST // 2:,} entries, one per plane, got {shape[0]:,}")
     with plain_torch():
-        values = torch.as_tensor(inv_freq, dtype=torch.float32, device="cpu")
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"inv_freq must be finite, got {values.tolist()}")
+        values = torch.as_tensor(entries, dtype=torch.float32, device="cpu")
+        wrong = ~values.isfinite()
+        if bool(wrong.any()):
+            first = int(wrong.nonzero()[0])
+            raise ValueError(f"inv_freq must be finite in float32, got {values[first].item()} at entry {first}")
         return tuple(values.tolist())
+
+
+def number_of_any_sign(name: str, value: Any) -> float:
+    """A real number that fits a float; it may be negative, zero, infinite or NaN."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {describe(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large for a float") from None
+
+
+def dense(name: str, value: Tensor) -> None:
+    """Raise for nested, sparse and other layouts that have no strides."""
+    if value.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor, which is not served: rotate its values() with cu_seqlens=its offsets(), seq_dim=0"
+        )
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; call {name}.to_dense() first")
 
 
 def integers(name: str, value: Tensor) -> None:
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer tensor, got {value.dtype}")
+    if value.layout is not torch.strided or value.is_nested:
+        dense(name, value)

@@ -69,6 +69,11 @@ def tracing() -> bool:
     )
 
 
+def jit_tracing() -> bool:
+    """True while torch.jit.trace records."""
+    return _is_tracing()
+
+
 def forward_mode() -> bool:
     """True inside forward-mode differentiation (torch.autograd.forward_ad.dual_level)."""
     return getattr(forward_ad, "_current_level", 0) >= 0
@@ -154,7 +159,7 @@ def _computes_in_float64(device_type: str) -> bool:
 
 # --- Triton ------------------------------------------------------------------------------------------------------------------
 
-TESTED_TRITON = ((3, 4), (3, 6))
+TESTED_TRITON = ((3, 4), (3, 9))
 """The versions whose compiled kernels direct_launch() was tested on, first and last."""
 
 

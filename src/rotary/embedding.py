@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
@@ -15,6 +16,7 @@ from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
 from ._buffers import MirrorModule
 from ._rotation.autograd import How, rotate
+from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
 from .scaling.scheme import Scheme, as_schemes
 
@@ -29,6 +31,8 @@ _SHOWN: dict[str, Any] = {
     "angles": "exact",
 }
 """Attributes that repr shows where they differ from these defaults."""
+
+_REPLACEABLE = ("dim", *_SHOWN)
 
 
 class RotaryEmbedding(MirrorModule):
@@ -65,6 +69,7 @@ class RotaryEmbedding(MirrorModule):
     inv_freq: Tensor
     scale: Tensor | None
     base: float | None
+    _fixed = frozenset({*_REPLACEABLE, "attention_factor", "_tables"})
 
     def __init__(
         self,
@@ -91,9 +96,9 @@ class RotaryEmbedding(MirrorModule):
             _checks.one_of("angles", angles, ("exact", "float32")),
         )
         xpos = XPos(dim, _checks.number("scale_base", scale_base))
-        self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
         self.base, self.base_rescale_factor = base, base_rescale_factor
         self.scale_base, self.interpolation_factor = scale_base, interpolation_factor
+        self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
 
     @classmethod
     def from_inv_freq(
@@ -124,9 +129,9 @@ class RotaryEmbedding(MirrorModule):
         )
         module = cls.__new__(cls)  # the constructor makes frequencies from a base, which these have not
         nn.Module.__init__(module)
-        module._set_up(spectrum, None, interleaved, device)
         module.base, module.base_rescale_factor = None, 1.0
         module.scale_base, module.interpolation_factor = 512, 1.0
+        module._set_up(spectrum, None, interleaved, device)
         return module
 
     @classmethod
@@ -167,6 +172,27 @@ class RotaryEmbedding(MirrorModule):
         self._tables = Tables(spectrum, xpos)
         self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)
 
+    def replace(self, **arguments: Any) -> RotaryEmbedding:
+        """A new module with some constructor arguments changed, on the same device by default; this one stays as it is.
+
+        TypeError for an unknown argument, for a module made from given frequencies, which has no base to keep, and for a subclass with
+        a constructor of its own.
+
+        >>> RotaryEmbedding(64).replace(base=500_000, interleaved=True)
+        RotaryEmbedding(64, base=500000, interleaved=True)
+        """
+        if self.base is None:
+            raise TypeError(
+                "this module was made from given frequencies: make another by RotaryEmbedding.from_inv_freq"
+            )
+        if type(self).__init__ is not RotaryEmbedding.__init__:
+            raise TypeError(f"{type(self).__name__} has a constructor of its own: call it with the changed arguments")
+        unknown = arguments.keys() - {*_REPLACEABLE, "device"}
+        if unknown:
+            raise TypeError(f"unknown argument {min(unknown)!r}; known: {', '.join(_REPLACEABLE)}, device")
+        own: dict[str, Any] = {name: getattr(self, name) for name in _REPLACEABLE} | {"device": self.inv_freq.device}
+        return type(self)(**(own | arguments))
+
     # --- the documented pair -------------------------------------------------------------------------------------------------
 
     def forward(self, seq_len: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
@@ -188,7 +214,17 @@ class RotaryEmbedding(MirrorModule):
                 f"forward(seq_len) returns the documented pair (freqs, scale) for a number of tokens, got "
                 f"{_checks.describe(seq_len)}; to rotate tensors call rope.rotate(q, k)"
             )
+        if isinstance(seq_len, Tensor) and jit_tracing():
+            raise ValueError(
+                "under jit.trace a length is a tensor, and forward() would record its value as a constant; use cos_sin(torch.arange(n))"
+            )
         n = _checks.length("seq_len", seq_len)
+        if self.interleaved:
+            warnings.warn(
+                "forward() lays freqs out by halves, as documented, and this module pairs channels (2j, 2j + 1): use rotate(), or "
+                "cos_sin() with apply_rotary(interleaved=True)",
+                stacklevel=4,  # past the two frames of nn.Module.__call__
+            )
         return radians_and_scale(self._tables, n, self.inv_freq.device if device is None else torch.device(device))
 
     # --- tables and rotation -------------------------------------------------------------------------------------------------

@@ -8,9 +8,14 @@ from torch import Tensor
 from ._torch import tracing
 
 
+_LAST = 2**63 - 1  # of int64
+
+
 def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | None = None) -> Tensor:
     """offset, offset + 1, ... as int64: (n,) for an int or 0-d offset, (batch, n) for an offset of shape (batch,)."""
     if not isinstance(offset, Tensor):
+        if offset + n > _LAST:  # the end of the range, which is exclusive, may not fit
+            return torch.arange(n, dtype=torch.int64, device=device) + offset
         return torch.arange(offset, offset + n, dtype=torch.int64, device=device)
     steps = torch.arange(n, dtype=torch.int64, device=offset.device)
     return offset.to(torch.int64)[..., None] + steps if offset.ndim else offset.to(torch.int64) + steps
@@ -59,17 +64,37 @@ def _check_lengths(cu_seqlens: Tensor, n: int) -> None:
 
 
 def padded(mask: Tensor) -> Tensor:
-    """Positions (batch, seq) int64 of a padded batch: real tokens count 0, 1, ... within their row, padding stays at 0 before them.
+    """Positions (batch, seq) int64 of a padded batch: real tokens count 0, 1, ... within their document, padding stays at 0 before them.
 
-    mask: (batch, seq), bool or integer, true at real tokens, as attention_mask of transformers. ValueError for another shape,
-    TypeError for a floating mask.
+    mask: (batch, seq), bool or integer: 0 at padding, and 1 at real tokens, as attention_mask of transformers, or the number of the
+        token's document, 1, 2, ..., as multipack collators give it: positions start again where the number grows.
+
+    TypeError for a floating mask; ValueError for another shape and, on the CPU, for numbers that are negative or decrease within a
+    row. On other devices values are not read.
 
     >>> padded(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]))
     tensor([[0, 0, 0, 1],
             [0, 1, 2, 3]])
+    >>> padded(torch.tensor([[1, 1, 1, 2, 2, 3]]))
+    tensor([[0, 1, 2, 0, 1, 0]])
     """
     if mask.is_floating_point() or mask.is_complex():
         raise TypeError(f"mask must be bool or integer, true at real tokens, got {mask.dtype}")
     if mask.ndim != 2:
         raise ValueError(f"mask must have shape (batch, seq), got {tuple(mask.shape)}")
-    return ((mask != 0).to(torch.int64).cumsum(-1) - 1).clamp(min=0)
+    document = mask.to(torch.int64)
+    if document.shape[-1] == 0:
+        return document
+    latest = document.cummax(-1).values
+    if (
+        not tracing()
+        and mask.device.type == "cpu"
+        and not bool(((document == 0) | ((document > 0) & (document == latest))).all())
+    ):
+        raise ValueError(
+            "mask must hold 0 at padding and 1 or growing document numbers at tokens; some are negative or decrease"
+        )
+    count = ((document != 0).to(torch.int64).cumsum(-1) - 1).clamp(min=0)
+    starts = torch.cat((torch.ones_like(latest[:, :1], dtype=torch.bool), latest[:, 1:] > latest[:, :-1]), -1)
+    first = torch.where(starts, count, 0).cummax(-1).values  # the count at which the token's document started
+    return count - first

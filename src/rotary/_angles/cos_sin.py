@@ -10,6 +10,7 @@ from torch import Tensor
 from .._torch import has_float64, tracing
 from .._types import CosSin, Length, Range, Role
 from .frequencies import Spectrum
+from .turns import FAR
 from .xpos import XPos
 
 
@@ -33,7 +34,7 @@ class Tables:
     ) -> CosSin:
         """(cos, sin) of integer positions (...), each (..., dim/2) in dtype, amplitude folded in.
 
-        position_range: (smallest, largest) if known without reading a tensor; CPU tensors are read where it matters.
+        position_range: (smallest, largest) if known without reading a tensor; CPU tensors are read.
         input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
         traced: what tracing() says, where the caller has asked already.
 
@@ -42,23 +43,39 @@ class Tables:
         """
         traced = tracing() if traced is None else traced
         window = self.spectrum.window if length is None else None
-        if window is not None or self.xpos is not None:
-            position_range = position_range or _range_of(positions, traced)
+        positions = _as_int64(positions, traced)
+        position_range = position_range or _range_of(positions, traced)
+        far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
         if window is not None and position_range is not None and position_range[1] >= window:
             raise ValueError(
                 f"position {position_range[1]} lies beyond the trained window of {window} tokens, and {self.spectrum.schemes} "
                 f"depends on how long the whole context is: pass length="
             )
-        positions, xpos = positions.to(torch.int64), self.xpos
+        xpos = self.xpos
         if xpos is None:
-            return self.spectrum.cos_sin(positions, dtype, length=length, traced=traced)
+            return self.spectrum.cos_sin(positions, dtype, length=length, far=far, traced=traced)
         if position_range is not None:
             xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
 
         def scale(positions: Tensor) -> Tensor:
             return xpos.scale(positions, role)
 
-        return self.spectrum.cos_sin(positions, dtype, length=length, scale=scale, traced=traced)
+        return self.spectrum.cos_sin(positions, dtype, length=length, scale=scale, far=far, traced=traced)
+
+
+def _as_int64(positions: Tensor, traced: bool) -> Tensor:
+    """Positions as int64. Of uint64 only the lower half fits; where the host may read them, the rest is a ValueError."""
+    if positions.dtype == torch.int64:
+        return positions
+    converted = positions.to(torch.int64)
+    if (
+        positions.dtype == torch.uint64
+        and not traced
+        and positions.device.type == "cpu"
+        and bool((converted < 0).any())
+    ):
+        raise ValueError("positions must be below 2^63, got larger ones in a uint64 tensor")
+    return converted
 
 
 def _range_of(positions: Tensor, traced: bool) -> Range | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .._constants import Constants
-from .._torch import plain_torch
+from .._torch import plain_torch, tracing
 from .._types import AngleArithmetic, CosSin, Frequencies, Length
 from ..scaling.scheme import Scheme
 from . import gpu
@@ -49,14 +49,16 @@ class Spectrum:
         with plain_torch():
             inv_freq, factor = self._frequencies(torch.device("cpu"), None)
             values = tuple(inv_freq.tolist())
-            if not bool(inv_freq.isfinite().all()):
-                raise ValueError(
-                    f"frequencies must be finite in float32, got {values} from base {self.base}, {self.schemes}"
-                )
+            _check_factor(factor)
+            windows = [scheme.window for scheme in self.schemes if scheme.window is not None]
+            for length in {
+                *windows,
+                *(window + 1 for window in windows),
+            }:  # where a scheme that depends on the length changes
+                _check_factor(self._frequencies(torch.device("cpu"), length)[1])
             high, low = turns_per_token(inv_freq, self.divisor)
             words = (tuple(high.tolist()), tuple(low.tolist()))
             one_word = tuple(in_one_word(high, low).tolist())
-        windows = [scheme.window for scheme in self.schemes if scheme.window is not None]
         derived = {
             "inv_freq": values,
             "attention_factor": float(factor),
@@ -82,14 +84,16 @@ class Spectrum:
         *,
         length: Length = None,
         scale: Callable[[Tensor], Tensor] | None = None,
+        far: bool = False,
         traced: bool = False,
     ) -> CosSin:
         """Tables (..., dim/2) for int64 positions (...), times the attention factor and scale(positions), an amplitude (..., dim/2).
 
-        A (batch,) length gives (batch, seq, dim/2) for positions (seq,) or (batch, seq).
+        A (batch,) length gives (batch, seq, dim/2) for positions (seq,) or (batch, seq). far: some |position| exceeds 2^31, where one
+        word of the angle is not enough.
         """
         fixed, device = self._fixed(length), positions.device
-        if fixed and scale is None and dtype == torch.float32 and self.angles == "exact" and not traced:
+        if fixed and scale is None and dtype == torch.float32 and self.angles == "exact" and not (far or traced):
             table = gpu.cos_sin(positions, self._one_word, self._amplitude)
             if table is not None:
                 return table
@@ -104,25 +108,49 @@ class Spectrum:
         if self.angles == "float32":
             inv_freq = inv_freq if self.divisor == 1.0 else inv_freq / self.divisor
             return float32_cos_sin(positions, inv_freq, dtype, amplitude, traced=traced)
-        if not fixed:
-            high, low = turns_per_token(inv_freq, self.divisor)
-            words = (high, low) if dtype == torch.float64 else (in_one_word(high, low),)
-        elif dtype == torch.float64:
-            words = self._words.on(device, traced=traced).unbind(0)
+        near = dtype != torch.float64 and not far
+        if fixed and near:
+            return exact_cos_sin(
+                positions, self._one_word.on(device, traced=traced), None, dtype, amplitude, traced=traced
+            )
+        if fixed:
+            high, low = self._words.on(device, traced=traced).unbind(0)
         else:
-            words = (self._one_word.on(device, traced=traced),)
-        return exact_cos_sin(positions, words, dtype, amplitude, traced=traced)
+            high, low = turns_per_token(inv_freq, self.divisor)
+        if near:
+            high, low = in_one_word(high, low), None
+        return exact_cos_sin(positions, high, low, dtype, amplitude, traced=traced)
 
     def _fixed(self, length: Length) -> bool:
         """True if the frequencies are those made once, whatever the length of the context."""
         return length is None or self.window is None
+
+    def _made_from(self) -> str:
+        """Base and schemes, for errors."""
+        schemes = "".join(f" and {type(scheme).__name__}" for scheme in self.schemes)
+        return f"base {self.base}{schemes}"
 
     def _frequencies(self, device: torch.device, length: Length) -> Frequencies:
         if self.given is not None:
             return torch.tensor(self.given, dtype=torch.float32, device=device), self.given_factor
         assert self.base is not None
         formula = _in_float32 if self.angles == "float32" else _in_float64
-        return formula(self.base, self.dim, self.schemes, device, length)
+        try:
+            inv_freq, factor = formula(self.base, self.dim, self.schemes, device, length)
+        except OverflowError as error:
+            raise ValueError(f"{self._made_from()} overflows a float: {error}") from None
+        if device.type == "cpu" and not tracing() and not bool(inv_freq.isfinite().all()):
+            at = "" if length is None else " at the given length"
+            raise ValueError(
+                f"frequencies must be finite in float32, got {inv_freq.max().item()} from {self._made_from()}{at}"
+            )
+        return inv_freq, factor
+
+
+def _check_factor(factor: float | Tensor) -> None:
+    """Raise where cos and sin times the attention factor would overflow float32 tables."""
+    if not 0.0 < float(factor) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"the attention factor must be positive and finite in float32, got {float(factor)}")
 
 
 def _in_float64(

@@ -49,6 +49,9 @@ _GUARD_MASK = (1 << _GUARD_BITS) - 1
 RADIANS_PER_UNIT = 2.0 * math.pi * 2.0**-_TURN_BITS
 _BLOCK = 1 << 15  # values of a block for each thread: 256 KB in float64, the least that torch gives one
 
+FAR = 1 << 31
+"""The largest |position| for which one word gives float32 tables within 3.1e-8; beyond it two words do."""
+
 Amplitude = Callable[[Tensor], "float | Tensor"]
 """positions (...) -> what cos and sin are multiplied by, a number or (..., dim/2)."""
 
@@ -106,15 +109,21 @@ def turns(positions: Tensor, high: Tensor, low: Tensor | None = None) -> Tensor:
 
 
 def exact_cos_sin(
-    positions: Tensor, words: tuple[Tensor, ...], dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
+    positions: Tensor, high: Tensor, low: Tensor | None, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
 ) -> CosSin:
-    """cos and sin (..., P) of int64 positions (...) x one word or two, each (P,) or (batch, 1, P), by fixed-point turns."""
+    """cos and sin (..., P) of int64 positions (...) x words (P,) or (batch, 1, P), by fixed-point turns; low None: high is one word.
+
+    float32 tables from two words have the bits of one word wherever |position| <= 2^31, so that a row does not depend on others.
+    """
 
     def table(positions: Tensor) -> CosSin:
-        return cos_sin_of_turns(turns(positions, *words), dtype, amplitude(positions))
+        angles = turns(positions, high, low)
+        if low is not None and dtype != torch.float64:
+            near = ((positions >= -FAR) & (positions <= FAR))[..., None]
+            angles = torch.where(near, turns(positions, in_one_word(high, low)), angles)
+        return cos_sin_of_turns(angles, dtype, amplitude(positions))
 
-    word = words[0]
-    return table(positions) if word.ndim > 1 or traced else in_blocks(table, positions, word.shape[-1], dtype)
+    return table(positions) if high.ndim > 1 or traced else in_blocks(table, positions, high.shape[-1], dtype)
 
 
 def float32_cos_sin(

@@ -44,7 +44,8 @@ class XPos:
 
     def furthest(self, dtype: torch.dtype) -> int:
         """The largest |position| whose scale, and its inverse, stay within finfo(dtype).max / 64: room for a query of 64."""
-        return int(self.scale_base * math.log(torch.finfo(dtype).max / 64) / -math.log(self.zeta[0]))
+        furthest = self.scale_base * math.log(torch.finfo(dtype).max / 64) / -math.log(self.zeta[0])
+        return int(min(furthest, 2.0**63))  # a scale_base near the largest float makes it infinite
 
     def check(self, furthest: int, dtype: torch.dtype) -> None:
         """Raise ValueError where a position known on the host would overflow (or vanish in) dtype."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .._torch import tracing
+from .._torch import jit_tracing, tracing
 from .._types import CosSin, Length, Range, Role
 from ..positions import sequence
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis, table_of
@@ -78,6 +78,10 @@ def for_cos_sin(positions: Any, *, use_xpos: bool, length: Any, role: Any, devic
     known = None
     if isinstance(positions, Tensor):
         _checks.integers("positions", positions)
+        if not positions.ndim and jit_tracing():  # x.shape[-2], for one: a length that jit.trace has made a tensor of
+            raise ValueError(
+                "under jit.trace a length is a 0-d tensor, which means one position here: pass positions=torch.arange(n)"
+            )
     else:
         n = _checks.length("positions", positions)
         known = (0, n - 1) if n and not traced else None
@@ -134,7 +138,9 @@ def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -
         cos, sin = tables[2 * i], tables[2 * i + 1]
         work_cos, work_sin = table_of(x, cos, sin, seq_dim, x.shape[seq_dim], name)
         if work_cos is not cos or work_sin is not sin:
-            raise TypeError(f"the tables of {name} must be {work_cos.dtype}, as the arithmetic is, got {cos.dtype} and {sin.dtype}")
+            raise TypeError(
+                f"the tables of {name} must be {work_cos.dtype}, as the arithmetic is, got {cos.dtype} and {sin.dtype}"
+            )
 
 
 def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:

@@ -10,15 +10,21 @@ from torch import Tensor
 from .. import _checks
 from .._types import CosSin
 
+_STRIDED = torch.strided
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def sequence_axis(x: Any, seq_dim: int, name: str) -> int:
     """seq_dim counted from the front."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} must be a tensor (..., seq, head_dim), got {_checks.describe(x)}")
+        remedy = (
+            "; torch.fx cannot trace a rotation: use torch.export" if type(x).__module__.startswith("torch.fx") else ""
+        )
+        raise TypeError(f"{name} must be a tensor (..., seq, head_dim), got {_checks.describe(x)}{remedy}")
     if x.dtype not in _DTYPES:
         raise TypeError(f"{name} must be floating point (float64, float32, float16 or bfloat16), got {x.dtype}")
+    if x.layout is not _STRIDED or x.is_nested:
+        _checks.dense(name, x)
     ndim = x.ndim
     axis = seq_dim + ndim if seq_dim < 0 else seq_dim
     if ndim < 2 or not 0 <= axis < ndim - 1:

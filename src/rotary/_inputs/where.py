@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 
+_LONGEST = 2**63
+
+
 def positions_of(
     keys: Tensor, axis: int, queries: int, offset: Any, explicit: Any, cu_seqlens: Any, traced: bool
 ) -> tuple[Tensor, Range | None]:
@@ -40,6 +43,8 @@ def positions_of(
             raise ValueError(f"with cu_seqlens q and k must be equally long, got {queries} and {n}")
         return packed(cu_seqlens, n, offset=start), None
     if not isinstance(start, Tensor):
+        if not traced and not -_LONGEST <= start <= _LONGEST - n:
+            raise ValueError(f"positions must fit into int64, got offset {start} for {n} tokens")
         return sequence(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
     _check_one_per_row("offset", start, keys, axis)
     return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None

@@ -66,6 +66,8 @@ def rotate(
     if formula:
         if not in_place:
             return by_formula(xs, tables, how)
+        if not tracing() and all(_has_memory(x) for x in xs):
+            overlap.check(xs, names[: len(xs)])
         over_by_formula(xs, tables, how)
     elif not in_place:
         return _RotateFresh.apply(backend, how, len(xs), *xs, *(t for table in tables for t in table))
@@ -96,6 +98,11 @@ def needs_formula(xs: Tensors, tables: tuple[CosSin, ...], grad: bool) -> bool:
             if type(t) not in _PLAIN or t.is_neg() or (grad and t.requires_grad):
                 return True
     return False
+
+
+def _has_memory(x: Tensor) -> bool:
+    """True if addresses say where the elements of x are: not for meta tensors, nor for subclasses that wrap others (DTensor)."""
+    return not x.is_meta and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:

@@ -1,7 +1,8 @@
 """The rotation on a GPU at memory speed: one Triton kernel (triton_kernel.py), launched once for q and k together.
 
 All decisions are taken here, on the host, from shapes and strides alone: nothing waits for the device, nothing is tuned at the first
-call, and no length, batch, offset or number of heads makes Triton compile again. Triton itself is imported at the first launch. With TRITON_INTERPRET=1 the same kernel runs on CPU tensors through Triton's interpreter: slow, and for tests.
+call, and no length, batch, offset or number of heads makes Triton compile again. Triton itself is imported at the first launch. With
+TRITON_INTERPRET=1 the same kernel runs on CPU tensors through Triton's interpreter: slow, and for tests.
 """
 
 from __future__ import annotations
