@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ._torch import tracing
 
-
 _LAST = 2**63 - 1  # of int64
 
 

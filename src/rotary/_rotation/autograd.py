@@ -34,6 +34,7 @@ class How(TypedDict):
     conjugate: bool
 
 
+_NO_DISPATCH = getattr(Tensor, "__torch_dispatch__", None)  # of tensors whose operations no subclass intercepts
 _PLAIN, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
 
 
@@ -102,7 +103,8 @@ def needs_formula(xs: Tensors, tables: tuple[CosSin, ...], grad: bool) -> bool:
 
 def _has_memory(x: Tensor) -> bool:
     """True if addresses say where the elements of x are: not for meta tensors, nor for subclasses that wrap others (DTensor)."""
-    return not x.is_meta and type(x).__torch_dispatch__ is Tensor.__torch_dispatch__
+    wraps = getattr(type(x), "__torch_dispatch__", _NO_DISPATCH) is not _NO_DISPATCH
+    return not (x.is_meta or wraps)
 
 
 def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:
