@@ -11,7 +11,7 @@ NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/build.
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
 ON_GPU := tests/_rotation tests/_angles -k "triton or test_gpu"
 
-.PHONY: run test docs sanitize models mutants soak fuzz lint accuracy bench gpu clean
+.PHONY: run test docs sanitize models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -45,9 +45,32 @@ models: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m tools.model_page
 
-lint: $(VENV)/.dev
+# What is left of the tests without transformers and the peers, by the Python that PYTHON names, for other versions of Python and torch.
+CORE := tests/_angles tests/_inputs tests/_native tests/_rotation tests/scaling $(addprefix tests/test_,$(addsuffix .py,\
+	buffers checks compile embedding functional laws machine pairing positions state torch))
+
+core:
+	$(PYTHON) -m pytest -q $(CORE) --ignore=tests/scaling/test_parity.py -k "not of_transformers"
+
+lint: $(VENV)/.dev lint-workflows
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m tools.verify_types
+
+# Offline. actionlint is no package of Python: it is used where it is installed.
+lint-workflows: $(VENV)/.dev
+	$(BIN)/zizmor --offline --pedantic --quiet .github
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed: left out"; fi
+
+# sdist and wheel into dist/, tried by every Python of this machine. The first time it installs torch for each of them.
+wheel: $(VENV)/.dev
+	$(BIN)/python -m tools.wheel
 
 accuracy: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.accuracy.run

@@ -1,4 +1,4 @@
-"""A checkpoint to the other pairing and back, and which pairing it has: a small model that learns to read in a few seconds.
+"""Convert a checkpoint to the other pairing of channels and back, and detect its pairing. The model is trained here, in a few seconds.
 
 python examples/convert.py
 """
@@ -30,12 +30,14 @@ for _ in range(150):
     optimizer.zero_grad()
 
 with tempfile.TemporaryDirectory() as folder:
-    half, neighbours, back = (Path(folder) / name for name in ("half", "interleaved", "back"))
+    half, interleaved, back = (Path(folder) / name for name in ("half", "interleaved", "back"))
     model.save_pretrained(half)
-    done = convert(half, neighbours, to="interleaved")
-    print(f"{done.tensors} tensors converted; attention scores of {done.layers} layers agree to {done.difference:.0e}")
-    convert(neighbours, back, to="half")
-    for path in (half, neighbours, back):
+    converted = convert(half, interleaved, to="interleaved")
+    print(
+        f"{converted.tensors} tensors converted; attention scores of {converted.layers} layers agree to {converted.difference:.0e}"
+    )
+    convert(interleaved, back, to="half")
+    for path in (half, interleaved, back):
         loaded = LlamaForCausalLM.from_pretrained(path).eval()
         verdict = by_text(loaded, text[None, :600])
         print(f"{path.name:12} is {verdict.pairing:12} {verdict.why}")

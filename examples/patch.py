@@ -1,4 +1,4 @@
-"""A model that somebody else wrote, with its rotation on our kernels, and back: python examples/patch.py (needs transformers)."""
+"""Run the rotation of a transformers model on this library's kernels, and undo it: python examples/patch.py (needs transformers)."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def main() -> int:
 
     with patch(model) as handle:  # or handle = patch(model), and handle.remove() later
         print(handle.report())
-        found = model.generate(prompt, **settings)
+        patched = model.generate(prompt, **settings)
     print(
-        f"{handle.calls} rotations ran on our kernels; tokens {'agree' if torch.equal(found, expected) else 'DIFFER'}"
+        f"{handle.calls} rotations ran on our kernels; tokens {'agree' if torch.equal(patched, expected) else 'DIFFER'}"
     )
 
     restored = torch.equal(model.generate(prompt, **settings), expected)
     print(f"removed: {'as before' if restored else 'NOT as before'}")
 
-    with patch(model, angles="exact") as handle:
+    with patch(model, tables="exact") as handle:
         print(handle.report())
         model.generate(prompt, **settings)
-    return 0 if restored and torch.equal(found, expected) else 1
+    return 0 if restored and torch.equal(patched, expected) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of the quickstart: what rotation does to a text, and what becomes of it far into one."""
+"""The picture of the quickstart: frequencies, attention scores of a text, and errors far from position 0."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WAVE = (USUAL, "#eec9bd", PAPER, "#bcd8df", OURS)
 
 
 def usual_cos_sin(inv_freq: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """What is usual: position x inv_freq in float32, then cos and sin."""
+    """The usual computation: cos and sin of position x inv_freq in float32."""
     angles = positions.to(torch.float32)[..., None] * inv_freq
     return angles.cos(), angles.sin()
 
 
 def draw(text: bytes, path: Path) -> str:
-    """Save the picture; returns its path, or the reason why there is none."""
+    """Save the picture and return its path, or return the reason why there is none."""
     try:
         import matplotlib
     except ImportError:
@@ -72,7 +72,7 @@ def _turning(axis: Any, rope: RotaryEmbedding) -> None:
 
 
 def _scores(axis: Any, rope: RotaryEmbedding, text: bytes) -> None:
-    """Each byte is one random unit vector, query and key alike: scores then show same letters, weighed by their distance."""
+    """Each byte is a random unit vector, as query and as key, so that scores show equal letters, weighted by their distance."""
     shown = text.partition(b"\n\n")[2][:LETTERS]
     letters = shown.decode()
     vectors = torch.randn(256, DIM, generator=torch.Generator().manual_seed(1))
@@ -96,8 +96,8 @@ def _errors(axis: Any, rope: RotaryEmbedding) -> None:
     truth = [[mp.cos_sin(p * mp.mpf(f)) for f in rope.inv_freq.tolist()] for p in chosen]
     exact = torch.tensor([[[float(v) for v in pair] for pair in row] for row in truth], dtype=torch.float64)
     _title(axis, "Exact at every position", "largest error of cos and sin over all planes, judged by mpmath")
-    for given, colour in ((usual_cos_sin(rope.inv_freq, positions), USUAL), (rope.cos_sin(positions), OURS)):
-        axis.loglog(positions, (torch.stack(given, -1) - exact).abs().amax((1, 2)), color=colour, linewidth=2)
+    for tables, colour in ((usual_cos_sin(rope.inv_freq, positions), USUAL), (rope.cos_sin(positions), OURS)):
+        axis.loglog(positions, (torch.stack(tables, -1) - exact).abs().amax((1, 2)), color=colour, linewidth=2)
     axis.text(2.5e3, 1.2e-3, "the usual\nfloat32 product", color=USUAL, ha="right")
     axis.text(1e6, 5e-8, "rotary", color=OURS, ha="right", fontweight="bold")
     axis.text(1.3, 1.5e-8, "3.0e-8: half a unit in the last place of float32", color=GREY)
@@ -106,7 +106,7 @@ def _errors(axis: Any, rope: RotaryEmbedding) -> None:
 
 
 def _same_pair(axis: Any, rope: RotaryEmbedding) -> None:
-    """The score depends on the distance alone, in exact arithmetic."""
+    """In exact arithmetic the score of a query and a key depends on their distance alone."""
     starts = torch.tensor(_positions(600, 4))
     x = normalize(torch.randn(DIM, generator=torch.Generator().manual_seed(2)), dim=0).expand(len(starts), DIM)
 
@@ -127,7 +127,7 @@ def _same_pair(axis: Any, rope: RotaryEmbedding) -> None:
 
 
 def _positions(n: int, magnitude: int) -> list[int]:
-    """n positions from 10^magnitude to 2^31, log-uniform; powers of two, whose float32 products are exact, do not stand out."""
-    chance = random.Random(5)
+    """n random positions from 10^magnitude to 2^31, log-uniform: not powers of two, whose float32 products are exact."""
+    generator = random.Random(5)
     low, high = magnitude * 3.321928, 31.0
-    return sorted(int(2 ** (low + (high - low) * (i + chance.random()) / n)) for i in range(n))
+    return sorted(int(2 ** (low + (high - low) * (i + generator.random()) / n)) for i in range(n))

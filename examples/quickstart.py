@@ -1,8 +1,9 @@
-"""The main job, on a real text: bytes -> embedding -> q, k, v -> rotated q, k -> causal attention, as a prefill and token by token.
+"""Attention with rotary embeddings over a text: bytes -> embedding -> q, k, v -> rotated q, k -> causal attention, as a prefill and
+token by token.
 
     python examples/quickstart.py [--out FOLDER] [--rounds N]
 
-Every line it prints is measured in this run. It ends with a verdict and the exit status 0, or 1 where one of its checks failed.
+Every printed number is measured in this run. The exit status is 0, or 1 if one of the checks failed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FAR = 1_000_000
 
 
 class Attention(nn.Module):
-    """One causal attention layer over bytes, with more query than key heads; the weights are random, the text is not."""
+    """One causal attention layer over bytes, with random weights and more query heads than key heads."""
 
     def __init__(self, heads: int = 8, key_heads: int = 2, head_dim: int = 64, width: int = 256) -> None:
         super().__init__()
@@ -53,28 +54,28 @@ class Attention(nn.Module):
         return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), k
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, show: Callable[[int, int], None]) -> tuple[Tensor, Tensor]:
-        """Token by token with a cache of rotated keys: (attended, the cache)."""
+        """Token by token, with a cache of rotated keys: (attended, the cache)."""
         cache, attended, n = torch.empty_like(k), [], q.shape[-2]
         for t in range(n):
             one, cache[..., t : t + 1, :] = self.rope.rotate(q[..., t : t + 1, :], k[..., t : t + 1, :], offset=t)
-            seen = (cache[..., : t + 1, :], v[..., : t + 1, :])
-            attended.append(scaled_dot_product_attention(one, *seen, enable_gqa=True))
+            past = (cache[..., : t + 1, :], v[..., : t + 1, :])
+            attended.append(scaled_dot_product_attention(one, *past, enable_gqa=True))
             show(t + 1, n)
         return torch.cat(attended, -2), cache
 
 
 def usual_formula(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """What most model code runs: x cos + rotate_half(x) sin, tables of full width in the dtype of x."""
+    """The formula of most models, x cos + rotate_half(x) sin, with full-width tables in the dtype of x."""
 
-    def half_turned(x: Tensor) -> Tensor:
+    def rotate_half(x: Tensor) -> Tensor:
         a, b = x.chunk(2, -1)
         return torch.cat((-b, a), -1)
 
-    return q * cos + half_turned(q) * sin, k * cos + half_turned(k) * sin
+    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
 def errors(rope: RotaryEmbedding, position: int) -> tuple[float, float]:
-    """Largest |error| of all planes' cos and sin at a position: ours, and the usual float32 product's. mpmath judges both."""
+    """Largest |error| of cos and sin over all planes at a position, against mpmath: (rotary's, the usual float32 product's)."""
     mpmath.mp.dps = 60
     truth = [mpmath.cos_sin(position * mpmath.mpf(f)) for f in rope.inv_freq.tolist()]
     exact = torch.tensor([(float(c), float(s)) for c, s in truth], dtype=torch.float64)
@@ -87,7 +88,7 @@ def errors(rope: RotaryEmbedding, position: int) -> tuple[float, float]:
 
 
 def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Median milliseconds of both, measured A B A B after one round that does not count."""
+    """Median milliseconds of both, measured A B A B after one round of warm-up."""
     taken: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds + 1):
         for work, times in zip((first, second), taken, strict=True):
@@ -98,7 +99,7 @@ def in_turn(first: Callable[[], object], second: Callable[[], object], rounds: i
 
 
 def speed(dtype: torch.dtype, rounds: int) -> tuple[float, float]:
-    """Milliseconds to rotate Llama-3-8B's q and k for 4,096 tokens from ready tables: (ours, the usual formula)."""
+    """Milliseconds to rotate q and k of Llama-3-8B, 4,096 tokens, with ready tables: (rotary, the usual formula)."""
     rope = RotaryEmbedding(128, base=500_000)
     q, k = torch.randn(1, 32, 4096, 128).to(dtype), torch.randn(1, 8, 4096, 128).to(dtype)
     cos, sin = rope.cos_sin(4096)
@@ -155,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     print(f"5  the picture: {draw(text, options.out / 'quickstart.png')}")
 
-    for failed in (name for name, held in checks.items() if not held):
+    for failed in (name for name, passed in checks.items() if not passed):
         print(f"FAILED: {failed}")
     print("quickstart: FAILED" if not all(checks.values()) else f"quickstart: all {len(checks)} checks passed")
     return 0 if all(checks.values()) else 1

@@ -1,9 +1,9 @@
-"""Training a model that somebody else wrote, with its rotation on our kernels: same losses, and checkpoints that fit either way.
+"""Train a transformers model with its rotation on this library's kernels: equal losses, and checkpoints that work with and without.
 
     python examples/train.py [--steps N]        needs transformers; half a minute on two cores
 
-A small Llama reads a real text byte by byte, three times from the same weights: as it is, patched, and patched half way only, where it
-goes on from the checkpoint that the first run left. Ends with the largest difference of losses, and the exit status 0 or 1.
+A small Llama is trained on the bytes of a text, three times from the same weights: unpatched; patched; and patched from the middle on,
+starting with the unpatched run's checkpoint. Prints the largest difference of losses; the exit status is 0 if all are small, else 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALLOWED = 1e-5
 
 
 def batches(steps: int) -> Iterator[Tensor]:
-    """The same pieces of the text, in the same order, at each call."""
+    """Random pieces of the text, the same at each call."""
     data = torch.tensor(list(TEXT.read_bytes()))
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
@@ -62,15 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "half.pt"
         model, optimizer = fresh()
-        theirs = train(model, optimizer, data[:half])
+        unpatched = train(model, optimizer, data[:half])
         torch.save((model.state_dict(), optimizer.state_dict()), checkpoint)
-        theirs += train(model, optimizer, data[half:])
+        unpatched += train(model, optimizer, data[half:])
 
         model, optimizer = fresh()
         with patch(model) as handle:
             print(handle.report())
-            ours = train(model, optimizer, data)
-            print(f"rotations by our kernels: {handle.calls:,} forward, and as many backward")
+            patched = train(model, optimizer, data)
+            print(f"rotations by rotary's kernels: {handle.calls:,} forward, and as many backward")
 
         model, optimizer = fresh()
         weights, state = torch.load(checkpoint)
@@ -79,12 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
         with patch(model):
             continued = train(model, optimizer, data[half:])
 
-    print(f"loss after {steps} steps of {BATCH} x {TOKENS} bytes: {theirs[0]:.4f} -> {theirs[-1]:.4f}")
-    worst = max(abs(a - b) for a, b in zip(theirs, ours, strict=True))
-    worst_continued = max(abs(a - b) for a, b in zip(theirs[half:], continued, strict=True))
+    print(f"loss after {steps} steps of {BATCH} x {TOKENS} bytes: {unpatched[0]:.4f} -> {unpatched[-1]:.4f}")
+    worst = max(abs(a - b) for a, b in zip(unpatched, patched, strict=True))
+    worst_continued = max(abs(a - b) for a, b in zip(unpatched[half:], continued, strict=True))
     print(f"largest difference of a loss, patched:                        {worst:.1e}")
     print(f"largest difference, patched from the unpatched checkpoint on: {worst_continued:.1e}")
-    good = max(worst, worst_continued) <= ALLOWED and theirs[-1] < theirs[0]
+    good = max(worst, worst_continued) <= ALLOWED and unpatched[-1] < unpatched[0]
     print(f"train: {'every loss agrees' if good else 'FAILED'} within {ALLOWED:g}")
     return 0 if good else 1
 

@@ -1,27 +1,34 @@
-"""The pages under docs: their examples run, their tables are what the code says, their links lead somewhere."""
+"""The pages under docs: their examples run, their tables and counts are what the code says, their links lead somewhere."""
 
 from __future__ import annotations
 
 import doctest
+import importlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+import rotary
 from benchmarks import schemes
+from rotary.cli import main
+from test_guides import PAGES as GUIDES
 from test_readme import foreign_rows
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+OF_THE_ROOT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in GUIDES], ids=lambda page: page.stem)
 def test_examples_run(page: Path):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testfile(str(page), module_relative=False, optionflags=flags, encoding="utf-8").failed == 0
 
 
-@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "README.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *OF_THE_ROOT], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path):
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
@@ -47,13 +54,128 @@ def test_the_families_of_checkpoints_are_those_that_convert_knows():
 
 
 def test_the_pairing_table_is_the_measured_one():
-    measured = (DOCS.parent / "benchmarks" / "results" / "pairing.md").read_text(encoding="utf-8")
+    measured = (ROOT / "benchmarks" / "results" / "pairing.md").read_text(encoding="utf-8")
     assert measured[measured.index("| steps") :].strip() in (DOCS / "checkpoints.md").read_text(encoding="utf-8")
 
 
 def test_tests_that_pages_name_are_there():
-    root = DOCS.parent
-    tests = "\n".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py"))
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     for page in PAGES:
         for name in re.findall(r"\b(test_\w+)`", page.read_text(encoding="utf-8")):
             assert f"def {name}(" in tests, f"{page.name} names {name}"
+
+
+# --- statements that go stale: counts and lists that prose repeats ------------------------------------------------------------
+
+
+def numbers(pattern: str, texts: Iterable[str]) -> set[tuple[int, ...]]:
+    """What the groups of a pattern match in any of the texts, as numbers."""
+    found = {match for text in texts for match in re.findall(pattern, text)}
+    return {tuple(int(n.replace(",", "")) for n in ([m] if isinstance(m, str) else m)) for m in found}
+
+
+def texts() -> list[str]:
+    return [page.read_text(encoding="utf-8") for page in [*PAGES, *OF_THE_ROOT]]
+
+
+FILES = r"\b(\d[\d,]*) (?:source |Python )?files\b"
+FAMILIES = r"\b(\d[\d,]*) of (?:the )?(\d[\d,]*) families\b"
+
+
+def test_a_number_of_source_files_is_that_of_src():
+    count = len(list((ROOT / "src" / "rotary").rglob("*.py")))
+    assert numbers(FILES, texts()) <= {(count,)}
+
+
+def test_the_number_of_families_is_that_of_the_table():
+    page = (DOCS / "models.md").read_text(encoding="utf-8")
+    passing, left = (len(rows(page, header)) for header in ("| family | model |", "| family | why |"))
+    assert numbers(FAMILIES, texts()) == {(passing, passing + left)}
+
+
+def rows(page: str, header: str) -> list[str]:
+    """The rows of the table with that header."""
+    lines = page.partition(header)[2].splitlines()[2:]
+    return lines[: next(i for i, line in enumerate(lines) if not line.startswith("|"))]
+
+
+def test_the_tests_of_counts_can_fail():
+    assert numbers(FILES, ["over all 38 files but one", "1,038 source files"]) == {(38,), (1038,)}
+    assert numbers(FAMILIES, ["the 192 of 212 families of transformers"]) == {(192, 212)}
+    assert rows("| a |\n| --- |\n| 1 |\n| 2 |\n\n| 3 |", "| a |") == ["| 1 |", "| 2 |"]
+
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+
+
+def test_contributing_lists_what_ci_runs():
+    listed, word = commands_of_ci((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    run = re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == run
+    assert word == NUMBERS[len(run)]
+
+
+def commands_of_ci(contributing: str) -> tuple[list[str], str]:
+    """The make targets listed above `.ci/run`, and how many "these" are."""
+    above, _, below = contributing.partition("    .ci/run ")
+    word = re.match(r"\s*these (\w+)", below)
+    assert word, "the line of .ci/run does not say 'these five'"
+    return re.findall(r"^    make (\w+)", above, re.MULTILINE), word[1]
+
+
+def test_the_list_of_ci_is_read_as_written():
+    text = "    make test    every test\n    make lint    ruff\n    .ci/run      these two\n    make more\n"
+    assert commands_of_ci(text) == (["test", "lint"], "two")
+
+
+@pytest.mark.parametrize("command", ["info", "show", "convert", "pairing", "bench"])
+def test_the_page_of_the_command_line_has_every_option(command: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    page = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## rotary {command}\n")[2].partition("\n## ")[0]
+    option = r"--[a-z][a-z-]*"
+    assert set(re.findall(option, section)) == set(re.findall(option, capsys.readouterr().out)) - {"--help"}
+
+
+NAMESPACES = (
+    "analysis",
+    "checkpoints",
+    "config",
+    "operators",
+    "pairing",
+    "positions",
+    "scaling",
+    "testing",
+    "transformers",
+)
+
+
+def documented() -> set[str]:
+    """Names that the reference documents: "rotary.scaling.YaRN", and "rotary.testing" for a whole module."""
+    pages = [page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md")]
+    return set(re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", [*(n for n in rotary.__all__ if n != "__version__"), *NAMESPACES])
+def test_every_public_name_is_in_the_reference(name: str):
+    known = documented()
+    if name not in NAMESPACES:
+        assert f"rotary.{name}" in known
+    elif f"rotary.{name}" not in known:
+        module = importlib.import_module(f"rotary.{name}")
+        # a function that hides the module of its name is documented as that module's
+        missing = {n for n in module.__all__ if {f"rotary.{name}.{n}", f"rotary.{name}.{n}.{n}"}.isdisjoint(known)}
+        assert missing == set()
+
+
+WORDS = """plane, pairing, table, cos_sin, turn, amplitude, attention factor, window, base, inv_freq, wavelength, positions, angle,
+scale (xPos), conjugate, backend, formula, scheme, kept, ramped, interpolated, critical dimension, reach, role, rotation spec,
+composite config, text model, mirror buffer, head_dim, dim, prefill, decode, packed, offset"""
+
+
+def test_the_glossary_explains_each_word_and_says_where_it_is_used():
+    page = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    entries = dict(re.findall(r"^### ([^\n]*)\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
+    assert {word for heading in entries for word in heading.split(", ")} == set(re.split(r",\s", WORDS))
+    assert [heading for heading, text in entries.items() if "](" not in text] == []

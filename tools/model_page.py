@@ -70,7 +70,7 @@ def tables(results: list[Outcome]) -> str:
 
 
 LEFT = {
-    "apply_rotary_pos_emb_2d_cross_attn": "keys come in groups, of which only the tokens with a place in the image rotate, by tables of their own",
+    "apply_rotary_pos_emb_2d_cross_attn": "only those keys rotate that have a place in an image, by tables of their own",
     "apply_multidimensional_rope": "a head is cut into one block per axis of the positions, and each block is rotated by itself",
 }
 # What the run cannot say of itself.

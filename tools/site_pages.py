@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,23 @@ _FENCED = re.compile(r"^```.*?^```\s*$", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Any, config: Any) -> Any:
+    """Called by MkDocs once the files are known."""
     for name, page in OF_THE_ROOT.items():
-        text = outside_code((ROOT / name).read_text(encoding="utf-8"), lambda part: links(part, "", page, config))
-        files.append(File.generated(config, page, content=text))
+        files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Called by MkDocs for each page."""
     source = page.file.src_uri
     if source == "index.md":
         page.meta["hide"] = ["navigation"]
-    if source not in OF_THE_ROOT.values():
-        markdown = outside_code(markdown, lambda part: links(part, posixpath.join("docs", source), source, config))
-    return sessions(markdown)
+    of_the_root = {page: name for name, page in OF_THE_ROOT.items()}
+    repository_path = of_the_root.get(source, posixpath.join("docs", source))
+    return sessions(outside_code(markdown, lambda part: links(part, repository_path, source, config.repo_url)))
 
 
-def outside_code(markdown: str, change: Any) -> str:
+def outside_code(markdown: str, change: Callable[[str], str]) -> str:
     """change() applied to what stands between fenced blocks."""
     done, end = [], 0
     for fence in _FENCED.finditer(markdown):
@@ -46,7 +48,7 @@ def outside_code(markdown: str, change: Any) -> str:
     return "".join((*done, change(markdown[end:])))
 
 
-def links(markdown: str, source: str, page: str, config: Any) -> str:
+def links(markdown: str, source: str, page: str, repo_url: str) -> str:
     """Links as the site needs them. source: the file's path in the repository; page: its path below docs/ on the site."""
 
     def of_site(match: re.Match[str]) -> str:
@@ -58,7 +60,7 @@ def links(markdown: str, source: str, page: str, config: Any) -> str:
         if inside is not None and not (ROOT / "docs" / inside).is_dir():
             return match[1] + posixpath.relpath(inside, posixpath.dirname(page) or ".") + match[3]
         kind = "tree" if (ROOT / target).is_dir() else "blob"
-        return f"{match[1]}{config.repo_url.rstrip('/')}/{kind}/main/{target}{match[3]}"
+        return f"{match[1]}{repo_url.rstrip('/')}/{kind}/main/{target}{match[3]}"
 
     return _LINK.sub(of_site, markdown)
 

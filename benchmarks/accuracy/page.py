@@ -50,9 +50,9 @@ def page(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return f"""# Accuracy
 
-Among {looked_at / 1e6:.0f} million values of cos and sin the largest error is {0.52 * share:.3f} units in the last place; rounding exact values costs
-0.500. For amplitudes up to 1 that is **{worst:.2e}**. The error does not grow with the position, up to 2^31 in either direction.
-`make accuracy` measures all of this again and writes this page.
+Among {looked_at / 1e6:.0f} million values of cos and sin the largest error is {0.52 * share:.3f} units in the last
+place; rounding exact values costs 0.500. For amplitudes up to 1 that is **{worst:.2e}**. The error does not grow with
+the position, up to 2^31 in either direction. `make accuracy` measures all of this again and writes this page.
 
 ![Error by octave: float32 products from 3e-8 to 2, float64 until its bits run out, rotary flat](pictures/accuracy.png)
 
@@ -60,14 +60,15 @@ Among {looked_at / 1e6:.0f} million values of cos and sin the largest error is {
 
 {_goals(found, worst, share)}
 
-The angles are those of the float32 frequencies that a module shows (`inv_freq`). The [results](../benchmarks/results/accuracy.md) also
-answer a second question: what rounding a frequency to float32 costs.
+The angles are those of the float32 frequencies that a module shows (`inv_freq`). The
+[results](../benchmarks/results/accuracy.md) also answer a second question: what rounding a frequency to float32 costs.
 
 ## The references
 
-Tables are compared with mpmath at 60 digits, computed from the frequencies shown. Where there are millions of values, they are compared
-with 80-bit long double: a position below 2^32 times a float32 frequency fits into its 64 bits exactly, so that only cos and sin are
-rounded. Every run checks long double against mpmath on random values: it was never off by more than {max(t["judge"] for t in measured):.1e}.
+Tables are compared with mpmath at 60 digits, computed from the frequencies shown. Where there are millions of values,
+they are compared with 80-bit long double: a position below 2^32 times a float32 frequency fits into its 64 bits
+exactly, so that only cos and sin are rounded. Every run checks long double against mpmath on random values: it was
+never off by more than {max(t["judge"] for t in measured):.1e}.
 
 ## Every position to {found["exhaustive_to"]:,}
 
@@ -77,48 +78,51 @@ dim {found["dim"]}: {exhaustive[SHOWN_BASE]["values"]:,} values per base.
 
 ## Every scheme, to ±2^31
 
-Each column is a set of positions. *Hard*: 0, ±1, and 2^24 and 2^31 with their neighbours, compared with mpmath in all planes. *Near
-zeros*: for each plane the positions whose angles are nearest to whole quarter turns, where cos or sin is almost zero; they come from the
-plane's continued fraction and are compared with mpmath. *Sampled*: {found["sampled"]:,} positions of either sign, uniform in their
-logarithm. The attention factor is in the tables, so the bound is 0.52 units in the last place of its binade.
+Each column is a set of positions. *Hard*: 0, ±1, and 2^24 and 2^31 with their neighbours, compared with mpmath in all
+planes. *Near zeros*: for each plane the positions whose angles are nearest to whole quarter turns, where cos or sin is
+almost zero; they come from the plane's continued fraction and are compared with mpmath. *Sampled*: {found["sampled"]:,}
+positions of either sign, uniform in their logarithm. The attention factor is in the tables, so the bound is 0.52 units
+in the last place of its binade.
 
 {_schemes(schemes)}
 
-The one row below 99.9 % is DynamicNTK at a context of 2^31 tokens, half a million windows. Its slowest plane turns by 1e-10 rad per
-token; the last bit of fixed point, 2^-64 turn, is coarse beside that, so that more of its small sines are not correctly rounded. Their
-errors stay within the bound. In the other rows, schemes that depend on the length have the frequencies of 16,384 tokens.
+The one row below 99.9 % is DynamicNTK at a context of 2^31 tokens, half a million windows. Its slowest plane turns by
+some 1e-10 rad a token; the last bit of fixed point, 2^-64 turn, is coarse beside that, so that more of its small sines
+are not correctly rounded. Their errors stay within the bound. In the other rows, schemes that depend on the length have
+the frequencies of 16,384 tokens.
 
-xPos multiplies each plane by its own amplitude: `test_tables_with_xpos_are_right_to_half_a_unit_of_the_amplitudes_binade`.
+xPos multiplies each plane by its own amplitude:
+`test_tables_with_xpos_are_right_to_half_a_unit_of_the_amplitudes_binade`.
 
 ## Beside others
 
-Base {int(SHOWN_BASE):,}, largest error over {found["positions"]} positions in the upper half of each range. Each implementation is
-compared with the frequencies that it shows itself, with the settings that give it the smallest error.
+Base {int(SHOWN_BASE):,}, largest error over {found["positions"]} positions in the upper half of each range. Each
+implementation is compared with the frequencies that it shows itself, with the settings that give it the smallest error.
 
 {_others(found)}
 
-Five implementations compute position × frequency in float32, as most models do. Their arithmetic is the same, and so is their error,
-about 3e-8 × position. Two can compute in float64, and are then correctly rounded until the bits run out. timm keeps positions in
-float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module is less exact than fixed point from 10^9 on; a cast of
-the model around it undoes float64.
+Five implementations compute position × frequency in float32, as most models do. Their arithmetic is the same, and so is
+their error, about 3e-8 × position. Two can compute in float64, and are then correctly rounded until the bits run out.
+timm keeps positions in float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module is less exact
+than fixed point from 10^9 on; a cast of the model around it undoes float64.
 
-- *torchtune, timm, torchscale*: their formulas, written anew. `tests/test_peers.py` compares those of timm and torchscale with the
-  packages where these are installed. torchscale's base is always 10,000.
-- *timm* places patches on grids. `build_rotary_pos_embed([n], in_pixels=False)` makes one axis with language frequencies. Its classes
-  (`RotaryEmbedding`, `RotaryEmbeddingCat`, `RotaryEmbeddingMixed`, `RotaryEmbeddingDinoV3`, `RotaryEmbeddingMRope`) place height and
-  width, and do not apply here.
-- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs: their tables are as exact as the exporter's, which are float32 products
-  wherever the model's are. The rotation below is theirs.
+- *torchtune, timm, torchscale*: their formulas, written anew. `tests/test_peers.py` compares those of timm and
+  torchscale with the packages where these are installed. torchscale's base is always 10,000.
+- *timm* places patches on grids. `build_rotary_pos_embed([n], in_pixels=False)` makes one axis with language
+  frequencies. Its classes (`RotaryEmbedding`, `RotaryEmbeddingCat`, `RotaryEmbeddingMixed`, `RotaryEmbeddingDinoV3`,
+  `RotaryEmbeddingMRope`) place height and width, and do not apply here.
+- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs: their tables are as exact as the exporter's, which are
+  float32 products wherever the model's are. The rotation below is theirs.
 
 ## The rotation itself
 
-The largest error of rotated queries of variance 1, at positions from a million on, against the rotation in float64. All use the same
-exact tables. Half a unit in the last place of the largest values is {2.0**-6:.1e} in bfloat16.
+The largest error of rotated queries of variance 1, at positions from a million on, against the rotation in float64. All
+use the same exact tables. Half a unit in the last place of the largest values is {2.0**-6:.1e} in bfloat16.
 
 {_rotation(rotation)}
 
-transformers rounds its tables to bfloat16 before the rotation, and every product after it; the others compute in float32 and round once.
-rotary-embedding-torch takes angles, not tables; here they are between -π and π.
+transformers rounds its tables to bfloat16 before the rotation, and every product after it; the others compute in
+float32 and round once. rotary-embedding-torch takes angles, not tables; here they are between -π and π.
 
 {found["device"]}; {versions}; commit {found["commit"]}.
 """

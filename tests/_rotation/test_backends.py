@@ -113,8 +113,8 @@ def test_a_gpu_for_which_triton_cannot_build_its_driver_is_off_with_the_reason(m
 
 def test_the_former_name_of_the_native_backend_works_and_is_deprecated(cpu):
     kernel = cpu(Recorder())
+    former = contextlib.ExitStack()
     with pytest.warns(DeprecationWarning, match="'cpu' is now 'native'"):
-        former = contextlib.ExitStack()
         former.enter_context(use_backend("cpu"))
     with former:
         assert backends.chosen() == "native"

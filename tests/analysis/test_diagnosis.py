@@ -1,4 +1,4 @@
-"""Diagnosis: what a scheme does to the planes, against the formulas and the published critical dimensions."""
+"""Diagnosis: what schemes do to the planes, against the formulas and the published critical dimensions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rotary.analysis.diagnosis import Diagnosis, Plane
+from rotary.analysis import Diagnosis, Plane
 from rotary.scaling import NTK, Linear, Llama3, LongRoPE, Proportional, Resonance, Scheme, Truncated, YaRN
 from support import formulas
 
@@ -30,14 +30,14 @@ def diagnosis(
     ],
 )
 def test_critical_dimension(dim: int, base: float, window: int, published: int):
-    found = diagnosis(dim=dim, base=base, window=window, length=window)
-    assert found.critical_dimension == published
-    assert found.critical_dimension == 2 * math.ceil(dim / 2 * math.log(window / (2 * math.pi), base))
+    own = diagnosis(dim=dim, base=base, window=window, length=window)
+    assert own.critical_dimension == published
+    assert own.critical_dimension == 2 * math.ceil(dim / 2 * math.log(window / (2 * math.pi), base))
 
 
 def test_planes_against_the_formula():
-    found = diagnosis(Linear(4.0))
-    for plane, exact in zip(found.planes, formulas.progression(128, 1e4), strict=True):
+    planes = diagnosis(Linear(4.0)).planes
+    for plane, exact in zip(planes, formulas.progression(128, 1e4), strict=True):
         wavelength = 2 * formulas.mpmath.pi / exact
         assert plane.trained_wavelength == pytest.approx(float(wavelength), rel=1e-6)
         assert plane.wavelength == pytest.approx(float(4 * wavelength), rel=1e-6)
@@ -62,11 +62,11 @@ def test_treatments(scheme: tuple[Scheme, ...], runs: list[tuple[str, int, int]]
 
 @pytest.mark.parametrize("factor", [2.0, 4.0, 8.0])
 def test_reach_is_the_factor_times_the_window(factor: float):
-    """Of every scheme that slows all planes alike that were never seen whole."""
+    """For every scheme that slows down equally all planes with less than a turn in the trained window."""
     for scheme in (Linear(factor), YaRN(factor, 4096), Llama3(factor, 4096)):
         assert diagnosis(scheme).reach == pytest.approx(factor * 4096, rel=1e-6)
     assert diagnosis(NTK(factor)).reach < factor * 4096
-    assert diagnosis(base=1e4, dim=64, window=70000).reach == math.inf  # every plane came full circle
+    assert diagnosis(base=1e4, dim=64, window=70000).reach == math.inf  # every plane makes a full turn
     assert Plane(0, 1e-3, 0.0, 4096).reach == math.inf
 
 
@@ -82,7 +82,7 @@ def test_warnings():
         return "; ".join(diagnosis(*scaling, length=length).warnings)
 
     assert words(length=4096) == words(YaRN(4.0, 4096)) == words(Linear(4.0)) == ""
-    assert "18 of 64 planes turn to angles that training never showed, plane 46 from token 4,096 on" in words()
+    assert "18 of 64 planes reach angles that did not occur in training, plane 46 from token 4,096 on" in words()
     assert "without a scheme it does not reach 16,384 tokens" in words() and words().endswith("extend it 4 times")
     assert "the scheme does not reach 16,384 tokens" in words(Linear(2.0))
     assert "Linear and YaRN both extend the context" in words(Linear(2.0), YaRN(4.0, 4096))
@@ -93,11 +93,11 @@ def test_warnings():
 def test_xpos_warnings():
     near, far = (Diagnosis("it", 64, 1e4, (), 4096, length, scale_base=512.0).warnings for length in (512, 65536))
     assert not near
-    assert any("xPos with scale_base 512 leaves float16 at position" in said for said in far)
-    assert any("fades the fastest plane" in said for said in far)
+    assert any("xPos with scale_base 512 leaves the range of float16 at position" in warning for warning in far)
+    assert any("attenuates the fastest plane" in warning for warning in far)
 
 
-def test_truncated_rests_and_is_a_value():
-    found = diagnosis(Truncated(4096))
-    assert found == diagnosis(Truncated(4096)) and any(plane.inv_freq == 0.0 for plane in found.planes)
-    assert found.planes[-1].wavelength == math.inf and found.planes[-1].slowdown == math.inf
+def test_truncated_planes_are_at_rest_and_a_diagnosis_is_a_value():
+    truncated = diagnosis(Truncated(4096))
+    assert truncated == diagnosis(Truncated(4096)) and any(plane.inv_freq == 0.0 for plane in truncated.planes)
+    assert truncated.planes[-1].wavelength == math.inf and truncated.planes[-1].slowdown == math.inf

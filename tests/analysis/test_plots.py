@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what was diagnosed, in every format, for each shipped config."""
+"""Pictures show the values of the diagnosis, in every format, and their colours can be told apart."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rotary.analysis.diagnosis import Diagnosis
-from rotary.analysis.plots import COLOURS, DASHES, PICTURES, draw
+from rotary.analysis import Diagnosis, draw
+from rotary.analysis.plots import COLOURS, DASHES, PICTURES
 from rotary.scaling import Linear, YaRN
 
 pytest.importorskip("matplotlib")
@@ -46,22 +46,22 @@ def test_decay_draws_the_mean_of_cosines():
     assert axes.get_xlabel() == "distance [token]"
 
 
-def test_error_shows_float32_angles_losing_and_ours_not():
+def test_error_grows_with_float32_angles_and_not_with_exact_ones():
     axes = Figure().subplots()
     PICTURES["error"](axes, [OWN])
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
     assert max(lines["rotary"]) < 1e-7 and max(lines["float32 angles, as is usual"]) > 1e-2
 
 
-def seen(colour: str, matrix: list[list[float]]) -> torch.Tensor:
-    """Linear sRGB of a colour under a matrix of what an eye sees."""
+def perceived(colour: str, matrix: list[list[float]]) -> torch.Tensor:
+    """Linear sRGB of a colour as a colour-blind eye sees it, by the matrix of its kind."""
     srgb = torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], dtype=torch.float64)
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     return torch.tensor(matrix, dtype=torch.float64) @ linear
 
 
 def test_the_first_colours_differ_for_the_colour_blind_and_the_dashes_for_print_in_grey():
-    """Two colours that an eye confuses would lie together; matrices of Machado et al. 2009, table 1, severity 1."""
+    """Colours that an eye confuses are close together; matrices of Machado et al. 2009, table 1, severity 1."""
     blind = {
         "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
         "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -69,13 +69,13 @@ def test_the_first_colours_differ_for_the_colour_blind_and_the_dashes_for_print_
     }
     for matrix in blind.values():
         for one, other in itertools.combinations(COLOURS, 2):
-            assert (seen(one, matrix) - seen(other, matrix)).norm() > 0.08, (one, other)
-    confused = seen("#FF0000", blind["protan"]) - seen("#5F5F00", blind["protan"])
-    assert confused.norm() < 0.08  # the judge can say no
+            assert (perceived(one, matrix) - perceived(other, matrix)).norm() > 0.08, (one, other)
+    confused = perceived("#FF0000", blind["protan"]) - perceived("#5F5F00", blind["protan"])
+    assert confused.norm() < 0.08  # the criterion rejects red and olive
     assert len(set(map(str, DASHES))) == len(DASHES) == len(COLOURS)
 
 
-def test_without_matplotlib_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'rotary\[plot\]'"):
         draw(tmp_path / "it.png", [[OWN]])

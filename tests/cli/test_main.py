@@ -1,4 +1,4 @@
-"""`rotary` on the command line."""
+"""The command `rotary`: info, one line per error, and closed pipes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,35 @@ import pytest
 import torch
 
 import rotary
+from rotary._native import library
 from rotary._rotation import backends
 from rotary.cli.main import main
 
 
-def test_info_says_versions_device_and_each_kernel(capsys: pytest.CaptureFixture[str]):
+def test_info_prints_versions_device_and_each_kernel(capsys: pytest.CaptureFixture[str]):
     assert main(["info"]) == 0
-    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["rotary"] == rotary.__version__
-    assert said["torch"] == torch.__version__
-    assert said["python"] == sys.version.split()[0]
-    assert said["device"]
-    assert {name: said[name] for name in backends.NAMES} == rotary.backends()
+    printed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert printed["rotary"] == rotary.__version__
+    assert printed["torch"] == torch.__version__
+    assert printed["python"] == sys.version.split()[0]
+    assert printed["device"]
+    states = rotary.backends()
+    if states["native"] == "available":
+        states["native"] += f", {library.threads()}"
+    assert {name: printed[name] for name in backends.NAMES} == states
 
 
-def test_info_gives_the_reason_of_a_kernel_that_is_off(
+def test_info_says_where_the_native_loops_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(rotary, "backends", lambda: {"eager": "available", "native": "available"})
+    monkeypatch.setattr(library, "threads", lambda: "one thread: a reason")
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "eager    available",
+        "native   available, one thread: a reason",
+    ]
+
+
+def test_info_gives_the_reason_why_a_kernel_is_unavailable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(backends.kernel("native"), "unavailable", lambda: "no compiler was found")
@@ -40,15 +54,27 @@ def test_an_unknown_command_is_refused_with_the_usage(arguments: list[str], caps
     assert "usage: rotary" in capsys.readouterr().err
 
 
-def test_what_cannot_be_honoured_is_one_line_and_status_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("dim must be a positive even integer, got 9"), "dim must be a positive even integer, got 9"),
+        (
+            RuntimeError("CUDA error: invalid device\n\nCompile with\n  TORCH_USE"),
+            "CUDA error: invalid device Compile with TORCH_USE",
+        ),
+        (ImportError("sentencepiece is missing"), "sentencepiece is missing"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_an_error_is_one_line_and_status_2(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def refuse() -> dict[str, str]:
-        raise ValueError("dim must be a positive even integer, got 9")
+        raise error
 
     monkeypatch.setattr(rotary, "backends", refuse)
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "rotary info: dim must be a positive even integer, got 9\n"
+    assert capsys.readouterr().err == f"rotary info: {line}\n"
 
 
 def test_python_m_rotary_is_the_command():
@@ -58,7 +84,7 @@ def test_python_m_rotary_is_the_command():
     assert subprocess.run((sys.executable, "-m", "rotary"), capture_output=True).returncode == 2
 
 
-def test_a_reader_that_has_read_enough_is_no_error():
+def test_a_pipe_that_is_closed_early_is_no_error():
     run = subprocess.run(
         f"{sys.executable} -m rotary show --json --all | head -n 1", shell=True, capture_output=True, text=True
     )
@@ -66,8 +92,8 @@ def test_a_reader_that_has_read_enough_is_no_error():
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info"], ["show", "llama-3.1-8b"], ["show", "--json", "--all"]])
-def test_a_pipe_whose_reader_is_gone_from_the_start_is_no_error(arguments: list[str]):
-    """Short outputs meet the closed pipe when they are flushed, long ones while they are printed, help before any command runs."""
+def test_a_pipe_that_is_closed_from_the_start_is_no_error(arguments: list[str]):
+    """Short outputs fail when they are flushed, long ones while they are printed, help before any command runs."""
     reader, writer = os.pipe()
     os.close(reader)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

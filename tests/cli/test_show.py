@@ -1,4 +1,4 @@
-"""`rotary show`: every shipped config, comparisons, JSON, what is refused."""
+"""`rotary show`: every config that comes with the package, comparisons, JSON and refusals."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["show", *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1
-    return said.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
 
 
 @pytest.mark.parametrize("name", config.shipped())
 def test_every_shipped_config_shows(name: str, capsys: pytest.CaptureFixture[str]):
-    said = show(capsys, name)
-    assert said.startswith(name) and "critical dimension" in said
+    printed = show(capsys, name)
+    assert printed.startswith(name) and "critical dimension" in printed
 
 
-def test_alone_it_shows_the_plain_module(capsys: pytest.CaptureFixture[str]):
-    said = show(capsys)
-    assert said.startswith("plain\n") and "base 10,000" in said and "planes              0-63 kept" in said
+def test_without_arguments_it_shows_the_plain_module(capsys: pytest.CaptureFixture[str]):
+    printed = show(capsys)
+    assert printed.startswith("plain\n") and "base 10,000" in printed and "planes              0-63 kept" in printed
 
 
 def test_a_file_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -48,11 +48,11 @@ def test_a_file_and_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_json_has_the_figures(capsys: pytest.CaptureFixture[str]):
-    said = json.loads(show(capsys, "gemma-3-4b", "--json", "--compare", "yarn:4"))
-    assert [layer["layer_type"] for layer in said["layers"]] == ["full_attention", "sliding_attention"]
-    text = json.dumps(said)
+    document = json.loads(show(capsys, "gemma-3-4b", "--json", "--compare", "yarn:4"))
+    assert [layer["layer_type"] for layer in document["layers"]] == ["full_attention", "sliding_attention"]
+    text = json.dumps(document)
     assert "Infinity" not in text and "NaN" not in text
-    full = said["layers"][0]
+    full = document["layers"][0]
     assert (full["dim"], full["base"], full["interleaved"]) == (256, 1e6, False)
     own, yarn = full["schemes"]
     assert (own["attention_factor"], yarn["attention_factor"]) == (1.0, pytest.approx(0.1 * math.log(4) + 1))
@@ -64,21 +64,19 @@ def test_json_has_the_figures(capsys: pytest.CaptureFixture[str]):
 
 
 def test_compare_and_length(capsys: pytest.CaptureFixture[str]):
-    said = show(capsys, "plain", "--compare", "yarn:4", "linear:4", "ntk:4", "--length", "16384")
-    head = next(line for line in said.splitlines() if line.startswith("reach [token]"))
+    printed = show(capsys, "plain", "--compare", "yarn:4", "linear:4", "ntk:4", "--length", "16384")
+    head = next(line for line in printed.splitlines() if line.startswith("reach [token]"))
     assert head.split()[2:5] == ["4,096", "16,384", "16,384"]
-    assert "linear:4" in said and "does not reach 16,384" in said
+    assert "linear:4" in printed and "does not reach 16,384" in printed
 
 
-def test_a_trained_window_that_the_config_does_not_say(capsys: pytest.CaptureFixture[str]):
-    """Gemma 3 was trained with 32,768 tokens and stretched 8 times; its config says 131,072 alone."""
-    unsaid = " ".join(show(capsys, "gemma-3-4b", "--layer-type", "full_attention").split())
-    assert (
-        "no new angle up to 1,048,576 tokens" in unsaid
-        and "max_position_embeddings is taken; --window says it" in unsaid
-    )
-    said = show(capsys, "gemma-3-4b", "--layer-type", "full_attention", "--window", "32768")
-    assert "no new angle up to 262,144 tokens" in said and "--window says it" not in said
+def test_a_trained_window_that_the_config_does_not_state(capsys: pytest.CaptureFixture[str]):
+    """Gemma 3 was trained with 32,768 tokens and extended 8 times; its config states 131,072 alone."""
+    note = "max_position_embeddings is used; --window sets it"
+    by_default = " ".join(show(capsys, "gemma-3-4b", "--layer-type", "full_attention").split())
+    assert "no new angle up to 1,048,576 tokens" in by_default and note in by_default
+    stated = " ".join(show(capsys, "gemma-3-4b", "--layer-type", "full_attention", "--window", "32768").split())
+    assert "no new angle up to 262,144 tokens" in stated and note not in stated
 
 
 def test_a_second_scheme_over_a_scaled_config(capsys: pytest.CaptureFixture[str]):
@@ -88,7 +86,7 @@ def test_a_second_scheme_over_a_scaled_config(capsys: pytest.CaptureFixture[str]
     assert "Llama3 and Linear both extend the context: the planes are slowed down twice, 32 times" in words(
         "config+linear:4"
     )
-    assert "the weights were trained with Llama3; linear:4 would change, in its place" in words("linear:4")
+    assert "the weights were trained with Llama3; linear:4, in its place, would change" in words("linear:4")
     assert "weights were trained" not in words("config+resonance")
 
 
@@ -96,8 +94,8 @@ def test_schemes_chain_and_know_the_window():
     assert schemes("yarn:4+resonance", 4096) == (YaRN(4.0, 4096), Resonance())
     assert schemes("config+resonance", 4096, (Linear(2.0),)) == (Linear(2.0), Resonance())
     assert schemes("plain", 4096, (Linear(2.0),)) == ()
-    for name, (said, _) in SPELLINGS.items():
-        assert len(schemes(f"{name}:0.5" if name == "proportional" else f"{name}:4" if said else name, 4096)) == 1
+    for name, (number, _) in SPELLINGS.items():
+        assert len(schemes(f"{name}:0.5" if name == "proportional" else f"{name}:4" if number else name, 4096)) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,17 +117,35 @@ def test_refusals_are_one_line(arguments: list[str], words: str, capsys: pytest.
 
 
 def test_xpos_out_of_range(capsys: pytest.CaptureFixture[str]):
-    assert "xPos with scale_base 512 leaves float16" in " ".join(
+    assert "xPos with scale_base 512 leaves the range of float16" in " ".join(
         show(capsys, "plain", "--xpos", "512", "--length", "65536").split()
     )
 
 
-def test_a_warning_is_said_once(capsys: pytest.CaptureFixture[str]):
-    said = " ".join(
+def test_a_warning_is_printed_once(capsys: pytest.CaptureFixture[str]):
+    printed = " ".join(
         show(capsys, "plain", "--compare", "yarn:4", "linear:4", "--xpos", "512", "--length", "16384").split()
     )
-    assert said.count("leaves float16") == said.count("fades the fastest plane") == 1
-    assert "warning: plain: 18 of 64 planes" in said
+    assert printed.count("leaves the range of float16") == printed.count("attenuates the fastest plane") == 1
+    assert "warning: plain: 18 of 64 planes" in printed
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"not json", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"", "is not JSON"),
+        (b"[1]", "not a JSON object"),
+    ],
+)
+def test_a_file_that_is_no_config_is_one_line(
+    content: bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    error = refused(capsys, str(file))
+    assert words in error and str(file) in error
 
 
 def test_it_needs_neither_transformers_nor_matplotlib():

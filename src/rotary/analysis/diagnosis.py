@@ -1,7 +1,7 @@
-"""What a scheme does to the planes, as a value: wavelengths, turns, what was never seen whole, how far it reaches, and warnings in words.
+"""Diagnosis: what schemes do to each plane of a spectrum, as numbers, and warnings about choices that are known to hurt.
 
-A plane whose wavelength exceeds the trained window never came full circle in training: its later angles are unknown to the model. A
-scheme reaches as far as no such plane turns further than it did in training.
+A plane whose wavelength exceeds the trained window makes less than a full turn in training, so its later angles are new to the model. The
+reach of a scheme is the longest context in which no such plane turns further than it did in training.
 """
 
 from __future__ import annotations
@@ -15,13 +15,20 @@ from .._angles.frequencies import Spectrum
 from .._angles.xpos import XPos
 from ..scaling import Scheme
 
-_SAME = 2.0**-20
-_FURTHER = 2.0**-10  # of a context. Resonance rounds wavelengths to whole tokens, and moves the reach by less.
+# Relative tolerances: of slowdowns that count as equal, and of a reach that falls short of a context. Resonance rounds wavelengths to
+# whole tokens, which moves the reach by less than the second.
+_EQUAL = 2.0**-20
+_SHORT = 2.0**-10
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane: its frequency before and after the schemes [rad/token], and the trained window [token]."""
+    """One plane. trained, inv_freq: its frequency without and with the schemes [rad/token]. window: the trained window [token].
+
+    >>> plane = Plane(index=63, trained=1e-4, inv_freq=0.25e-4, window=4096)
+    >>> round(plane.wavelength), plane.whole, round(plane.reach)
+    (251327, False, 16384)
+    """
 
     index: int
     trained: float
@@ -30,45 +37,57 @@ class Plane:
 
     @property
     def wavelength(self) -> float:
-        """[token] after the schemes; inf for a plane at rest."""
+        """With the schemes [token]; inf for a plane at rest."""
         return 2 * math.pi / self.inv_freq if self.inv_freq else math.inf
 
     @property
     def trained_wavelength(self) -> float:
+        """Without the schemes [token]."""
         return 2 * math.pi / self.trained if self.trained else math.inf
 
     @property
     def trained_turns(self) -> float:
-        """Turns inside the trained window, before the schemes."""
+        """Turns within the trained window, without the schemes."""
         return self.window * self.trained / (2 * math.pi)
 
     def turns(self, length: int) -> float:
-        """Turns inside a context of so many tokens, after the schemes."""
+        """Turns within a context of `length` tokens, with the schemes."""
         return length * self.inv_freq / (2 * math.pi)
 
     @property
     def whole(self) -> bool:
-        """Whether training showed every angle of it."""
+        """Whether every angle occurred in training: the trained window has at least one turn."""
         return self.trained_turns >= 1.0
 
     @property
     def slowdown(self) -> float:
+        """The frequency without the schemes over the frequency with them; inf for a plane at rest."""
         return self.trained / self.inv_freq if self.inv_freq else math.inf
 
     @property
     def reach(self) -> float:
-        """The longest context [token] without an angle that training did not show; inf where it showed all, or at rest."""
+        """The longest context [token] without an angle that did not occur in training; inf if all occurred, and at rest."""
         return math.inf if self.whole else self.window * self.slowdown
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A spectrum before and after its schemes, in a context of `length` tokens after a trained window of `window`.
+    """A spectrum with and without schemes.
 
-    treatment(plane): "kept", "interpolated" (slowed by the most that any turning plane is slowed), "ramped" (between kept and
-        interpolated ones), "slowed" (where there are no such two), "quickened", "at rest".
-    reach [token]: the longest context without an angle that is new to the model.
-    warnings: in words, where a choice is known to hurt.
+    name: a label. dim: rotated channels. base: of the frequencies. scaling: the schemes, left to right.
+    window: the trained window [token]. length: the context that is diagnosed [token]. scale_base: of xPos, None without xPos.
+    planes: dim/2 of them, fastest first. attention_factor: what cos and sin are multiplied by.
+
+    ValueError if the schemes do not accept dim.
+
+    >>> from rotary.scaling import YaRN
+    >>> diagnosis = Diagnosis("yarn", 128, 1e4, (YaRN(4.0, 4096),), window=4096, length=32768)
+    >>> diagnosis.treatments()
+    [('kept', 0, 20), ('ramped', 21, 45), ('interpolated', 46, 63)]
+    >>> round(diagnosis.reach)
+    16384
+    >>> print(diagnosis.warnings[0][:76])
+    18 of 64 planes reach angles that did not occur in training, plane 46 from t
     """
 
     name: str
@@ -90,7 +109,7 @@ class Diagnosis:
 
     @property
     def whole(self) -> int:
-        """How many planes came full circle in training."""
+        """How many planes make at least one turn within the trained window."""
         return sum(plane.whole for plane in self.planes)
 
     @property
@@ -100,82 +119,94 @@ class Diagnosis:
 
     @property
     def slowest(self) -> float:
-        """The most that a plane that still turns is slowed down."""
+        """The largest slowdown of a plane that is not at rest."""
         return max((plane.slowdown for plane in self.planes if plane.inv_freq), default=1.0)
 
     def treatment(self, plane: Plane) -> str:
+        """What the schemes do to a plane.
+
+        "kept"; "interpolated", slowed down by the largest factor; "ramped", by less, in a spectrum whose fastest planes are kept and
+        whose slowest are interpolated; "slowed", by less, in any other; "quickened"; "at rest".
+        """
         if not plane.inv_freq:
             return "at rest"
-        if abs(plane.slowdown - 1.0) <= _SAME:
+        if abs(plane.slowdown - 1.0) <= _EQUAL:
             return "kept"
         if plane.slowdown < 1.0:
             return "quickened"
-        if plane.slowdown >= self.slowest * (1.0 - _SAME):
+        if plane.slowdown >= self.slowest * (1.0 - _EQUAL):
             return "interpolated"
         return "ramped" if self._by_parts else "slowed"
 
     @property
     def _by_parts(self) -> bool:
-        """Whether several of the fastest planes are kept and several of the slowest are slowed alike."""
+        """Whether the two fastest planes are kept and the two slowest are slowed down equally."""
         fast, slow = self.planes[:2], self.planes[-2:]
-        alike = all(plane.slowdown >= self.slowest * (1.0 - _SAME) for plane in slow)
-        return alike and all(abs(plane.slowdown - 1.0) <= _SAME for plane in fast)
+        interpolated = all(plane.slowdown >= self.slowest * (1.0 - _EQUAL) for plane in slow)
+        return interpolated and all(abs(plane.slowdown - 1.0) <= _EQUAL for plane in fast)
 
     def treatments(self) -> list[tuple[str, int, int]]:
-        """(treatment, first plane, last plane) of each run of neighbours treated alike."""
+        """(treatment, first plane, last plane) of each run of planes with equal treatment."""
         runs: list[tuple[str, int, int]] = []
         for plane in self.planes:
-            word = self.treatment(plane)
-            if runs and runs[-1][0] == word:
-                runs[-1] = (word, runs[-1][1], plane.index)
+            treatment = self.treatment(plane)
+            if runs and runs[-1][0] == treatment:
+                runs[-1] = (treatment, runs[-1][1], plane.index)
             else:
-                runs.append((word, plane.index, plane.index))
+                runs.append((treatment, plane.index, plane.index))
         return runs
 
     @property
     def reach(self) -> float:
+        """The longest context [token] in which no plane reaches an angle that did not occur in training."""
         return min(plane.reach for plane in self.planes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        said: list[str] = []
-        if sum(getattr(scheme, "factor", None) not in (None, 1.0) for scheme in self.scaling) > 1:
-            names = " and ".join(type(scheme).__name__ for scheme in self.scaling)
-            said.append(
-                f"{names} both extend the context: the planes are slowed down twice, {self.slowest:.4g} times at most"
-            )
-        if self.reach < self.length * (1.0 - _FURTHER):
-            first = min(self.planes, key=lambda plane: plane.reach)
-            new = sum(plane.reach < self.length * (1.0 - _FURTHER) for plane in self.planes)
-            short, remedy = "without a scheme it does", f"extend it {self.length / self.window:.4g} times"
-            if self.scaling:
-                short, remedy = "the scheme does", "choose a larger factor"
-            said.append(
-                f"{new} of {self.dim // 2} planes turn to angles that training never showed, plane {first.index} from token "
-                f"{self.reach:,.0f} on: {short} not reach {self.length:,} tokens; unless the model was trained further at that length, "
-                f"{remedy}"
-            )
+        """What is known to hurt about these schemes at this length, one sentence each."""
+        warnings = [*self._stacking_warnings(), *self._reach_warnings()]
         dynamic = [type(scheme).__name__ for scheme in self.scaling if scheme.window is not None]
         if dynamic:
-            said.append(
+            warnings.append(
                 f"{' and '.join(dynamic)} depends on the length, shown for {self.length:,} tokens: keys cached at another length do not "
-                f"fit; hold length= constant through a generation"
+                f"match; keep length= constant during a generation"
             )
         if self.scale_base is not None:
-            said += self._xpos_warnings(self.scale_base)
-        return tuple(said)
+            warnings += self._xpos_warnings(self.scale_base)
+        return tuple(warnings)
+
+    def _stacking_warnings(self) -> list[str]:
+        if sum(getattr(scheme, "factor", None) not in (None, 1.0) for scheme in self.scaling) <= 1:
+            return []
+        names = " and ".join(type(scheme).__name__ for scheme in self.scaling)
+        return [f"{names} both extend the context: the planes are slowed down twice, {self.slowest:.4g} times at most"]
+
+    def _reach_warnings(self) -> list[str]:
+        limit = self.length * (1.0 - _SHORT)
+        if self.reach >= limit:
+            return []
+        first = min(self.planes, key=lambda plane: plane.reach)
+        new = sum(plane.reach < limit for plane in self.planes)
+        short, remedy = "without a scheme it does", f"extend it {self.length / self.window:.4g} times"
+        if self.scaling:
+            short, remedy = "the scheme does", "choose a larger factor"
+        return [
+            f"{new} of {self.dim // 2} planes reach angles that did not occur in training, plane {first.index} from token "
+            f"{self.reach:,.0f} on: {short} not reach {self.length:,} tokens; unless the model was trained further at that length, "
+            f"{remedy}"
+        ]
 
     def _xpos_warnings(self, scale_base: float) -> list[str]:
         xpos = XPos(self.dim, scale_base)
-        said = [
-            f"xPos with scale_base {scale_base:g} leaves {str(dtype).removeprefix('torch.')} at position {limit:,}, before "
-            f"{self.length:,}; a scale_base of {math.ceil(scale_base * self.length / limit):,} fits"
+        warnings = [
+            f"xPos with scale_base {scale_base:g} leaves the range of {str(dtype).removeprefix('torch.')} at position {limit:,}, before "
+            f"{self.length:,}; a scale_base of {math.ceil(scale_base * self.length / limit):,} stays in it"
             for dtype in (torch.float16, torch.bfloat16)
             if (limit := xpos.furthest(dtype)) < self.length
         ]
-        fades = self.length / scale_base * -math.log(xpos.zeta[0])
-        if fades > math.log(1e4):
-            said.append(
-                f"xPos with scale_base {scale_base:g} fades the fastest plane to {math.exp(-fades):.1g} over {self.length:,} tokens"
+        decay = self.length / scale_base * -math.log(xpos.zeta[0])
+        if decay > math.log(1e4):
+            warnings.append(
+                f"xPos with scale_base {scale_base:g} attenuates the fastest plane to {math.exp(-decay):.1g} over {self.length:,} tokens"
             )
-        return said
+        return warnings

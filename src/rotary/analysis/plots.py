@@ -1,8 +1,8 @@
-"""Pictures of a spectrum, for papers: readable in print, in grey and by the colour-blind. matplotlib is imported late.
+"""draw: pictures of diagnoses, for print, in grey and for the colour-blind.
 
-spectrum   wavelengths before and after each scheme, against the trained window
+spectrum   wavelengths without and with each scheme, and the trained window
 decay      the attention score of equal vectors against their distance (RoFormer's decay curve)
-error      cos and sin from float32 angles, and rotary's, against exact ones
+error      the errors of cos from float32 angles and from exact ones
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .diagnosis import Diagnosis
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette without its yellow: distinct for all common forms of colour blindness. Dashes tell them apart in grey.
+# Okabe and Ito's palette without its yellow: distinct for all common forms of colour blindness. Dashes distinguish curves in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 GREY = "#555555"
@@ -42,10 +42,21 @@ STYLE = {
 
 
 def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all") -> None:
-    """Write one picture, or all three side by side, into file; its suffix says the format.
+    """Write one picture, or all three side by side, into a file.
 
-    layers: a row of pictures for each kind of layer. Of each, one diagnosis per scheme, the config's own first. ValueError with the
-    remedy where matplotlib is missing, and for a format it does not write.
+    file: its suffix is the format, .png, .pdf or .svg among others.
+    layers: one row of pictures for each kind of layer. In a row, one diagnosis per scheme, the config's own first.
+    picture: "spectrum", "decay", "error" or "all".
+
+    ValueError if matplotlib is missing or does not write the format.
+
+    >>> import tempfile
+    >>> from rotary.scaling import YaRN
+    >>> diagnosis = Diagnosis("yarn", 64, 1e4, (YaRN(4.0, 1024),), window=1024, length=4096)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw(Path(folder) / "yarn.svg", [[diagnosis]], "spectrum")
+    ...     [path.name for path in Path(folder).iterdir()]
+    ['yarn.svg']
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("pictures need matplotlib: pip install 'rotary[plot]'")
@@ -68,21 +79,21 @@ def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all"
 
 
 def spectrum(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
-    """Wavelength of each plane [token], without a scheme and after each."""
+    """Wavelength of each plane [token], without a scheme and with each."""
     own = diagnoses[0]
     planes = [plane.index for plane in own.planes]
     if own.scaling:
         trained = [plane.trained_wavelength for plane in own.planes]
         axes.plot(planes, trained, color="black", lw=1.0, ls=(0, (1, 2)), label=WITHOUT)
     for i, d in enumerate(diagnoses):
-        turning = [(p.index, p.wavelength) for p in d.planes if p.inv_freq]
-        axes.plot(*zip(*turning, strict=True), color=_colour(i), ls=_dash(i), lw=1.6, label=d.name)
+        moving = [(p.index, p.wavelength) for p in d.planes if p.inv_freq]
+        axes.plot(*zip(*moving, strict=True), color=_colour(i), ls=_dash(i), lw=1.6, label=d.name)
     axes.set_yscale("log")
     axes.axhline(own.window, color=GREY, lw=0.8)
-    _say_above(axes, own.window, "trained window")
+    _label_above(axes, own.window, "trained window")
     if own.length != own.window:
         axes.axhline(own.length, color=GREY, lw=0.8, ls=(0, (4, 2)))
-        _say_above(axes, own.length, "context shown")
+        _label_above(axes, own.length, "context shown")
     if own.whole < len(planes):
         axes.axvspan(own.whole - 0.5, len(planes) - 0.5, color="#000000", alpha=0.06, lw=0)
         right = own.whole > 0.6 * len(planes)
@@ -97,7 +108,7 @@ def spectrum(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
             transform=axes.get_xaxis_transform(),
         )
     axes.set_xlim(-0.5, len(planes) - 0.5)
-    axes.set_ylim(3.0, 12.0 * axes.get_ylim()[1])  # room for the words above the curves
+    axes.set_ylim(3.0, 12.0 * axes.get_ylim()[1])  # room for labels above the curves
     axes.set_xlabel("plane")
     axes.set_ylabel("wavelength [token]")
     axes.set_title("Spectrum")
@@ -105,7 +116,7 @@ def spectrum(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
 
 
 def decay(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
-    """Score of equal vectors, the mean over planes of attention_factor^2 cos(distance inv_freq), against distance [token]."""
+    """Score of equal vectors over dim, the mean over planes of attention_factor^2 cos(distance * inv_freq), against distance [token]."""
     own = diagnoses[0]
     shown = list(diagnoses)
     if own.scaling and all(d.scaling for d in diagnoses):
@@ -128,7 +139,7 @@ def decay(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
 
 
 def error(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
-    """Largest error of cos over all planes, against position [token]: angles in float32, as is usual, and exact ones."""
+    """Largest error of cos over all planes, against position [token]: from angles in float32, as is usual, and from exact ones."""
     own = diagnoses[0]
     last = max(own.length, 1 << 20)
     edges = torch.logspace(0, math.log2(last), 61, base=2.0, dtype=torch.float64)
@@ -162,9 +173,9 @@ PICTURES: dict[str, Callable[[Axes, Sequence[Diagnosis]], None]] = {
 
 
 def _score(d: Diagnosis, bins: int = 160, each: int = 96) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distances [token], at most `bins`, and the least, mean and largest score of the distances around each.
+    """Distances [token], (n,) with n <= bins, and the smallest, mean and largest score of `each` distances around every one, (n,).
 
-    They spread evenly in the logarithm, but for the first, which are one token apart.
+    Distances are spaced evenly in the logarithm, except for the first, which are one token apart.
     """
     inv_freq = torch.tensor([plane.inv_freq for plane in d.planes], dtype=torch.float64)
     centres = torch.logspace(0, math.log10(d.length), bins, dtype=torch.float64).round().unique()
@@ -176,10 +187,11 @@ def _score(d: Diagnosis, bins: int = 160, each: int = 96) -> tuple[Tensor, Tenso
     return centres, scores.amin(1), scores.mean(1), scores.amax(1)
 
 
-def _say_above(axes: Axes, tokens: int, words: str) -> None:
-    """Words just above a horizontal line, at its left end."""
-    at = (0, tokens)
-    axes.annotate(f"{words}, {tokens:,}", at, xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=8)
+def _label_above(axes: Axes, tokens: int, label: str) -> None:
+    """A label just above the left end of a horizontal line."""
+    axes.annotate(
+        f"{label}, {tokens:,}", (0, tokens), xytext=(0, 3), textcoords="offset points", color=GREY, fontsize=8
+    )
 
 
 def _colour(i: int) -> str:

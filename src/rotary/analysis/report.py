@@ -1,4 +1,4 @@
-"""A diagnosis as a table that people read: a preamble, warnings in words, and a row per plane."""
+"""report_text: diagnoses as text, with what the config says, warnings, and a row per plane."""
 
 from __future__ import annotations
 
@@ -16,68 +16,83 @@ _MARGIN = 20
 _WIDTH = 110
 
 
-def text(found: Arguments, compared: Sequence[Diagnosis], *, every: bool = False) -> str:
-    """found: what the config says. compared: the config's own diagnosis first. every: a row for each plane, not only some twenty."""
-    own = compared[0]
+def report_text(arguments: Arguments, diagnoses: Sequence[Diagnosis], *, all_planes: bool = False) -> str:
+    """A report for the terminal, at most 110 columns wide.
+
+    arguments: what the config says, from rotary.config.read. diagnoses: the config's own first; with more than one, schemes are shown
+    side by side. all_planes: a row for every plane, not only for some twenty.
+
+    >>> from rotary import config
+    >>> arguments = config.read("llama-3.1-8b")
+    >>> own = Diagnosis("Llama 3.1", arguments.dim, arguments.base, arguments.scaling, window=8192, length=131072)
+    >>> for line in report_text(arguments, [own]).splitlines()[5:8]:
+    ...     print(line)
+    trained window      8,192 tokens; shown for a context of 131,072
+    critical dimension  70 of 128: 35 of 64 planes came full circle in training, 29 never did
+    planes              0-28 kept, 29-34 ramped, 35-63 interpolated
+    """
+    own = diagnoses[0]
     lines = [own.name, "=" * len(own.name)]
-    for label, words in _preamble(found, own):
-        lines.append(textwrap.fill(words, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
-    warnings = [*_warnings(compared), *_instead(compared)]
+    for label, value in _preamble(arguments, own):
+        lines.append(textwrap.fill(value, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
+    warnings = [*_warnings(diagnoses), *_replaced_scheme(diagnoses)]
     lines += [""] if warnings else []
     lines += [textwrap.fill(w, _WIDTH, initial_indent="warning: ", subsequent_indent=" " * 9) for w in warnings]
-    lines += ["", *(_side_by_side(compared, every) if len(compared) > 1 else _planes(own, every))]
+    lines += ["", *(_side_by_side(diagnoses, all_planes) if len(diagnoses) > 1 else _planes(own, all_planes))]
     return "\n".join(lines)
 
 
-def _preamble(found: Arguments, own: Diagnosis) -> Iterator[tuple[str, str]]:
-    pairing = "interleaved" if found.interleaved else "half"
-    yield "rotation", f"{found.dim} of {found.head_dim} channels, base {found.base:,.10g}, {pairing} pairing"
-    yield "scheme", " then ".join((described(scheme, _short) for scheme in own.scaling)) or "none"
+def _preamble(arguments: Arguments, own: Diagnosis) -> Iterator[tuple[str, str]]:
+    pairing = "interleaved" if arguments.interleaved else "half"
+    channels = f"{arguments.dim} of {arguments.head_dim} channels"
+    yield "rotation", f"{channels}, base {arguments.base:,.10g}, {pairing} pairing"
+    yield "scheme", " then ".join(described(scheme, _short) for scheme in own.scaling) or "none"
     yield "attention factor", f"{own.attention_factor:.6g}{' on q and on k' if own.attention_factor != 1.0 else ''}"
     yield "trained window", f"{own.window:,} tokens; shown for a context of {own.length:,}"
     count = len(own.planes)
-    seen = f"{own.whole} of {count} planes came full circle in training, {count - own.whole} never did"
-    yield "critical dimension", f"{own.critical_dimension} of {own.dim}: {seen}"
+    counts = f"{own.whole} of {count} planes came full circle in training, {count - own.whole} never did"
+    yield "critical dimension", f"{own.critical_dimension} of {own.dim}: {counts}"
     yield "planes", _summary(own)
     endless = own.reach == math.inf
     yield "reach", "no new angle at any length" if endless else f"no new angle up to {own.reach:,.0f} tokens"
-    yield from (("note", note) for note in found.notes)
+    yield from (("note", note) for note in arguments.notes)
 
 
 def _summary(own: Diagnosis) -> str:
     runs = own.treatments()
     if len(runs) <= 8:
-        return ", ".join(f"{a}-{b} {word}" if a != b else f"{a} {word}" for word, a, b in runs)
+        return ", ".join(f"{a}-{b} {treatment}" if a != b else f"{a} {treatment}" for treatment, a, b in runs)
     counts = collections.Counter(own.treatment(plane) for plane in own.planes)
-    return ", ".join(f"{number} {word}" for word, number in counts.items())
+    return ", ".join(f"{number} {treatment}" for treatment, number in counts.items())
 
 
-def _warnings(compared: Sequence[Diagnosis]) -> list[str]:
-    """Each warning once, with the names of those it holds for where it does not hold for all."""
-    found: dict[str, list[str]] = {}
-    for d in compared:
+def _warnings(diagnoses: Sequence[Diagnosis]) -> list[str]:
+    """Each warning once; if it is not one of all diagnoses, after the names of those it is one of."""
+    names: dict[str, list[str]] = {}
+    for d in diagnoses:
         for warning in d.warnings:
-            found.setdefault(warning, []).append(d.name)
-    return [w if len(names) == len(compared) else f"{', '.join(names)}: {w}" for w, names in found.items()]
+            names.setdefault(warning, []).append(d.name)
+    return [w if len(owners) == len(diagnoses) else f"{', '.join(owners)}: {w}" for w, owners in names.items()]
 
 
-def _instead(compared: Sequence[Diagnosis]) -> list[str]:
-    own = compared[0]
-    replacing = [d.name for d in compared[1:] if own.scaling and d.scaling[: len(own.scaling)] != own.scaling]
-    if not replacing:
+def _replaced_scheme(diagnoses: Sequence[Diagnosis]) -> list[str]:
+    """A warning about schemes that replace the config's own instead of extending it."""
+    own = diagnoses[0]
+    others = [d.name for d in diagnoses[1:] if own.scaling and d.scaling[: len(own.scaling)] != own.scaling]
+    if not others:
         return []
     names = " and ".join(type(scheme).__name__ for scheme in own.scaling)
     return [
-        f"the weights were trained with {names}; {', '.join(replacing)} would change, in its place, planes they rely on"
+        f"the weights were trained with {names}; {', '.join(others)}, in its place, would change planes that they rely on"
     ]
 
 
-def _planes(own: Diagnosis, every: bool) -> list[str]:
+def _planes(own: Diagnosis, all_planes: bool) -> list[str]:
     lines = [
         "plane      wavelength [token]        turns in a context of     seen in    the scheme",
         f"       without one    with scheme  {own.window:>11,}{own.length:>13,}   training",
     ]
-    for plane in _chosen(own, every):
+    for plane in _shown(own, all_planes):
         lines.append(
             f"{plane.index:5}  {_tokens(plane.trained_wavelength):>12}{_tokens(plane.wavelength):>15}  "
             f"{_turns(plane.trained_turns):>11}{_turns(plane.turns(own.length)):>13}   {_seen(plane):>8}    {_verdict(own, plane)}"
@@ -85,26 +100,26 @@ def _planes(own: Diagnosis, every: bool) -> list[str]:
     return lines
 
 
-def _side_by_side(compared: Sequence[Diagnosis], every: bool) -> list[str]:
-    width = max(14, *(len(d.name) + 2 for d in compared))
+def _side_by_side(diagnoses: Sequence[Diagnosis], all_planes: bool) -> list[str]:
+    width = max(14, *(len(d.name) + 2 for d in diagnoses))
 
     def row(label: str, cells: Sequence[str]) -> str:
         return f"{label:22}" + "".join(f"{cell:>{width}}" for cell in cells)
 
-    lines = [row("", [d.name for d in compared])]
-    lines.append(row("attention factor", [f"{d.attention_factor:.4f}" for d in compared]))
-    lines.append(row("reach [token]", [_tokens(d.reach) for d in compared]))
+    lines = [row("", [d.name for d in diagnoses])]
+    lines.append(row("attention factor", [f"{d.attention_factor:.4f}" for d in diagnoses]))
+    lines.append(row("reach [token]", [_tokens(d.reach) for d in diagnoses]))
     lines += ["", "plane    seen in      slowed down, times", "         training"]
-    for plane in _chosen(compared[0], every):
-        slowdowns = [d.planes[plane.index].slowdown for d in compared]
+    for plane in _shown(diagnoses[0], all_planes):
+        slowdowns = [d.planes[plane.index].slowdown for d in diagnoses]
         cells = ["at rest" if math.isinf(slowdown) else f"{slowdown:.4g}" for slowdown in slowdowns]
         lines.append(row(f"{plane.index:5}    {_seen(plane)}", cells))
     return lines
 
 
-def _chosen(own: Diagnosis, every: bool) -> list[Plane]:
-    """Every plane, or some sixteen and the ends of each run of planes treated or seen alike."""
-    if every or len(own.planes) <= 24:
+def _shown(own: Diagnosis, all_planes: bool) -> list[Plane]:
+    """Every plane, or some sixteen at even steps and the ends of each run of planes with equal treatment."""
+    if all_planes or len(own.planes) <= 24:
         return list(own.planes)
     runs = own.treatments()
     ends = {edge for _, a, b in runs for edge in (a, b)} if len(runs) <= 8 else set[int]()
@@ -118,12 +133,12 @@ def _seen(plane: Plane) -> str:
 
 
 def _verdict(own: Diagnosis, plane: Plane) -> str:
-    word = own.treatment(plane)
-    return word if word in ("kept", "at rest") else f"{word}, / {plane.slowdown:.4g}"
+    treatment = own.treatment(plane)
+    return treatment if treatment in ("kept", "at rest") else f"{treatment}, / {plane.slowdown:.4g}"
 
 
 def _short(value: object) -> str:
-    """A field of a scheme; lists of factors by their number and range."""
+    """The value of a scheme's field; a list of factors by its length and range."""
     if isinstance(value, tuple):
         factors = cast("tuple[float, ...]", value)
         return f"({len(factors)} values, {min(factors):.4g} to {max(factors):.4g})"

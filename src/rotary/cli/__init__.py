@@ -1,4 +1,4 @@
-"""`rotary` on the command line: one file per command, each with `register(commands)`; main.py parses and prints errors."""
+"""The command `rotary`. Each command is a file with register(commands), which adds its parser."""
 
 from .main import main
 

@@ -1,7 +1,7 @@
-"""What `rotary bench` measures: the rotation beside a copy of the same memory, and beside the formulas people use.
+"""`rotary bench`: the rotation, timed against a copy of the same memory and against the formulas of most models.
 
-Contenders take turns in one process, A B C A B C, so that a noisy machine disturbs them alike; a figure is the ratio of two
-medians. Each rival's output is judged before it is timed.
+Contenders are timed in turn, A B C A B C, in one process, so that other load on the machine affects them equally. Results are ratios of
+medians. The output of every formula is checked before it is timed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True)
 class Work:
-    """Queries (batch, heads, seq, head_dim), keys with key_heads, of which rotary_dim channels turn (0: all)."""
+    """A size to measure: queries (batch, heads, seq, head_dim) and keys with key_heads, of which rotary_dim channels rotate (0: all).
+
+    transposed: the memory is (batch, seq, heads, head_dim), as a projection leaves it.
+    """
 
     seq: int
     heads: int = 32
@@ -36,7 +39,6 @@ class Work:
     rotary_dim: int = 0
     dtype: torch.dtype = torch.float32
     transposed: bool = False
-    """whether memory is (batch, seq, heads, head_dim), as a projection leaves it"""
 
     @property
     def dim(self) -> int:
@@ -52,7 +54,7 @@ class Work:
         return x.transpose(1, 2) if self.transposed else x
 
     def tables(self, device: torch.device | str = "cpu") -> Pair:
-        """cos and sin, half width; where the batch decodes (seq of 1), rows at positions of their own."""
+        """cos and sin of half width; for batched decoding (seq 1, batch > 1) one position per row."""
         rope = RotaryEmbedding(self.dim, base=500_000, device=device)
         positions: int | Tensor = self.seq
         if self.seq == 1 and self.batch > 1:
@@ -61,7 +63,7 @@ class Work:
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: the median, and the first and third quartile."""
+    """Seconds per call: the median, and the first and third quartile."""
 
     median: float
     low: float
@@ -71,10 +73,10 @@ class Timing(NamedTuple):
 def alternate(
     contenders: Mapping[str, Contender], seconds: float = 2.0, rounds: tuple[int, int] = (5, 200)
 ) -> dict[str, Timing]:
-    """Time contenders in turn for about so many seconds together.
+    """Time the contenders in turn, for about `seconds` in all and between rounds[0] and rounds[1] times each.
 
-    Calls below 100 us are timed several at a time, after one that is not timed: else each would pay for what the one before it
-    left in the caches.
+    Calls below 100 us are timed several at a time, after one that is not timed: otherwise each would also pay for the state in which
+    the contender before it left the caches.
     """
     repeats: dict[str, int] = {}
     for name, call in contenders.items():
@@ -103,7 +105,7 @@ def _time(call: Contender, repeats: int) -> float:
 
 
 def usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
-    """The formula of most models: tables (seq, dim) with every value twice, x cos + rotate_half(x) sin."""
+    """The formula of most models, x cos + rotate_half(x) sin, with tables (seq, dim) that hold every value twice."""
 
     def rotate_half(x: Tensor) -> Tensor:
         a, b = x.chunk(2, -1)
@@ -113,7 +115,7 @@ def usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
 
 
 def half_width(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
-    """The same from half-width tables, without rotate_half: the form that compiles best."""
+    """The same rotation with tables (seq, dim/2) and without rotate_half, the form that torch.compile makes fastest."""
 
     def turn(x: Tensor) -> Tensor:
         a, b = x.float().chunk(2, -1)
@@ -123,47 +125,47 @@ def half_width(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
 
 
 def contenders(work: Work, device: torch.device | str = "cpu", *, compiled: bool = True) -> dict[str, Contender]:
-    """Ours, the floor and the usual formulas on the same q and k; RuntimeError where a rival does not compute a rotation."""
+    """rotary, a copy and the usual formulas on the same q and k. RuntimeError if a formula does not compute the rotation."""
     q, k = work.tensors(device)
     cos, sin = work.tables(device)
     wide = [torch.cat((t, t), -1).to(work.dtype)[..., None, :, :] for t in (cos, sin)]
     narrow = [t[..., None, :, :] for t in (cos, sin)]
-    held_q, held_k = torch.empty_like(q), torch.empty_like(k)
+    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
     own_q, own_k = q.clone(), k.clone()
-    found: dict[str, Contender] = {
-        "copy_ into allocated": lambda: (held_q.copy_(q), held_k.copy_(k)),
+    calls: dict[str, Contender] = {
+        "copy_ into allocated": lambda: (out_q.copy_(q), out_k.copy_(k)),
         "clone": lambda: (q.clone(), k.clone()),
         "rotary, in place": lambda: apply_rotary_qk(own_q, own_k, cos, sin, inplace=True),
         "rotary": lambda: apply_rotary_qk(q, k, cos, sin),
     }
     if work.dim == work.head_dim:
-        found["usual formula, eager"] = lambda: usual(q, k, wide[0], wide[1])
+        calls["usual formula, eager"] = lambda: usual(q, k, wide[0], wide[1])
         if compiled:
             first = torch.compile(usual, dynamic=False)
             second = torch.compile(half_width, dynamic=False)
-            found["usual formula, torch.compile"] = lambda: first(q, k, wide[0], wide[1])
-            found["half-width formula, torch.compile"] = lambda: second(q, k, narrow[0], narrow[1])
+            calls["usual formula, torch.compile"] = lambda: first(q, k, wide[0], wide[1])
+            calls["half-width formula, torch.compile"] = lambda: second(q, k, narrow[0], narrow[1])
     truth = apply_rotary_qk(q.double(), k.double(), cos.double(), sin.double())
-    for name, call in found.items():
+    for name, call in calls.items():
         if "formula" in name:
             judge(name, call(), truth, work.dtype)
-    return found
+    return calls
 
 
-def judge(name: str, given: Pair, truth: Pair, dtype: torch.dtype) -> None:
-    """RuntimeError where what a contender gives is no rotation of what it got, within what its dtype holds."""
-    for x, exact in zip(given, truth, strict=True):
+def judge(name: str, result: Pair, truth: Pair, dtype: torch.dtype) -> None:
+    """RuntimeError if a contender's result differs from the true q and k by more than rounding in dtype explains."""
+    for x, exact in zip(result, truth, strict=True):
         error = float((x.double() - exact).abs().max())
         if x.shape != exact.shape or not error <= 64 * torch.finfo(dtype).eps:
-            raise RuntimeError(f"{name} is off by {error:.2g} of the rotation, in {dtype}: not timed")
+            raise RuntimeError(f"{name} is not timed: it differs from the rotation by {error:.2g} in {dtype}")
 
 
 def register(commands: Any) -> None:
     """Add `bench` to the commands of `rotary`."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "bench",
-        help="time the rotation on this machine, beside a copy and the usual formulas",
-        description="Ratios of medians, contenders in turn in one process: 1.00 x is a copy of q and k into allocated memory.",
+        help="time the rotation on this machine, against a copy and the usual formulas",
+        description="Prints medians and their ratios to a copy of q and k into allocated memory (1.00 x), timed in turn in one process.",
     )
     parser.add_argument("--seq", type=int, nargs="+", default=[1, 128, 4096], metavar="TOKENS")
     parser.add_argument("--heads", type=int, nargs=2, default=[32, 8], metavar=("QUERY", "KEY"))
@@ -171,15 +173,20 @@ def register(commands: Any) -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--dtype", choices=tuple(_DTYPES), default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes its time")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of measuring for each length")
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="leave out the formulas under torch.compile, which take long to compile",
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each length for (default 2)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print a table per length; ValueError for sizes that are none."""
+    """Measure, and print a table per length. ValueError for sizes that are not positive and for a device that cannot be used."""
     if min(*options.seq, *options.heads, options.batch, options.head_dim) < 1 or options.seconds <= 0:
         raise ValueError("sizes and seconds must be positive")
+    _check_device(options.device)
     for seq in options.seq:
         work = Work(
             seq, options.heads[0], options.heads[1], options.head_dim, options.batch, dtype=_DTYPES[options.dtype]
@@ -194,3 +201,10 @@ def run(options: argparse.Namespace) -> int:
             print(f"  {name:36}{median * 1e3:10.4f} ms {median / floor:8.2f} x   {spread}")
         print(flush=True)
     return 0
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: from a torch that was built without that device
+        raise ValueError(f"--device {name!r} cannot be used: {error}") from None

@@ -1,4 +1,4 @@
-"""`rotary` on the command line. Each command is a module with `register(commands)`."""
+"""The command `rotary`: parses arguments, runs one command, and prints its errors in one line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from . import bench, convert, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 for arguments that cannot be honoured, said in one line."""
+    """Run one command and return the exit status: 0, or 2 after an error, which is printed in one line."""
     try:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()  # not at exit, where Python prints a closed pipe as "Exception ignored ... BrokenPipeError"
-    except BrokenPipeError:  # as in `rotary show | head`: the reader closed the pipe
+            sys.stdout.flush()  # not at exit, where Python would print a closed pipe as "Exception ignored ... BrokenPipeError"
+    except BrokenPipeError:  # the reader closed the pipe, as in `rotary show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="rotary", description="Rotary position embeddings: exact at every position.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    info = commands.add_parser("info", help="version, torch, device, and each kernel with the reason if it is off")
+    info = commands.add_parser("info", help="versions, the device, and which kernels are available, or why not")
     info.set_defaults(run=_info)
     show.register(commands)
     convert.register(commands)
@@ -36,15 +36,21 @@ def _run(arguments: Sequence[str] | None) -> int:
         return options.run(options)
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"rotary {options.command}: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        print(f"rotary {options.command}: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error, which some of torch spread over several lines; without a message, the error's name."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
 
 
 def _info(options: argparse.Namespace) -> int:
     import torch
 
     from .. import __version__, backends
+    from .._native import library
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"rotary   {__version__}")
@@ -52,8 +58,10 @@ def _info(options: argparse.Namespace) -> int:
     print(f"python   {sys.version.split()[0]}")
     print(f"device   {device}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a kernel that is off warns at its first use; here the reason is printed
+        warnings.simplefilter("ignore")  # an unavailable kernel warns at its first use; here the reason is printed
         states = backends()
+    if states["native"] == "available":
+        states["native"] += f", {library.threads()}"
     for name, state in states.items():
         print(f"{name:8} {state}")
     return 0

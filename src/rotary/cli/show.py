@@ -1,4 +1,4 @@
-"""`rotary show`: what a model's config does to its planes, as a table, as JSON, or as a picture."""
+"""`rotary show`: what the scheme in a model's config does to each plane, as text, as JSON or as pictures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import config as configs
-from ..analysis.diagnosis import Diagnosis
-from ..analysis.report import text
+from ..analysis import Diagnosis, draw, report_text
 from ..config.load import load, text_part
 from ..config.normalize import layer_types
 from ..scaling import (
@@ -32,7 +31,7 @@ from ..scaling import (
     YaRN,
 )
 
-# name -> scheme from its one number and the trained window; the number's meaning for the help.
+# name -> (what its number is, for the help, or "" if it takes none; the scheme from that number and the trained window [token]).
 SPELLINGS: dict[str, tuple[str, Callable[[float, int], Scheme]]] = {
     "linear": ("factor", lambda x, window: Linear(x)),
     "ntk": ("factor", lambda x, window: NTK(x)),
@@ -51,12 +50,12 @@ SPELLINGS: dict[str, tuple[str, Callable[[float, int], Scheme]]] = {
 
 def register(commands: Any) -> None:
     """Add `show` to the commands of `rotary`."""
-    spelled = ", ".join(f"{name}:{said.upper()}" if said else name for name, (said, _) in SPELLINGS.items())
+    spelled = ", ".join(f"{name}:{number.upper()}" if number else name for name, (number, _) in SPELLINGS.items())
     parser: argparse.ArgumentParser = commands.add_parser(
         "show",
-        help="what a model's config does to its frequencies: a table, --json or --plot",
-        description="Planes, wavelengths and turns inside the trained window; what a scheme keeps, blends and interpolates; warnings.",
-        epilog=f"Schemes to compare with: {spelled}; chained with +, as in yarn:4+resonance; 'config' is the config's own.",
+        help="what the scheme in a model's config does to its frequencies: a table, --json or --plot",
+        description="Prints wavelengths and turns of each plane, which planes a scheme keeps, ramps and interpolates, and warnings.",
+        epilog=f"Schemes to compare with: {spelled}; chained with +, as in yarn:4+resonance. 'config' is the config's own scheme.",
     )
     parser.add_argument(
         "config",
@@ -65,20 +64,26 @@ def register(commands: Any) -> None:
         help="a config.json, its folder, or one of: " + ", ".join(configs.shipped()),
     )
     parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="SCHEME", help="schemes beside the config's own, as yarn:4"
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="SCHEME",
+        help="schemes to compare with the config's own, as in yarn:4",
     )
-    parser.add_argument("--length", type=int, metavar="TOKENS", help="the context to show, default the config's target")
     parser.add_argument(
-        "--window", type=int, metavar="TOKENS", help="the trained window, where the config does not say"
+        "--length", type=int, metavar="TOKENS", help="the context to show (default: the config's longest)"
     )
-    parser.add_argument("--layer-type", help="which layers, where the config has several kinds; default all in turn")
-    parser.add_argument("--head-dim", type=int, help="where the config does not say")
+    parser.add_argument("--window", type=int, metavar="TOKENS", help="the trained window (default: the config's)")
+    parser.add_argument("--layer-type", help="one kind of layer, if the config has several (default: all)")
+    parser.add_argument("--head-dim", type=int, help="channels of a head (default: the config's)")
     parser.add_argument(
-        "--xpos", type=float, metavar="SCALE_BASE", help="with xPos: warn where its scale leaves a dtype"
+        "--xpos", type=float, metavar="SCALE_BASE", help="with xPos: also warn if its scale leaves the range of a dtype"
     )
-    parser.add_argument("--all", action="store_true", help="a row for every plane")
-    parser.add_argument("--json", action="store_true", help="everything, for programs")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw into FILE (.png, .pdf, .svg); needs matplotlib")
+    parser.add_argument("--all", action="store_true", help="print a row for every plane")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="write pictures to FILE (.png, .pdf, .svg); needs matplotlib"
+    )
     parser.add_argument(
         "--picture", choices=("all", "spectrum", "decay", "error"), default="all", help="which picture --plot draws"
     )
@@ -86,28 +91,28 @@ def register(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show what the options ask for; ValueError or TypeError for what cannot be honoured."""
+    """Print or draw what the options ask for. ValueError or TypeError for options or a config that cannot be used."""
     for name in ("length", "window"):
         tokens: int | None = getattr(options, name)
         if tokens is not None and tokens <= 0:
             raise ValueError(f"--{name} must be > 0, got {tokens}")
     source = _source(options.config)
-    types = (options.layer_type,) if options.layer_type else layer_types(text_part(load(source))) or (None,)
+    config = text_part(_load(source))
+    types = (options.layer_type,) if options.layer_type else layer_types(config) or (None,)
     layers = [_layer(source, layer_type, options) for layer_type in types]
     if options.json:
         print(json.dumps({"config": options.config, "layers": [_as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
-        print("\n\n".join(text(found, compared, every=options.all) for _, found, compared in layers))
+        print("\n\n".join(report_text(arguments, ds, all_planes=options.all) for _, arguments, ds in layers))
     if options.plot:
-        from ..analysis import plots
-
-        plots.draw(options.plot, [found for _, _, found in layers], options.picture)
+        draw(options.plot, [diagnoses for _, _, diagnoses in layers], options.picture)
         if not options.json:
             print(f"drawn into {options.plot}")
     return 0
 
 
-Layer = tuple[str | None, "configs.Arguments", list[Diagnosis]]
+Layer = tuple[str | None, configs.Arguments, list[Diagnosis]]
+"""(layer type, what the config says about it, diagnoses: the config's own scheme and those it is compared with)"""
 
 
 def _source(name: str) -> Path:
@@ -116,76 +121,91 @@ def _source(name: str) -> Path:
     path = Path(name)
     if not path.exists():
         close = difflib.get_close_matches(name, configs.shipped(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(configs.shipped())}"
-        raise ValueError(f"no config named {name!r}, and no such file; {hint}")
+        hint = f"did you mean {close[0]}?" if close else f"configs by name: {', '.join(configs.shipped())}"
+        raise ValueError(f"no config and no file named {name!r}; {hint}")
     return path
 
 
+def _load(source: Path) -> dict[str, Any]:
+    try:
+        return load(source)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(source)!r} is not JSON: {error}") from None
+
+
 def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) -> Layer:
-    found = configs.read(source, layer_type=layer_type, head_dim=options.head_dim)
-    window = options.window or found.window or found.target or options.length
+    arguments = configs.read(source, layer_type=layer_type, head_dim=options.head_dim)
+    window = options.window or arguments.window or arguments.target or options.length
     if window is None:
-        raise ValueError("the config says neither max_position_embeddings nor a trained window; pass --window")
-    length = options.length or max(found.target or 0, _meant_for(found.scaling), window)
+        raise ValueError("the config states neither max_position_embeddings nor a trained window; pass --window")
+    length = options.length or max(arguments.target or 0, _extended_to(arguments.scaling), window)
     sliding = text_part(load(source)).get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:
         window, length = min(window, sliding), min(length, sliding)
         note = f"distances in these layers stay below sliding_window = {sliding:,}, which is shown as their window"
-        found = replace(found, notes=(*found.notes, note))
-    said = any(hasattr(scheme, "original_max_position_embeddings") for scheme in found.scaling) or options.window
-    if found.scaling and not said:
-        note = "the config does not say what was trained before the scheme; max_position_embeddings is taken; --window says it"
-        found = replace(found, notes=(*found.notes, note))
+        arguments = replace(arguments, notes=(*arguments.notes, note))
+    stated = options.window or any(hasattr(s, "original_max_position_embeddings") for s in arguments.scaling)
+    if arguments.scaling and not stated:
+        note = "the config does not state the window that was trained before the scheme; max_position_embeddings is used; --window sets it"
+        arguments = replace(arguments, notes=(*arguments.notes, note))
 
     def diagnosis(name: str, scaling: tuple[Scheme, ...]) -> Diagnosis:
-        return Diagnosis(name, found.dim, found.base, scaling, window, length, options.xpos)
+        return Diagnosis(name, arguments.dim, arguments.base, scaling, window, length, options.xpos)
 
     own = options.config if layer_type is None else f"{options.config}, {layer_type}"
-    compared = [diagnosis(spec, schemes(spec, window, found.scaling)) for spec in options.compare]
-    return layer_type, found, [diagnosis(own, found.scaling), *compared]
+    others = [diagnosis(spelling, schemes(spelling, window, arguments.scaling)) for spelling in options.compare]
+    return layer_type, arguments, [diagnosis(own, arguments.scaling), *others]
 
 
-def _meant_for(scaling: tuple[Scheme, ...]) -> int:
-    """The context [token] that schemes which know their trained window extend to."""
+def _extended_to(scaling: tuple[Scheme, ...]) -> int:
+    """The context [token] that the schemes extend to, if they state a factor and their trained window, and otherwise 0."""
     return max(
         (round(s.factor * s.original_max_position_embeddings) for s in scaling if isinstance(s, (YaRN, NTKByParts))),
         default=0,
     )
 
 
-def schemes(spec: str, window: int, own: tuple[Scheme, ...] = ()) -> tuple[Scheme, ...]:
-    """The schemes that a spelling like "yarn:4+resonance" means for a trained window [token]; "config" means `own`, "plain" none."""
-    made: list[Scheme] = []
-    for part in spec.split("+"):
-        name, _, value = part.partition(":")
+def schemes(spelling: str, window: int, own: tuple[Scheme, ...] = ()) -> tuple[Scheme, ...]:
+    """The schemes of a spelling such as "yarn:4+resonance", for a trained window [token]. "config" stands for own, "plain" for none.
+
+    >>> schemes("linear:4+resonance", window=4096)
+    (Linear(factor=4.0), Resonance())
+    """
+    chain: list[Scheme] = []
+    for part in spelling.split("+"):
         if part == "config":
-            made += own
-        elif name in SPELLINGS:
-            said, make = SPELLINGS[name]
-            if bool(said) != bool(value):
-                raise ValueError(f"scheme {part!r} needs {'a number, as ' + name + ':4' if said else 'no number'}")
-            try:
-                made.append(make(float(value or 0), window))
-            except ValueError as error:
-                raise ValueError(f"scheme {part!r}: {error}") from None
+            chain += own
         elif part != "plain":
-            close = difflib.get_close_matches(name, SPELLINGS, n=1)
-            raise ValueError(
-                f"unknown scheme {part!r}; {'did you mean ' + close[0] if close else 'known: ' + ', '.join(SPELLINGS)}"
-            )
-    return tuple(made)
+            chain.append(_scheme(part, window))
+    return tuple(chain)
 
 
-def _as_json(layer_type: str | None, found: configs.Arguments, compared: Sequence[Diagnosis]) -> dict[str, Any]:
+def _scheme(part: str, window: int) -> Scheme:
+    name, _, value = part.partition(":")
+    if name not in SPELLINGS:
+        close = difflib.get_close_matches(name, SPELLINGS, n=1)
+        raise ValueError(
+            f"unknown scheme {part!r}; {'did you mean ' + close[0] if close else 'known: ' + ', '.join(SPELLINGS)}"
+        )
+    number, make = SPELLINGS[name]
+    if bool(number) != bool(value):
+        raise ValueError(f"scheme {part!r} needs {'a number, as ' + name + ':4' if number else 'no number'}")
+    try:
+        return make(float(value or 0), window)
+    except ValueError as error:
+        raise ValueError(f"scheme {part!r}: {error}") from None
+
+
+def _as_json(layer_type: str | None, arguments: configs.Arguments, diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
     return {
         "layer_type": layer_type,
-        "dim": found.dim,
-        "head_dim": found.head_dim,
-        "base": found.base,
-        "interleaved": found.interleaved,
-        "temperatures": [repr(temperature) for temperature in found.temperatures],
-        "notes": list(found.notes),
-        "schemes": [_scheme_as_json(d) for d in compared],
+        "dim": arguments.dim,
+        "head_dim": arguments.head_dim,
+        "base": arguments.base,
+        "interleaved": arguments.interleaved,
+        "temperatures": [repr(temperature) for temperature in arguments.temperatures],
+        "notes": list(arguments.notes),
+        "schemes": [_scheme_as_json(d) for d in diagnoses],
     }
 
 

@@ -107,7 +107,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def rounding(kind: type, which: int) -> tuple[float | None, float | None]:
     """(rotated, rounded) of Outcome. which: the index of the inputs that the model takes."""
-    ours = theirs = patched = unpatched = 0.0
+    kernels = function = patched = unpatched = 0.0
     for seed in range(SEEDS):
         try:
             low = cast(build(kind, seed, every_expert=True), torch.bfloat16)
@@ -122,22 +122,22 @@ def rounding(kind: type, which: int) -> tuple[float | None, float | None]:
             records = recorded(handle)
             patched += float((run(low, short).double() - truth).norm())
         for record in records if seed == 0 else ():
-            our_error, their_error = _squared_errors(*record)
-            ours, theirs = ours + our_error, theirs + their_error
-    rotated = (ours / theirs) ** 0.5 if theirs else 1.0 if not ours else None
+            errors = _squared_errors(*record)
+            kernels, function = kernels + errors[0], function + errors[1]
+    rotated = (kernels / function) ** 0.5 if function else 1.0 if not kernels else None
     return rotated, patched / unpatched if unpatched else None
 
 
 def _squared_errors(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> tuple[float, float]:
     """Of the kernels' result and of the function's own, against the function in float64."""
-    ours = theirs = 0.0
+    of_kernels = of_function = 0.0
     with torch.no_grad():
         exact = _tensors(function(*(_as(value, torch.float64) for value in args), **kwargs))
         own = _tensors(function(*args, **kwargs))
     for y, a, b in zip(exact, _tensors(result), own, strict=True):
-        ours += float((a.double() - y.double()).pow(2).sum())
-        theirs += float((b.double() - y.double()).pow(2).sum())
-    return ours, theirs
+        of_kernels += float((a.double() - y.double()).pow(2).sum())
+        of_function += float((b.double() - y.double()).pow(2).sum())
+    return of_kernels, of_function
 
 
 def exactly(low: nn.Module, arguments: dict[str, Any]) -> Tensor:
