@@ -66,9 +66,18 @@ class RotaryEmbedding(MirrorModule):
     >>> q, k = rope.rotate(q, k)
     """
 
+    dim: int
+    use_xpos: bool
+    scale_base: float
+    interpolation_factor: float
+    base: float | None
+    base_rescale_factor: float
+    scaling: tuple[Scheme, ...]
+    interleaved: bool
+    angles: AngleArithmetic
+    attention_factor: float
     inv_freq: Tensor
     scale: Tensor | None
-    base: float | None
     _fixed = frozenset({*_REPLACEABLE, "attention_factor", "_tables"})
 
     def __init__(

@@ -38,7 +38,7 @@ class Handle:
     """
 
     def __init__(self) -> None:
-        self.active = True
+        self.active: bool = True
         self.replacements: list[Replacement] = []
         self._report = Report()
         self._bound: list[tuple[nn.Module, str, Any]] = []

@@ -67,9 +67,12 @@ class Replacement:
     """
 
     def __init__(self, function: Callable[..., Any], spec: RotationSpec, active: Callable[[], bool]) -> None:
-        self.function, self.spec, self.active = function, spec, active
-        self.halves = HalfTables()
-        self.calls = self.fallbacks = 0
+        self.function: Callable[..., Any] = function
+        self.spec: RotationSpec = spec
+        self.active: Callable[[], bool] = active
+        self.halves: HalfTables = HalfTables()
+        self.calls: int = 0
+        self.fallbacks: int = 0
         self._signature = inspect.signature(function)
         self._names = list(self._signature.parameters)
 
