@@ -17,6 +17,7 @@ LLAMA = {
     "rope_theta": 1e4,
 }
 FALCON = {"model_type": "falcon", "hidden_size": 16, "num_attention_heads": 4, "num_kv_heads": 2, "rope_theta": 1e4}
+MLA = LLAMA | {"model_type": "deepseek_v3", "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "kv_lora_rank": 8}
 ROFORMER = {"model_type": "roformer", "hidden_size": 16, "num_attention_heads": 4}
 STEM = "model.layers.3.self_attn"
 
@@ -113,3 +114,47 @@ def test_the_pairing_of_unknown_code_is_not_guessed():
     assert Layout(LLAMA | {"model_type": "helium"}, like="llama").interleaved  # like= gives the tensors, not the code
     meta = {"dim": 16, "n_layers": 1, "n_heads": 4, "rope_theta": 1e4}
     assert Layout(meta).interleaved
+
+
+@pytest.mark.parametrize("value", [10**30, -4, 2**16 + 1, 10**400], ids=["10^30", "-4", "65537", "10^400"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "v_head_dim",
+        "kv_lora_rank",
+        "qk_nope_head_dim",
+        "qk_rope_head_dim",
+    ],
+)
+def test_a_number_of_heads_or_channels_has_a_limit(key: str, value: int):
+    """It becomes the length of a loop or of a tensor."""
+    config = MLA if key.startswith(("qk", "kv")) else LLAMA
+    with pytest.raises(ValueError, match=f"{key} must be from 0 to 65,536"):
+        Layout(config | {key: value}).rotated(f"{STEM}.q_proj.weight", (16, 16))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 4.5, "4", [4]])
+def test_a_number_of_heads_is_an_integer(value: Any):
+    with pytest.raises(TypeError, match="num_key_value_heads must be an integer"):
+        Layout(LLAMA | {"num_key_value_heads": value}).rotated(f"{STEM}.k_proj.weight", (8, 16))
+
+
+def test_the_number_of_a_layer_has_a_limit():
+    with pytest.raises(ValueError, match="layers are numbered up to 99,999"):
+        Layout(LLAMA).rotated(f"model.layers.{'9' * 5000}.self_attn.q_proj.weight", (16, 16))
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, "full_attention", [["full_attention"]], [3]])
+def test_layer_types_are_a_list_of_names(value: Any):
+    with pytest.raises(TypeError, match="layer_types must be a list of names"):
+        Layout(LLAMA | {"layer_types": value}).rotated(f"{STEM}.q_proj.weight", (16, 16))
+
+
+def test_a_size_that_is_too_large_for_a_float_is_refused():
+    with pytest.raises(ValueError, match="too large"):
+        Layout(LLAMA | {"hidden_size": 10**400}).rotated(f"{STEM}.q_proj.weight", (16, 16))
+    with pytest.raises(ValueError, match="head_dim must be at most 65,536"):
+        Layout(LLAMA | {"hidden_size": 10**12}).rotated(f"{STEM}.q_proj.weight", (16, 16))

@@ -81,7 +81,7 @@ def with_offsets(path: Path, *offsets: tuple[int, int], shape: object = (2,), me
     """A file whose header gives these data_offsets to float32 tensors of this shape."""
     entries = {str(i): {"dtype": "F32", "shape": shape, "data_offsets": pair} for i, pair in enumerate(offsets)}
     text = json.dumps({"__metadata__": metadata or {}, **entries}).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(64))
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(max(max(pair) for pair in offsets)))
     return path
 
 
@@ -124,7 +124,7 @@ def test_files_that_the_index_does_not_name_are_not_shards(tmp_path: Path):
     assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
     index.unlink()
     assert [path.name for path in shards(tmp_path)] == ["consolidated-1.safetensors"]
-    for text in ("[]", "{}", "{", '{"weight_map": 3}'):
+    for text in ("[]", "{}", "{", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[" * 100_000):
         other.write_text(text)
         with pytest.raises(ValueError, match=r"consolidated\.safetensors\.index\.json is not a safetensors index"):
             shards(tmp_path)
@@ -137,3 +137,68 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path):
     save_file({"b": torch.zeros(2), "a": torch.zeros(2)}, tmp_path / "2.safetensors")
     with pytest.raises(ValueError, match=r"a is both in .*1\.safetensors and in .*2\.safetensors"):
         read_headers(tmp_path)
+
+
+ONE = '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+
+
+@pytest.mark.parametrize(
+    ("header", "complaint"),
+    [
+        ('{"a": {"dtype": "F32", "shape": [-1, -2], "data_offsets": [0, 8]}}', "the shape of a must be integers"),
+        ('{"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}', "the shape of a must be integers"),
+        ('{"a": {"dtype": "F32", "shape": [true, 2], "data_offsets": [0, 8]}}', "the shape of a must be integers"),
+        ('{"a": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}}', "the shape of a must be integers"),
+        ('{"a": {"dtype": "F32", "shape": [Infinity], "data_offsets": [0, 8]}}', "Infinity is no number of JSON"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, NaN]}}', "NaN is no number of JSON"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8.0]}}', "the data_offsets of a must be integers"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}', "the data_offsets of a must be integers"),
+        (f'{{"a": {{"dtype": "F32", "shape": [2], "data_offsets": [0, {10**400}]}}}}', "the data_offsets of a must be"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8, 8]}}', "is not a safetensors file"),
+        ('{"a": {"dtype": "F32", "shape": [2], "data_offsets": null}}', "the data_offsets of a must be integers"),
+        ('{"a": {"dtype": null, "shape": [2], "data_offsets": [0, 8]}}', "the dtype of a must be a string"),
+        ('{"a": {"dtype": "I8", "shape": [2], "data_offsets": [0, 8]}}', "a takes 8 bytes, not 2"),
+        ('{"a": {"dtype": "NEW", "shape": [65], "data_offsets": [0, 8]}}', "a takes 8 bytes, not 9"),
+        (f'{{"a": {ONE}, "a": {ONE}}}', "'a' occurs twice"),
+        (f'{{"__metadata__": {{"a": "1", "a": "2"}}, "a": {ONE}}}', "'a' occurs twice"),
+        (f'{{"__metadata__": {{"a": 1}}, "a": {ONE}}}', "__metadata__ must map names to strings"),
+        (f'{{"__metadata__": ["a"], "a": {ONE}}}', "__metadata__ must map names to strings"),
+        (f'{{"\\ud800": {ONE}}}', "surrogates not allowed"),
+        ("[" * 100_000, "is not a safetensors file"),
+        ("[1, 2]", "the header is list"),
+    ],
+)
+def test_a_header_that_the_format_forbids_is_refused(header: str, complaint: str, tmp_path: Path):
+    """A copy of it would not load, and its numbers are sizes and offsets."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+    with pytest.raises(ValueError, match="is not a safetensors file") as error:
+        read_header(path)
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize("metadata", ["", '"__metadata__": null, ', '"__metadata__": {"by": "us"}, '])
+def test_a_header_that_the_format_allows_is_read(metadata: str, tmp_path: Path):
+    header = f'{{{metadata}"a": {ONE}}}'.encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    assert [entry.name for entry in read_header(path).entries] == list(load_file(path)) == ["a"]
+
+
+def test_bytes_after_the_last_tensor_are_refused(tmp_path: Path):
+    path = tmp_path / "x.safetensors"
+    for tensors in (TENSORS, {}):
+        save_file(tensors, path)
+        read_header(path)
+        path.write_bytes(path.read_bytes() + b"!")
+        with pytest.raises(ValueError, match="1 bytes follow its last tensor"):
+            read_header(path)
+
+
+def test_a_row_that_ends_inside_a_byte_is_not_moved(tmp_path: Path):
+    header = b'{"a": {"dtype": "F4", "shape": [4, 3], "data_offsets": [0, 6]}}'
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(6))
+    file = read_header(path)
+    with pytest.raises(ValueError, match="a is F4: a row of it ends inside a byte"):
+        file.write_reordered(file.entries[0], [1, 0, 3, 2], io.BytesIO())

@@ -1,7 +1,8 @@
-"""The two commands, as typed."""
+"""`rotary convert` and `rotary pairing`: output, refusals, and no files left behind after a signal."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 pytest.importorskip("safetensors")
 from safetensors.torch import save_file
 
+from rotary.cli import convert as command
 from rotary.cli.main import main
 
 
@@ -34,9 +36,9 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_convert(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     target = tmp_path / "out"
     assert main(["convert", str(checkpoint), str(target), "--to", "interleaved"]) == 0
-    said = capsys.readouterr().out
-    assert f"2 tensors in 1 files now pair as interleaved: {target}" in said
-    assert "attention scores of 1 layers agree to" in said
+    printed = capsys.readouterr().out
+    assert f"2 tensors in 1 files now pair as interleaved: {target}" in printed
+    assert "attention scores of 1 layers agree to" in printed
     assert main(["convert", str(checkpoint), str(target), "--to", "interleaved"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["convert", str(checkpoint), str(tmp_path / "no"), "--to", "half", "--like", "lama"]) == 2
@@ -50,41 +52,76 @@ def test_pairing(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
     assert "no safetensors file at" in capsys.readouterr().err
 
 
-def test_what_was_left_out_is_named(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_files_that_are_left_out_are_named(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (checkpoint / "pytorch_model.bin").write_bytes(b"weights")
     assert main(["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]) == 0
     assert "not converted and left out: pytorch_model.bin" in capsys.readouterr().out
 
 
-def test_asked_to_terminate_it_leaves_nothing(checkpoint: Path, tmp_path: Path):
-    """SIGTERM unwinds; a run that ends by itself leaves the handler that it found."""
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+def test_tidying_after_a_signal_is_not_interrupted_by_more(first: signal.Signals, checkpoint: Path, tmp_path: Path):
+    """A signal unwinds the conversion; what follows while it tidies is ignored. Afterwards the handlers are those from before."""
     script = f"""
-import contextlib, signal, sys, time
+import contextlib, signal, shutil, sys, time
 from rotary import cli
+from rotary.checkpoints import target
 from rotary.cli import convert
-assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+for number in (signal.SIGTERM, signal.SIGHUP):
+    assert signal.getsignal(number) is signal.SIG_DFL
 assert cli.main(["convert", {str(checkpoint)!r}, {str(tmp_path / "first")!r}, "--to", "interleaved"]) == 0
-assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+for number in (signal.SIGTERM, signal.SIGHUP):
+    assert signal.getsignal(number) is signal.SIG_DFL
 @contextlib.contextmanager
 def slow():
     def show(file, done, total):
         print("at work", flush=True)
         time.sleep(30)
     yield show
-convert._bar = slow
+remove = shutil.rmtree
+def slowly(path, **options):
+    print("tidying", flush=True)
+    time.sleep(0.5)
+    remove(path, **options)
+convert._bar, target.shutil.rmtree = slow, slowly
 sys.exit(cli.main(["convert", {str(checkpoint)!r}, {str(tmp_path / "out")!r}, "--to", "interleaved"]))
 """
     with subprocess.Popen((sys.executable, "-c", script), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while "at work" not in process.stdout.readline():
             assert process.poll() is None
-        assert (tmp_path / ".out.partial").exists()
-        process.terminate()
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert len(list(tmp_path.glob(".rotary-*"))) == 1
+        process.send_signal(first)
+        assert "tidying" in process.stdout.readline()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+        assert process.wait(20) == 128 + first
     assert {path.name for path in tmp_path.iterdir()} == {"model", "first"}
 
 
-def test_a_handler_that_was_there_is_there_afterwards(checkpoint: Path, tmp_path: Path):
+def test_a_target_that_another_conversion_made_meanwhile_is_an_error(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]
+    statuses: list[int] = []
+
+    @contextlib.contextmanager
+    def with_none():
+        yield lambda file, done, total: None
+
+    @contextlib.contextmanager
+    def with_one_inside():
+        monkeypatch.setattr(command, "_bar", with_none)
+        yield lambda file, done, total: statuses or statuses.append(main(arguments))
+
+    monkeypatch.setattr(command, "_bar", with_one_inside)
+    assert main(arguments) == 2
+    assert statuses == [0]
+    assert "appeared during the conversion and stays as it is" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
+
+
+def test_the_signal_handler_from_before_is_restored(checkpoint: Path, tmp_path: Path):
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         assert main(["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]) == 0
@@ -95,7 +132,7 @@ def test_a_handler_that_was_there_is_there_afterwards(checkpoint: Path, tmp_path
 
 
 def test_a_thread_may_convert_too(checkpoint: Path, tmp_path: Path):
-    """Only the main thread may set what a signal does."""
+    """Signal handlers can be set in the main thread alone."""
     arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(main, arguments).result() == 0

@@ -5,25 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config.load import load, text_part
+from .files import others, regular
 from .layout import Layout, RotatedTensor
 from .projections import READS_ROPE_INTERLEAVE
 from .safetensors import File, header_bytes, read_header, read_headers
+from .target import whole
 from .verify import compare_scores
 
 Pairing = Literal["half", "interleaved"]
 PAIRING_KEY = "rotary_pairing"
 """Key of the metadata in the header of a converted file; its value is the pairing."""
 
-# Endings of files with weights or optimizer states.
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".npz", ".onnx", ".onnx_data"}
 TOLERANCE = 1e-9
 """Largest relative difference of attention scores, in float64, of a correct conversion; a wrong one differs by about 1."""
 
@@ -37,8 +35,8 @@ class Converted:
 
     files, tensors: how many files were rewritten, and how many of their tensors were reordered.
     layers, difference: how many layers were compared, and their largest relative difference of attention scores.
-    left_out: files that were neither converted nor copied: other files with weights, whose pairing would still be the old one, and
-        links to a missing file or to a parent folder.
+    left_out: what was neither converted nor copied: other files with weights, whose pairing would still be the old one, links to a
+        missing file, and links to a folder.
     """
 
     files: int
@@ -61,7 +59,8 @@ def convert(
     """Write the checkpoint at `source` to `target`, with its queries and keys in the pairing `to`.
 
     source: a safetensors file, or a folder of them; it is only read. Other files of the folder are copied, except weights in other
-        formats, whose pairing would still be the old one. rope_interleave in its config.json is set to the new pairing if it is there
+        formats, whose pairing would still be the old one. Links may not lead out of the folder, except from a snapshot of the hub to
+        its blobs. rope_interleave in its config.json is set to the new pairing if it is there
         or the family's code reads it.
     target: a path that does not exist and is not inside the source. It appears complete, after attention scores agree, or not at all.
     given: the pairing of the source. Default: the one that an earlier conversion wrote into it, else that of its family's code.
@@ -71,7 +70,8 @@ def convert(
     Converts weights, biases, norms of queries and keys, LoRA's B and DoRA's magnitudes, also with grouped heads, partial rotary, fused
     projections and MLA. Rows are reordered as bytes: a conversion forth and back gives the same file except for its header.
 
-    ValueError if the config, a tensor or a pairing does not fit, with its name; RuntimeError if attention scores differ afterwards.
+    ValueError if the config, a tensor, a pairing or a link does not fit, with its name; FileExistsError if the target appeared
+    meanwhile, which stays as it is; RuntimeError if attention scores differ afterwards.
     """
     source, target = Path(source), Path(target)
     _check_paths(source, target)
@@ -86,8 +86,9 @@ def convert(
     if not rotated:
         raise ValueError(f"no tensor of queries or keys at {str(source)!r}")
     new_config = _updated_config(source / "config.json", to)
+    beside = others(source, {file.path for file in files}) if source.is_dir() else None
     total, done = sum(file.path.stat().st_size for file in files), 0
-    with _all_or_nothing(target, source.is_dir()) as partial:
+    with whole(target, folder=source.is_dir()) as partial:
         written: list[File] = []
         for file in files:
             path = partial if source.is_file() else partial / file.path.name
@@ -95,14 +96,15 @@ def convert(
                 done += size
                 progress(file.path.name, done, total)
             written.append(read_header(path))
-        left_out = _copy_others(source, partial, {file.path for file in files}) if source.is_dir() else []
+        if beside is not None:
+            beside.copy(source, partial)
         if new_config is not None:
             (partial / "config.json").unlink()  # the copy of a read-only file is read-only: replace it
             (partial / "config.json").write_text(new_config, encoding="utf-8")
         layers, difference = compare_scores(files, written, rotated.values(), layout, old, to)
         if not difference <= TOLERANCE:
             raise RuntimeError(f"attention scores differ by {difference:.1e} after conversion; nothing was written")
-    return Converted(len(files), len(rotated), layers, difference, tuple(left_out))
+    return Converted(len(files), len(rotated), layers, difference, beside.left_out if beside else ())
 
 
 def _check_paths(source: Path, target: Path) -> None:
@@ -132,8 +134,11 @@ def find_config(source: Path) -> Any:
     """The content of the config.json, or Meta's params.json, next to a checkpoint. ValueError if there is neither."""
     folder = source if source.is_dir() else source.parent
     for name in ("config.json", "params.json"):
-        if (folder / name).is_file():
-            return json.loads((folder / name).read_text(encoding="utf-8"))
+        if (folder / name).exists():
+            try:
+                return json.loads(regular(folder / name).read_text(encoding="utf-8"))
+            except RecursionError:
+                raise ValueError(f"{str(folder / name)!r} nests too deeply for a config") from None
     raise ValueError(f"no config.json next to {str(source)!r}; pass config= (for an adapter, its base model's)")
 
 
@@ -151,45 +156,6 @@ def _write(file: File, path: Path, rotated: dict[str, RotatedTensor], to: Pairin
             yield entry.end - entry.start
         out.flush()
         os.fsync(out.fileno())
-
-
-@contextmanager
-def _all_or_nothing(target: Path, folder: bool) -> Generator[Path]:
-    """A temporary path next to the target: renamed to the target at the end, removed after an exception."""
-    partial = target.with_name(f".{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)  # left over if an earlier run was killed
-    if folder:
-        partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, target)
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _copy_others(source: Path, target: Path, converted: set[Path]) -> list[str]:
-    """Copy all other files except weights, following links. Returns the names of what was left out, relative to the source."""
-    left_out: list[str] = []
-    for path in sorted(source.iterdir()):
-        if path in converted:
-            continue
-        copy, circular = target / path.name, source.resolve().is_relative_to(path.resolve())
-        if circular or not path.exists() or (path.suffix in _WEIGHTS and path.is_file()):
-            left_out.append(path.name)
-        elif path.is_dir():
-            copy.mkdir()
-            left_out += [f"{path.name}/{below}" for below in _copy_others(path, copy, converted)]
-        else:
-            shutil.copy2(path, copy)
-    return left_out
 
 
 def _updated_config(path: Path, to: Pairing) -> str | None:

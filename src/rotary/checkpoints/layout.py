@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .._checks import WIDEST, describe, index
 from .._types import Role
 from ..config.families import FAMILIES
-from ..config.load import load, text_part
+from ..config.load import Config, load, text_part
 from ..config.normalize import layer_types
 from ..config.read import Arguments, read
 from ..pairing import permutation
@@ -31,6 +32,7 @@ _META_KEYS = {
     "n_heads": "num_attention_heads",
     "n_kv_heads": "num_key_value_heads",
 }
+_COUNTS = ("num_attention_heads", "n_head", "head_dim", "qk_rope_head_dim", "rotary_dim")
 _ATTENTION = {"self_attn", "attn", "attention", "self_attention", "temporal_block"}
 _TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_projector|img)\w*\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
@@ -82,9 +84,9 @@ class Layout:
         keys |= {new: keys[old] for old, new in _META_KEYS.items() if old in keys and new not in keys}
         if self._meta:
             keys |= {"model_type": "llama"}
-        self.config = text_part(keys)
-        self.composite = self.config is not keys
-        self.family = like or str(self.config.get("model_type", ""))
+        self.config: Config = text_part(keys)
+        self.composite: bool = self.config is not keys
+        self.family: str = like or str(self.config.get("model_type", ""))
         if self.family not in PROJECTIONS:
             raise ValueError(
                 f"no table of tensors for model_type {self.family!r}; pass like= with a family whose tensors are arranged in the same "
@@ -108,10 +110,17 @@ class Layout:
 
     def arguments(self, layer: int) -> Arguments:
         """The rotation of that layer; ValueError if it does not rotate."""
-        types: list[str] = self.config.get("layer_types") or []
+        types: Any = self.config.get("layer_types") or []
+        if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
+            raise TypeError(f"layer_types must be a list of names, got {describe(types)}")
         layer_type = types[layer] if layer_types(self.config) and layer < len(types) else None
         if layer_type not in self._arguments:
-            self._arguments[layer_type] = read(self.config, layer_type=layer_type)
+            for key in _COUNTS:
+                self._count(key)
+            try:
+                self._arguments[layer_type] = read(self.config, layer_type=layer_type)
+            except OverflowError as error:
+                raise ValueError(f"a number in the config is too large: {error}") from None
         return self._arguments[layer_type]
 
     def rotated(self, name: str, shape: tuple[int, ...]) -> RotatedTensor | None:
@@ -144,7 +153,9 @@ class Layout:
         effect: Effect = "gain" if part in NORMS or ending["dora"] else "weight"
         if words[-1] == "bias":
             effect = "shift" if part in NORMS else "bias"
-        layer = int(layer_name[1])
+        layer = int(layer_name[1][:6])
+        if len(layer_name[1]) > 5:
+            raise ValueError(f"{describe(name)}: layers are numbered up to 99,999")
         rows = self._rotated_rows(part, layer, name, shape, effect)
         return RotatedTensor(name, ".".join(words[:start]), layer, effect, rows)
 
@@ -167,6 +178,8 @@ class Layout:
         if len(shape) != {"weight": 2, "bias": 1}.get(effect, len(shape)) or not math.prod(shape):
             raise ValueError(f"{name} has shape {shape}, which no {effect} of {part} has; is the checkpoint complete?")
         size = shape[0] if effect in ("weight", "bias") else math.prod(shape)
+        if rope.head_dim > WIDEST:
+            raise ValueError(f"head_dim must be at most {WIDEST:,} channels, got {describe(rope.head_dim)}")
         widths = self._widths(rope)
         repeat, contents = self._contents(part, size, widths)
         starts: dict[Role, list[int]] = {"query": [], "key": []}
@@ -206,21 +219,28 @@ class Layout:
             "query": self._nope_width() + rope.head_dim,
             "key": rope.head_dim,
             "gate": rope.head_dim,
-            "value": int(self.config.get("v_head_dim") or rope.head_dim),
-            "latent": int(self.config.get("kv_lora_rank") or 0),
+            "value": self._count("v_head_dim") or rope.head_dim,
+            "latent": self._count("kv_lora_rank"),
         }
 
     def _nope_width(self) -> int:
         """Channels of a query head before its rotated slice (MLA's qk_nope_head_dim), 0 in other models."""
-        return int(self.config.get("qk_nope_head_dim") or 0) if "kv_a_proj_with_mqa" in self.projections else 0
+        return self._count("qk_nope_head_dim") if "kv_a_proj_with_mqa" in self.projections else 0
 
     def _head_counts(self) -> tuple[int, int]:
         """(query heads, key heads)"""
-        heads = next((int(self.config[key]) for key in ("num_attention_heads", "n_head") if self.config.get(key)), 0)
+        heads = self._count("num_attention_heads") or self._count("n_head")
         if not heads:
             raise ValueError("missing num_attention_heads in the config")
         if self.family == "falcon":  # its configs have num_kv_heads even where its code ignores it
             if not self.config.get("new_decoder_architecture"):
                 return heads, 1 if self.config.get("multi_query", True) else heads
-            return heads, int(self.config.get("num_kv_heads") or heads)
-        return heads, int(self.config.get("num_key_value_heads") or heads)
+            return heads, self._count("num_kv_heads") or heads
+        return heads, self._count("num_key_value_heads") or heads
+
+    def _count(self, key: str) -> int:
+        """A number of heads or channels in the config, 0 if it is missing; limited, because it becomes the length of a loop."""
+        count = index(key, self.config.get(key) or 0)
+        if not 0 <= count <= WIDEST:
+            raise ValueError(f"{key} must be from 0 to {WIDEST:,}, got {describe(count)}; is the config damaged?")
+        return count

@@ -12,16 +12,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
+
+from .._checks import describe
+from .files import regular
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+_BITS = {
+    **dict.fromkeys(["F4"], 4), **dict.fromkeys(["F6_E2M3", "F6_E3M2"], 6),
+    **dict.fromkeys(["BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"], 8),
+    **dict.fromkeys(["I16", "U16", "F16", "BF16"], 16), **dict.fromkeys(["I32", "U32", "F32"], 32),
+    **dict.fromkeys(["C64", "F64", "I64", "U64"], 64),
+}  # fmt: skip
 _CHUNK = 1 << 20
+_LONGEST_HEADER = 100_000_000  # as in the safetensors library
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,9 @@ class File:
         with self.path.open("rb") as file:
             file.seek(self.offset + entry.start)
             rows = memoryview(file.read(entry.end - entry.start))
-        width = len(rows) // len(order)
+        width, rest = divmod(len(rows), len(order))
+        if rest:
+            raise ValueError(f"{entry.name} is {entry.dtype}: a row of it ends inside a byte, so that rows cannot move")
         for row in order:
             to.write(rows[row * width : (row + 1) * width])
 
@@ -79,35 +91,85 @@ class File:
 
 
 def read_header(path: str | os.PathLike[str]) -> File:
-    """Read the header of a file. ValueError if it is not a safetensors file, or shorter than its header requires."""
-    path = Path(path)
+    """Read the header of a file. ValueError for what the safetensors library refuses, and for a name that stands there twice.
+
+    A dtype that is unknown here is accepted: rows are moved as bytes, whatever they mean.
+    """
+    path = regular(Path(path))
+    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(100 << 20, path.stat().st_size):
+        if not 2 <= length <= min(_LONGEST_HEADER, size):
             raise ValueError(f"{path} is not a safetensors file")
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            metadata = dict(header.pop("__metadata__", {}))
+            header = _json(file.read(length))
+            metadata = _metadata(header.pop("__metadata__", None))
             entries = [_entry(name, **e) for name, e in header.items()]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
     entries.sort(key=lambda entry: (entry.start, entry.end))
-    for left, right in zip((0, *(entry.end for entry in entries)), entries, strict=False):
-        if right.start != left or right.end < left:
-            raise ValueError(f"{path} is not a safetensors file: {right.name} begins at {right.start}, not at {left}")
-        size = _DTYPES[right.dtype].itemsize * math.prod(right.shape) if right.dtype in _DTYPES else right.end - left
-        if right.end - left != size:
-            raise ValueError(
-                f"{path} is not a safetensors file: {right.name} takes {right.end - left} bytes, not {size}"
-            )
-    if entries and 8 + length + entries[-1].end > path.stat().st_size:
-        raise ValueError(f"{path} ends inside {entries[-1].name}")
+    _check_bytes(path, entries, size - 8 - length)
     return File(path, tuple(entries), metadata, 8 + length)
 
 
-def _entry(name: str, dtype: str, shape: Sequence[int], data_offsets: Sequence[int]) -> Entry:
-    start, end = data_offsets
-    return Entry(name, str(dtype), tuple(map(int, shape)), int(start), int(end))
+def _json(data: bytes) -> dict[str, Any]:
+    """A JSON object in UTF-8, without the constants Infinity and NaN, names that occur twice, and halves of surrogate pairs."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+            raise ValueError(f"{describe(twice)} occurs twice")
+        return found
+
+    def constant(text: str) -> Any:
+        raise ValueError(f"{text} is no number of JSON")
+
+    header = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=constant)
+    if not isinstance(header, dict):
+        raise TypeError(f"the header is {describe(header)}, not an object")
+    json.dumps(header, ensure_ascii=False).encode()
+    return cast("dict[str, Any]", header)
+
+
+def _metadata(found: Any) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise TypeError(f"__metadata__ must map names to strings, got {describe(found)}")
+    return cast("dict[str, str]", found)
+
+
+def _entry(name: str, dtype: Any, shape: Any, data_offsets: Any) -> Entry:
+    if not isinstance(dtype, str) or not dtype:
+        raise TypeError(f"the dtype of {name} must be a string, got {describe(dtype)}")
+    start, end = _sizes(f"the data_offsets of {name}", data_offsets)
+    return Entry(name, dtype, tuple(_sizes(f"the shape of {name}", shape)), start, end)
+
+
+def _sizes(what: str, values: Any) -> list[int]:
+    """A list of integers from 0 to the largest that a file can have."""
+    if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError(f"{what} must be integers from 0 to 2^63 - 1, got {describe(values)}")
+    return cast("list[int]", values)
+
+
+def _check_bytes(path: Path, entries: list[Entry], available: int) -> None:
+    """ValueError unless the entries, in order, cover the bytes after the header, each with the size of its shape."""
+    end = 0
+    for entry in entries:
+        if entry.start != end or entry.end < entry.start:
+            raise ValueError(f"{path} is not a safetensors file: {entry.name} begins at {entry.start}, not at {end}")
+        end, bits = entry.end, _BITS.get(entry.dtype)
+        size, taken = math.prod(entry.shape) * (bits or 1), 8 * (end - entry.start)
+        if taken != size if bits else taken < size:  # no dtype has less than one bit
+            raise ValueError(
+                f"{path} is not a safetensors file: {entry.name} takes {end - entry.start} bytes, not {-(-size // 8)}"
+            )
+    if end > available:
+        raise ValueError(f"{path} ends inside {entries[-1].name}")
+    if end < available:
+        raise ValueError(f"{path} is not a safetensors file: {available - end} bytes follow its last tensor")
 
 
 def header_bytes(file: File, metadata: dict[str, str]) -> bytes:
@@ -156,7 +218,10 @@ def _indexed(folder: Path) -> set[str]:
     names: set[str] = set()
     for path in standard or indexes:
         try:
-            names |= set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            found = set(json.loads(regular(path).read_text(encoding="utf-8"))["weight_map"].values())
+            if not all(isinstance(name, str) for name in found):
+                raise TypeError("weight_map must map names of tensors to names of files")
+            names |= found
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a safetensors index: {error}") from error
     return names

@@ -1,4 +1,4 @@
-"""`rotary convert` and `rotary pairing`: a checkpoint to the other pairing, and which one it has."""
+"""`rotary convert` and `rotary pairing`: convert a checkpoint to the other pairing of channels, and tell which one it has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 
@@ -18,46 +19,75 @@ def register(commands: Any) -> None:
         "convert", help="rewrite a checkpoint of safetensors in the other pairing of channels"
     )
     convert.add_argument("source", help="a file of safetensors, or a folder of them; only read")
-    convert.add_argument("target", help="what is written; must not be there yet")
-    convert.add_argument("--to", required=True, choices=("half", "interleaved"), help="the pairing it shall have")
+    convert.add_argument("target", help="the file or folder to write; it must not exist")
+    convert.add_argument("--to", required=True, choices=("half", "interleaved"), help="the pairing to convert to")
     convert.add_argument(
-        "--from", dest="given", choices=("half", "interleaved"), help="the one it has; default its family's"
+        "--from",
+        dest="source_pairing",
+        choices=("half", "interleaved"),
+        help="the pairing it has (default: its family's)",
     )
     convert.set_defaults(run=_convert)
-    pairing = commands.add_parser("pairing", help="tell which pairing a checkpoint has, or that it cannot be told")
+    pairing = commands.add_parser("pairing", help="tell which pairing a checkpoint has, or that it is unknown")
     pairing.add_argument("source", help="a file of safetensors, or a folder of them")
-    pairing.add_argument("--text", help="a text file that the model should know: decides by loss, with its tokenizer")
-    pairing.add_argument("--tokens", type=int, default=1024, help="how many tokens of the text (default 1024)")
+    pairing.add_argument(
+        "--text",
+        help="a text file of a kind that the model was trained on: decide by the loss on it, with the model's tokenizer",
+    )
+    pairing.add_argument("--tokens", type=int, default=1024, help="how many tokens of the text to use (default 1024)")
     pairing.set_defaults(run=_pairing)
     for parser in (convert, pairing):
-        parser.add_argument("--config", help="a config.json; default the one beside the tensors")
-        parser.add_argument("--like", metavar="FAMILY", help="a family whose tensors are arranged the same way")
+        parser.add_argument("--config", help="a config.json (default: the one next to the tensors)")
+        parser.add_argument("--like", metavar="FAMILY", help="a model family with the same tensor names and layout")
 
 
 def _convert(options: argparse.Namespace) -> int:
     from ..checkpoints import convert
 
-    how: dict[str, Any] = {"to": options.to, "given": options.given, "config": options.config, "like": options.like}
-    with _ending_tidily(), _bar() as progress:
-        done = convert(options.source, options.target, **how, progress=progress)
-    print(f"{done.tensors} tensors in {done.files} files now pair as {options.to}: {options.target}")
-    print(f"attention scores of {done.layers} layers agree to {done.difference:.1e}")
-    if done.left_out:
-        print(f"not converted and left out: {', '.join(done.left_out)}")
+    how: dict[str, Any] = {
+        "to": options.to,
+        "given": options.source_pairing,
+        "config": options.config,
+        "like": options.like,
+    }
+    with _unwinding_on_signals(), _bar() as progress:
+        converted = convert(options.source, options.target, **how, progress=progress)
+    print(f"{converted.tensors} tensors in {converted.files} files now pair as {options.to}: {options.target}")
+    print(f"attention scores of {converted.layers} layers agree to {converted.difference:.1e}")
+    if converted.left_out:
+        print(f"not converted and left out: {', '.join(converted.left_out)}")
     return 0
 
 
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 @contextlib.contextmanager
-def _ending_tidily() -> Generator[None]:
-    """Asked to terminate, unwind as for Ctrl-C, so that what is half-written is removed."""
-    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+def _unwinding_on_signals() -> Generator[None]:
+    """Make the first SIGINT, SIGTERM or SIGHUP raise, so that the conversion removes what it wrote; later ones are ignored meanwhile.
+
+    A signal that was ignored before, as under nohup, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signal handlers can be set in the main thread alone
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = {number: signal.getsignal(number) for number in _ENDING}
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        for ending in _ENDING:
+            signal.signal(ending, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, unwind)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)  # None: one not set from Python
+        for number, handler in before.items():  # None: it was not set from Python
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _pairing(options: argparse.Namespace) -> int:
@@ -71,9 +101,9 @@ def _pairing(options: argparse.Namespace) -> int:
         except ImportError:
             raise ValueError("--text needs transformers: pip install 'rotary[transformers]'") from None
         text = Path(options.text).read_text(encoding="utf-8")
-        given: Any = AutoTokenizer.from_pretrained(options.source)(text, return_tensors="pt")
+        encoded: Any = AutoTokenizer.from_pretrained(options.source)(text, return_tensors="pt")
         model: Any = AutoModelForCausalLM.from_pretrained(options.source)
-        tokens = given["input_ids"][:, : options.tokens]
+        tokens = encoded["input_ids"][:, : options.tokens]
         verdict = by_text(model.eval(), tokens, config=options.config, like=options.like)
     print(verdict.pairing)
     print(f"{verdict.why}; {verdict.confidence:.1f} standard errors")
@@ -82,7 +112,7 @@ def _pairing(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _bar() -> Generator[Callable[[str, int, int], None]]:
-    """A progress bar where rich is installed and somebody watches; else nothing."""
+    """A progress bar if rich is installed and stderr is a terminal, and otherwise nothing."""
     try:
         from rich.progress import Progress
     except ImportError:

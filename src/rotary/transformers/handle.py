@@ -10,6 +10,8 @@ from torch import nn
 from .spec import RotationSpec
 from .wrapper import Replacement
 
+_ABSENT = object()
+
 
 @dataclass(frozen=True)
 class Report:
@@ -41,7 +43,7 @@ class Handle:
         self.active: bool = True
         self.replacements: list[Replacement] = []
         self._report = Report()
-        self._bound: list[tuple[nn.Module, str, Any]] = []
+        self._bound: list[tuple[nn.Module, str, Any, Any]] = []
 
     def report(self) -> Report:
         """What was replaced, and what was not and why."""
@@ -53,16 +55,19 @@ class Handle:
         return sum(replacement.calls for replacement in self.replacements)
 
     def bind(self, module: nn.Module, name: str, method: Any) -> None:
-        """Set module.name to method on this instance, until remove()."""
+        """Set module.name to method on this instance, until remove(), which puts back what was there."""
+        self._bound.append((module, name, method, module.__dict__.get(name, _ABSENT)))
         module.__dict__[name] = method
-        self._bound.append((module, name, method))
 
     def remove(self) -> None:
         """Restore every method. A wrapper that was put around a patched method in the meantime stays, and calls the original code."""
         self.active = False
-        for module, name, method in self._bound:
+        for module, name, method, former in reversed(self._bound):
             if module.__dict__.get(name) is method:
-                del module.__dict__[name]
+                if former is _ABSENT:
+                    del module.__dict__[name]
+                else:
+                    module.__dict__[name] = former
         self._bound.clear()
 
     def __enter__(self) -> Handle:

@@ -16,8 +16,8 @@ from torch import nn
 
 from . import exact_tables
 from .handle import Handle
-from .probe import DIM, HEADS, probe
-from .rebind import called_functions, is_patched, is_replaceable, methods, rebind, wrap_method
+from .probe import DIM, HEADS, WRITES, probe
+from .rebind import called_functions, is_patched, is_replaceable, methods, places, rebind, wrap_method
 from .spec import RotationSpec
 from .wrapper import Replacement
 
@@ -34,6 +34,9 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
     angles: the former name of tables, deprecated; it goes in 0.3.
 
     A deep copy of the model stays patched and shares the handle; pickles and save_pretrained contain no patch.
+
+    A function that writes into its arguments, a call with an optional argument away from its default, and a method that is overridden
+    on the instance run as they are; where that leaves nothing to replace, a warning says so.
 
     ValueError if no rotation in the model is recognised (the message has the reasons), or if the model is patched already; TypeError
     if both tables and angles are given.
@@ -65,7 +68,9 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
         exact_tables.replace_tables(model, handle, patcher.replaced)
     report = handle.report()
     report.replaced.update(patcher.replaced)
-    if not patcher.replaced:
+    if not patcher.replaced and patcher.recognised:
+        warnings.warn(f"nothing in {type(model).__name__} was replaced:\n{report}", stacklevel=2)
+    elif not patcher.replaced:
         handle.remove()
         reasons = "; ".join(f"{function}: {reason}" for (_, function), reason in report.left.items())
         raise ValueError(
@@ -95,6 +100,8 @@ class _Patcher:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.replaced: Counter[tuple[str, str, str, RotationSpec | str]] = Counter()
+        self.recognised: bool = False
+        """Whether some function is a rotation, though it may have to stay as it is."""
         self._called: dict[Any, dict[str, Callable[..., Any]]] = {}
         self._specs: dict[Any, RotationSpec | str] = {}
         self._replacements: dict[Any, Replacement] = {}
@@ -106,26 +113,33 @@ class _Patcher:
             self._called[method] = called_functions(method)
         replacements: dict[str, Replacement] = {}
         owner, left = type(module).__name__, self.handle.report().left
+        where = places(module, name, method)
         for global_name, function in self._called[method].items():
             if not _may_take_tables(function):
                 continue
             spec = self._spec(function, function)
-            if isinstance(spec, RotationSpec) and is_replaceable(method, global_name):
+            self.recognised = self.recognised or isinstance(spec, RotationSpec) or spec == WRITES
+            if isinstance(spec, RotationSpec) and not where:
+                left[owner, global_name] = f"{name} is overridden on the instance, by code that is not looked into"
+            elif isinstance(spec, RotationSpec) and is_replaceable(method, global_name):
                 replacements[global_name] = self._replacement(function, function, spec)
                 self.replaced[owner, name, global_name, spec] += 1
             elif isinstance(spec, RotationSpec):
                 left[owner, global_name] = f"{name} uses this name for an attribute or an import, too"
-            elif _named_as_rotation(global_name):
+            elif spec == WRITES or _named_as_rotation(global_name):
                 left[owner, global_name] = spec
         if replacements:
             if method not in self._rebuilt:
                 self._rebuilt[method] = rebind(method, replacements)
             function = self._rebuilt[method]
-            self.handle.bind(module, name, function if static else types.MethodType(function, module))
+            for place in where:
+                self.handle.bind(module, place, function if static else types.MethodType(function, module))
 
     def replace_method(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
         """Replace a method that is a rotation itself. Probing calls it, and a method may change its module, so only methods that
         are named as rotations are probed."""
+        if name in module.__dict__:
+            return  # overridden on the instance, or rebound above
         bound = getattr(module, name)
         if is_patched(bound) or not 2 <= len(_required(bound)) <= 4:
             return
@@ -164,8 +178,15 @@ def _sizes(module: nn.Module) -> list[tuple[int, int]]:
 
 
 def _may_take_tables(function: Callable[..., Any]) -> bool:
-    """Whether a function is worth probing: three or four required parameters, or parameters named cos and sin."""
-    return len(_required(function)) in (3, 4) or {"cos", "sin"} <= inspect.signature(function).parameters.keys()
+    """Whether a function is probed, which calls it: parameters named cos and sin, or three or four required ones and, somewhere in its
+    name, parameters or code, a word that every code for rotations has. Loggers, collectives and cache updates are not called."""
+    parameters = inspect.signature(function).parameters
+    if {"cos", "sin"} <= parameters.keys():
+        return True
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    names = [function.__name__, *parameters, *(code.co_names + code.co_varnames if code is not None else ())]
+    words = ("cos", "sin", "rot", "rope", "freq", "angle", "complex")
+    return len(_required(function)) in (3, 4) and any(word in name.lower() for name in names for word in words)
 
 
 def _required(function: Callable[..., Any]) -> list[str]:

@@ -24,6 +24,13 @@ _BATCH, _SEQ = 2, 5
 HEADS, DIM = 3, 8
 
 
+WRITES = "it writes into its arguments, which its callers may use instead of what it returns"
+
+
+class WritesArgumentsError(Exception):
+    """The function wrote into its arguments: its callers may use these instead of what it returns."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One way to call a function. layout: the shape of x without channels; rows: the shape of its tables without columns."""
@@ -40,11 +47,14 @@ class Call:
         argument = x.flatten(-2) if self.form.folded else x
         xs = [argument.clone() for _ in range(self.tensors)]
         tables = self.form.pack(first.clone(), second.clone())
+        before = [t.clone() for t in tables]
         try:
             with torch.no_grad():
                 result = self.function(*(tables + xs if self.form.tables_first else xs + tables))
         except Exception:  # the model's code may raise anything if these are not its arguments
             return None
+        if not all(torch.equal(x, argument) for x in xs) or not all(map(torch.equal, tables, before)):
+            raise WritesArgumentsError
         ys = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
         if len(ys) != len(xs) or any(getattr(y, "shape", None) != argument.shape for y in ys):
             return None
@@ -75,6 +85,14 @@ def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEA
     except (TypeError, ValueError):
         return "its signature cannot be read"
     has_axis = "unsqueeze_dim" in parameters
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _probe(function, sizes, has_axis)
+    except WritesArgumentsError:
+        return WRITES
+
+
+def _probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]], has_axis: bool) -> RotationSpec | str:
     for form, (heads, dim) in itertools.product(FORMS, sizes):
         for tensors, width in itertools.product((2, 1, 3), (dim, dim // 2)):
             for layout, rows in layouts(heads, form, has_axis):

@@ -73,6 +73,18 @@ def is_patched(method: Any) -> bool:
     return getattr(getattr(method, "__func__", method), "__rotary__", False)
 
 
+def places(module: nn.Module, name: str, method: Any) -> list[str]:
+    """Where an instance keeps this method of its class: under its name, or, where a wrapper stands there (a hook of accelerate), under
+    the names of the bound originals that the wrapper calls. Empty if the instance has a method of its own and no original."""
+    if name not in module.__dict__:
+        return [name]
+    return [
+        key
+        for key, value in module.__dict__.items()
+        if isinstance(value, types.MethodType) and value.__func__ is method and value.__self__ is module
+    ]
+
+
 def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any], bool]]:
     """(name, function, is static) of the methods that a class and its bases define, up to the first class of torch."""
     seen: set[str] = set()

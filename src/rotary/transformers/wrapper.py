@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +24,12 @@ def cos_sin(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin:
 
 
 class HalfTables(threading.local):
-    """A model's tables cut to half width, if their halves are equal. Comparing reads every value, and all layers share one pair of
-    tables, so the last result is kept."""
+    """A model's tables cut to half width, if their halves are equal.
+
+    On the CPU they are compared at every call. Versions of tensors do not count writes in inference mode, through .data or through numpy,
+    and a cache that misses a write rotates by old angles. On another device comparing waits for it, and all layers share one pair of
+    tables: there the last result is kept while identity and version of the tables stay, and never for inference tensors.
+    """
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
@@ -33,23 +37,27 @@ class HalfTables(threading.local):
 
     def __call__(self, arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
         """(cos, sin) of half width, or None if the two channels of a pair rotate by different numbers."""
-        grad = (
-            torch.is_grad_enabled()
-        )  # halves cut without grad mode have no graph back to tables that require a gradient
+        if any(t.device.type == "cpu" or t.is_inference() for t in arguments):
+            return _equal_halves(arguments, spec)
+        grad = torch.is_grad_enabled()  # halves cut without grad mode have no graph to tables that require a gradient
         if len(self._key) == len(arguments) and all(
             reference() is t and state == (version_of(t), grad)
             for (reference, state), t in zip(self._key, arguments, strict=True)
         ):
             return self._halves
-        halves: list[Tensor] = []
-        for table in cos_sin(arguments, spec):
-            a, b = per_channel(table, spec.widths)
-            if a is not b and not torch.equal(a, b):
-                break
-            halves.append(a.contiguous())
-        self._halves = (halves[0], halves[1]) if len(halves) == 2 else None
+        self._halves = _equal_halves(arguments, spec)
         self._key = tuple((weakref.ref(t), (version_of(t), grad)) for t in arguments)
         return self._halves
+
+
+def _equal_halves(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
+    halves: list[Tensor] = []
+    for table in cos_sin(arguments, spec):
+        a, b = per_channel(table, spec.widths)
+        if a is not b and not torch.equal(a, b):
+            return None
+        halves.append(a if spec.widths != "repeat" else a.contiguous())
+    return halves[0], halves[1]
 
 
 class _Split(NamedTuple):
@@ -88,12 +96,14 @@ class Replacement:
         if not self.active():
             return None
         spec, form = self.spec, self.spec.form
-        if kwargs or len(args) < spec.tensors + form.count:
+        values = list(args)
+        if kwargs or len(args) != spec.tensors + form.count:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
+            if not self._only_defaults(bound.arguments):
+                self.fallbacks += 1
+                return None
             values = list(bound.arguments.values())
-        else:
-            values = list(args)
         start = form.count if form.tables_first else 0
         end = start + spec.tensors
         tables = values[:start] if form.tables_first else values[end : end + form.count]
@@ -102,6 +112,16 @@ class Replacement:
             self.fallbacks += 1
             return None
         return tuple(ys) if spec.tensors > 1 else ys[0]
+
+    def _only_defaults(self, arguments: Mapping[str, Any]) -> bool:
+        """True if all arguments but tensors, tables and unsqueeze_dim have their default values, with which the function was probed."""
+        for name in self._names[self.spec.tensors + self.spec.form.count :]:
+            value, default = arguments[name], self._signature.parameters[name].default
+            if name == "unsqueeze_dim" or value is default:
+                continue
+            if isinstance(value, Tensor) or type(value) is not type(default) or value != default:
+                return False
+        return True
 
     def _unsqueeze(self, values: list[Any]) -> Any:
         """The axis that this call inserts into its tables, or None."""

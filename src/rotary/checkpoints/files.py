@@ -1,0 +1,102 @@
+"""Files of strangers: only regular files are opened, and no link leads out of the checkpoint's folder."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+DEEPEST = 64
+"""Folders inside folders, far more than any checkpoint has."""
+
+# Endings of files with weights or optimizer states.
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".npz", ".onnx", ".onnx_data"}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def regular(path: Path) -> Path:
+    """The path itself if it is a regular file or a link to one. ValueError for what may give bytes without end, or wait for ever."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise ValueError(f"{str(path)!r} is {_KINDS.get(kind, 'special')}, not a regular file; remove it")
+    return path
+
+
+@dataclass(frozen=True)
+class Others:
+    """What lies in a folder beside its converted files, relative to it.
+
+    folders, files: to be copied; every folder comes before its content.
+    left_out: other files of weights, links to a missing file, and links to a folder.
+    """
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def copy(self, source: Path, target: Path) -> None:
+        """Copy them into that existing folder; a link is copied as the file it points to."""
+        for name in self.folders:
+            (target / name).mkdir()
+        for name in self.files:
+            shutil.copy2(regular(source / name), target / name)
+
+
+def others(source: Path, converted: set[Path]) -> Others:
+    """Look at every name in the folder and below, and open nothing.
+
+    Links to folders are not followed: inside the source, the folder is copied under its own name. ValueError for a link that leaves
+    the source, for a FIFO, socket or device, and for folders too deep in each other.
+    """
+    homes = _homes(source)
+    folders: list[str] = []
+    files: list[str] = []
+    left_out: list[str] = []
+    for path in _below(source):
+        name, exists = path.relative_to(source).as_posix(), path.exists()
+        if path.is_symlink() and exists:
+            _check_link(path, source, homes)
+        if path in converted:
+            continue
+        if path.is_dir():
+            (left_out if path.is_symlink() else folders).append(name)
+        elif not exists or (regular(path).suffix in _WEIGHTS):
+            left_out.append(name)
+        else:
+            files.append(name)
+    return Others(tuple(folders), tuple(files), tuple(left_out))
+
+
+def _below(source: Path) -> Iterator[Path]:
+    """All paths below that folder in order, a folder before its content; links are not followed."""
+    waiting = sorted(source.iterdir(), reverse=True)
+    while waiting:
+        path = waiting.pop()
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            if len(path.relative_to(source).parts) > DEEPEST:
+                raise ValueError(f"{str(path)!r} is more than {DEEPEST} folders below {str(source)!r}; remove it")
+            waiting += sorted(path.iterdir(), reverse=True)
+
+
+def _homes(source: Path) -> list[Path]:
+    """Where links may lead: the source, and for a snapshot in the cache of the Hugging Face hub, the blobs that it consists of."""
+    source = source.resolve()
+    return [source, source.parent.parent / "blobs"] if source.parent.name == "snapshots" else [source]
+
+
+def _check_link(path: Path, source: Path, homes: list[Path]) -> None:
+    to = path.resolve()
+    if not any(to.is_relative_to(home) for home in homes):
+        raise ValueError(
+            f"{str(path)!r} is a link that leaves {str(source)!r}: {str(to)!r} would become part of the copy; "
+            f"put the file itself in its place, or remove the link"
+        )

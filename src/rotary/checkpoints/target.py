@@ -1,0 +1,114 @@
+"""A file or folder that appears under its name whole or not at all, and takes the place of nothing.
+
+It is written in a new folder beside the target, which no one else has, and gets its name by one system call that fails if the name is
+taken. Only that new folder is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from types import FrameType
+
+PREFIX = ".rotary-"
+"""Begin of the name of a temporary folder. A killed run leaves its folder, and no other run touches it."""
+
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# What a file system without hard links answers.
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
+
+
+@contextlib.contextmanager
+def whole(target: Path, *, folder: bool) -> Generator[Path]:
+    """A path to write to, beside the target; at the end it becomes the target, after an exception it is removed.
+
+    FileExistsError if the target exists at the end: what appeared there meanwhile stays as it is.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    room: Path | None = None
+    try:
+        with undisturbed():
+            room = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
+        path = room / target.name
+        if folder:
+            path.mkdir()
+        yield path
+        with undisturbed():
+            _publish(path, target)
+    finally:
+        with undisturbed():
+            if room is not None:
+                shutil.rmtree(room, ignore_errors=True)
+
+
+def _publish(path: Path, target: Path) -> None:
+    """Give the path the name of the target, which must be free."""
+    try:
+        if path.is_dir():
+            _publish_folder(path, target)
+        else:
+            _publish_file(path, target)
+    except OSError as error:
+        if not os.path.lexists(target):
+            raise
+        raise FileExistsError(
+            f"{str(target)!r} appeared during the conversion and stays as it is; nothing was written; pass a path that does not exist"
+        ) from error
+
+
+def _publish_folder(path: Path, target: Path) -> None:
+    """Rename: it fails if a file, a link or a folder with content has the name. An empty folder is looked for just before."""
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(path, target)
+
+
+def _publish_file(path: Path, target: Path) -> None:
+    """Link: it fails if anything has the name. Without hard links, an empty file takes the name and is replaced at once."""
+    try:
+        os.link(path, target)
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    try:
+        os.replace(path, target)
+    except OSError:
+        target.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def undisturbed() -> Generator[None]:
+    """Hold back signals that end a program until the block is over, and then let them act.
+
+    Handlers run in the main thread alone, so nothing is to be done in others.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    # None: a handler that was not set from Python, which could not be restored.
+    mine = [number for number, handler in before.items() if callable(handler) or handler is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, before[number])
+        for number in held:
+            signal.raise_signal(number)
