@@ -57,9 +57,13 @@ def packed(cu_seqlens: Tensor, n: int, *, offset: int | Tensor = 0) -> Tensor:
 
 
 def _check_lengths(cu_seqlens: Tensor, n: int) -> None:
-    lengths = cu_seqlens.diff()
-    if int(cu_seqlens[0]) != 0 or int(cu_seqlens[-1]) != n or bool((lengths < 0).any()):
-        raise ValueError(f"cu_seqlens must start at 0, be non-decreasing and end at {n}, got {cu_seqlens.tolist()}")
+    shorter = cu_seqlens.diff() < 0
+    first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
+    if first != 0 or last != n or bool(shorter.any()):
+        at = f", decreasing at entry {int(shorter.nonzero()[0]) + 1}" if bool(shorter.any()) else ""
+        raise ValueError(
+            f"cu_seqlens must start at 0, be non-decreasing and end at {n}, got {cu_seqlens.numel()} entries from {first} to {last}{at}"
+        )
 
 
 def padded(mask: Tensor) -> Tensor:
