@@ -106,7 +106,7 @@ $(VENV)/.run: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing the development tools and the libraries rotary is compared with"
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev,docs]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -49,6 +49,7 @@ def apply_rotary(
     """rotary.apply_rotary by way of the operator: the same arguments, errors and bits, and one node in a compiled graph.
 
     >>> x, (cos, sin) = torch.randn(2, 4, 9, 64), torch.randn(2, 9, 32)
+    >>> import rotary
     >>> torch.equal(apply_rotary(x, cos, sin), rotary.apply_rotary(x, cos, sin))
     True
     """
