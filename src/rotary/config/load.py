@@ -51,7 +51,10 @@ def _load_file(path: Path, name: str) -> Config:
             f"no config at {str(path)!r}; pass the path of a config.json or of its folder, or the name of a published config: "
             f"{', '.join(shipped())}"
         )
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} is nested too deeply to be a config") from None
     if not isinstance(content, dict):
         raise TypeError(f"{str(path)!r} contains {describe(content)}, not a JSON object")
     return cast(Config, content)

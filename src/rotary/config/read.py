@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import describe, even_dim, flag, number
+from .._checks import WIDEST, describe, even_dim, flag, number
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .extras import notes, temperatures, unrotated_layer_types
@@ -170,6 +170,13 @@ def _positive_integer(key: str, value: Any) -> int:
     return value
 
 
+def _share(channels: int, partial: float) -> int:
+    """The channels that a partial_rotary_factor selects, rounded down as transformers does."""
+    if channels > WIDEST:
+        raise ValueError(f"head_dim must be at most {WIDEST:,} channels; is it the size of one head?")
+    return int(channels * partial)
+
+
 def _dim(rope: Mapping[str, Any], config: Config, head_dim: int) -> int:
     partial = number("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
     if partial > 1.0:
@@ -179,18 +186,18 @@ def _dim(rope: Mapping[str, Any], config: Config, head_dim: int) -> int:
     elif config.get("qk_rope_head_dim") is not None:
         source, dim = "qk_rope_head_dim", head_dim
         whole = config.get("head_dim")
-        if "partial_rotary_factor" in rope and whole not in (None, dim) and int(whole * partial) != dim:
+        if "partial_rotary_factor" in rope and whole not in (None, dim) and _share(whole, partial) != dim:
             raise ValueError(
                 f"conflicting qk_rope_head_dim {dim} and partial_rotary_factor {partial} of head_dim {whole}; keep one"
             )
     elif config.get("rotary_dim") is not None:
         source, dim = "rotary_dim", _positive_integer("rotary_dim", config["rotary_dim"])
-        if "partial_rotary_factor" in rope and int(head_dim * partial) != dim:
+        if "partial_rotary_factor" in rope and _share(head_dim, partial) != dim:
             raise ValueError(
                 f"conflicting rotary_dim {dim} and partial_rotary_factor {partial} of head_dim {head_dim}; keep one"
             )
     else:
-        source, dim = f"partial_rotary_factor {partial} x head_dim {head_dim}", int(head_dim * partial)
+        source, dim = f"partial_rotary_factor {partial} x head_dim {head_dim}", _share(head_dim, partial)
     if dim < 2 or dim % 2 or dim > head_dim:
         raise ValueError(
             f"{source} gives {dim} rotated channels of {head_dim}; an even number from 2 to {head_dim} is needed"
