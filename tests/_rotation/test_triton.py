@@ -111,9 +111,9 @@ def test_memory_that_is_not_aligned_does_not_take_the_code_for_memory_that_is(gp
     shifted = torch.empty(aligned.numel() + 1)[1:].view(aligned.shape).copy_(aligned)
     first = ROPE.rotate(shifted)
     code = gpu.codes[-1]
-    assert code.short is None  # nor is it kept for those that are
+    assert code.direct is None  # nor is it kept for those that are
     wanted = ROPE.rotate(aligned)
-    assert code.short is not None and torch.equal(first, wanted)
+    assert code.direct is not None and torch.equal(first, wanted)
     assert torch.equal(ROPE.rotate(shifted), wanted) and gpu.codes[-1] is code
 
 
@@ -164,9 +164,8 @@ def test_F30_rows_and_tables_further_apart_than_32_bits(gpu: Software):
 def test_sizes_beyond_32_bits_are_refused():
     shape, strides, table = (2**20, 1, 2**12, 8), (2**15, 8, 8, 1), ((2**12, 4), (4, 1), (4, 1))
     for size, said in ((shape, "more than 2147482624"), ((1, 1, 1, 2**17), "more than 65536 channels")):
-        plan = launcher._plan(
-            torch.float32, torch.device("cpu"), 2, False, False, torch.Size(size), strides, None, *table
-        )
+        geometry = launcher.Geometry(torch.Size(size), strides, None, *table)
+        plan = launcher._plan(torch.float32, torch.device("cpu"), 2, False, False, (geometry,))
         assert isinstance(plan, str) and said in plan
     assert (
         gpu_tables.cos_sin(torch.zeros(1, dtype=torch.int64).expand(2**31), ROPE._tables.spectrum._one_word, None)
