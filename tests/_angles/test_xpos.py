@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 
 import mpmath
@@ -88,3 +89,11 @@ def test_a_value():
 def test_the_documented_pair_is_centred_on_half_the_length_rounded_down(n: int):
     scale = RotaryEmbedding(8, use_xpos=True)(n)[1]
     assert torch.equal(scale[n // 2], torch.ones(8)) and not torch.equal(scale[n // 2 - 1], torch.ones(8))
+
+
+def test_it_is_a_value():
+    """Frozen: a module's tables depend on it, and nothing of it can be assigned."""
+    decay = XPos(8, 512.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        decay.scale_base = 256.0
+    assert decay == XPos(8, 512.0) and hash(decay) == hash(XPos(8, 512.0))
