@@ -153,8 +153,12 @@ def test_layer_types_are_a_list_of_names(value: Any):
         Layout(LLAMA | {"layer_types": value}).rotated(f"{STEM}.q_proj.weight", (16, 16))
 
 
-def test_a_size_that_is_too_large_for_a_float_is_refused():
-    with pytest.raises(ValueError, match="too large"):
-        Layout(LLAMA | {"hidden_size": 10**400}).rotated(f"{STEM}.q_proj.weight", (16, 16))
+@pytest.mark.parametrize("size", [10**12, 10**400])  # the second is too large for a float
+def test_a_head_of_more_channels_than_any_has_is_refused(size: int):
     with pytest.raises(ValueError, match="head_dim must be at most 65,536"):
-        Layout(LLAMA | {"hidden_size": 10**12}).rotated(f"{STEM}.q_proj.weight", (16, 16))
+        Layout(LLAMA | {"hidden_size": size}).rotated(f"{STEM}.q_proj.weight", (16, 16))
+
+
+def test_a_base_that_is_too_large_for_a_float_is_refused():
+    with pytest.raises(ValueError, match="too large"):
+        Layout(LLAMA | {"rope_theta": 10**400}).rotated(f"{STEM}.q_proj.weight", (16, 16))
