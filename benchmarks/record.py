@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -27,6 +28,10 @@ def device() -> str:
 
 
 def commit() -> str:
+    """The commit that is checked out; ROTARY_COMMIT where the files were copied without their history."""
+    if "ROTARY_COMMIT" in os.environ:
+        return os.environ["ROTARY_COMMIT"]
+
     def git(*arguments: str) -> str:
         return subprocess.run(
             ("git", *arguments), cwd=RESULTS, capture_output=True, text=True, check=True

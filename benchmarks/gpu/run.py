@@ -3,14 +3,16 @@
     python -m benchmarks.gpu.run             30 minutes or more; writes results/gpu.json and results/gpu.md
     python -m benchmarks.gpu.run 4096        only shapes of so many tokens, 5 minutes; writes the same files
     python -m benchmarks.gpu.run tables      only the tables of cos and sin, 1 minute; writes the same files
+    python -m benchmarks.gpu.run "--peers=rotary,transformers"    only these; writes the same files
     python -m benchmarks.gpu.run --check     judges every peer's result and times nothing, without a GPU too; writes nothing
 
 It needs CUDA, except for --check, and says so where there is none. What the files already hold of this commit and device is kept and
 not measured again, so that a run that was interrupted can be started again and continues.
 
 The floor is a copy: queries and keys are read once and written once, and nothing else has to move but the tables, which all calls
-share, as the layers of a model do. So every time is also given as the share of the bandwidth of `Tensor.copy_`, measured in the
-same run. No time is reported for a peer whose result is not the rotation.
+share, as the layers of a model do. So every time is also given as the share of the bandwidth of the fastest copy of the same run:
+copy_, or a kernel that negates (on an H100 copy_ alone moves 2.44 TB/s, the rotation 2.9). No time is reported for a peer whose
+result is not the rotation.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import record as results
-from benchmarks.gpu import clock
+from benchmarks.gpu import clock, workers
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.gpu.peers import MODES, PEERS, Layout, Rotation, Tables, absent, exact, tables
 from benchmarks.gpu.report import report
@@ -39,6 +41,7 @@ SHAPES = ((1, 1), (1, 128), (256, 1), (1, 4096), (1, 32768), (1, 131072))  # (ba
 COPIED = 2**30  # bytes of the copy whose bandwidth everything is compared with
 HOST_UP_TO = 256  # tokens: beyond, the device is what a loop of calls waits for
 JUDGED = 2048  # tokens at either end
+PEERS_OPTION = "--peers="
 CLOSE = 1e-2  # |y - exact| / |exact|, over all: bfloat16 rounds to 2e-3, a wrong pairing or direction is off by 1
 
 
@@ -126,19 +129,21 @@ def measure(case: Case, name: str, *, timed: bool) -> dict[str, Any]:
 
 
 def copied(count: int) -> clock.Time:
-    """Microseconds of a copy that reads so many bytes and writes as many, cold."""
+    """Microseconds of the fastest copy that reads so many bytes and writes as many, cold: copy_, or a kernel that changes each number."""
     pairs = [
         (
-            torch.empty(count, dtype=torch.uint8, device=DEVICE).random_(),
-            torch.empty(count, dtype=torch.uint8, device=DEVICE),
+            torch.empty(count // 4, device=DEVICE).uniform_(),
+            torch.empty(count // 4, device=DEVICE),
         )
         for _ in range(clock.cold_calls(2 * count))
     ]
-    return clock.cold([lambda a=a, b=b: b.copy_(a) for a, b in pairs])
+    copies = clock.cold([lambda a=a, b=b: b.copy_(a) for a, b in pairs])
+    kernels = clock.cold([lambda a=a, b=b: torch.neg(a, out=b) for a, b in pairs])
+    return min(copies, kernels)
 
 
 def bandwidth() -> float:
-    """Bytes per second, read and written, of a copy too large for any cache."""
+    """Bytes per second, read and written, of the fastest copy too large for any cache."""
     return 2 * COPIED / (copied(COPIED).median * 1e-6)
 
 
@@ -148,6 +153,15 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
     What they hold already, of this commit and device, is not measured again.
     """
     missing = absent()
+    options, words = (
+        [w for w in words if w.startswith(PEERS_OPTION)],
+        [w for w in words if not w.startswith(PEERS_OPTION)],
+    )
+    parts, words = [w for w in words if workers.is_part(w)], [w for w in words if not workers.is_part(w)]
+    chosen = options[-1].removeprefix(PEERS_OPTION).split(",") if options else list(PEERS)
+    unknown = [name for name in chosen if name not in PEERS]
+    if unknown:
+        raise SystemExit(f"unknown peers: {', '.join(unknown)}; known are {', '.join(PEERS)}")
     packages = ("triton", "transformers", "flash-attn", "liger-kernel", "flashinfer-python")
     at = results.circumstances(*(name for name in packages if installed(name)))
     result: dict[str, Any] = {**at, "dtype": str(DTYPE), "head_dim": HEAD_DIM}
@@ -161,26 +175,25 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
             results.write("gpu", result, report(result))
 
     tokens = [int(word) for word in words if word != "tables"]
-    for case in cases(tokens) if tokens or not words else ():
-        left = [name for name in PEERS if name not in missing and (*case, name) not in done]
+    asked = list(cases(tokens)) if tokens or not words else []
+    pairs = [(case, name) for case in asked for name in chosen if name not in missing and (*case, name) not in done]
+    for case, name in workers.part_of(pairs, parts[0]) if parts else pairs:
         where = f"{case.heads} heads {case.batch} x {case.seq}"
-        if timed and left and where not in result["copies"]:
+        if timed and where not in result["copies"]:
             torch.cuda.empty_cache()
             with clock.aside():
                 result["bandwidth"].append(bandwidth())
                 result["copies"][where] = copied(case.bytes // 2)
-        for name in left:
-            torch.compiler.reset()
-            try:
-                with clock.aside() if timed else contextlib.nullcontext():
-                    record = measure(case, name, timed=timed)
-            except Exception as error:  # a peer may fail in any way of its own; the others are measured all the same
-                said = f"{type(error).__name__}: {error}".splitlines()[0]
-                record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": said}
-            result["records"].append(record)
-            print(*case, name, record.get("none") or record.get("cold") or record["error"], sep="   ", flush=True)
-        if left:
-            keep()
+        torch.compiler.reset()
+        try:
+            with clock.aside() if timed else contextlib.nullcontext():
+                record = measure(case, name, timed=timed)
+        except Exception as error:  # a peer may fail in any way of its own; the others are measured all the same
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": said}
+        result["records"].append(record)
+        print(*case, name, record.get("none") or record.get("cold") or record["error"], sep="   ", flush=True)
+        keep()
     if timed and ("tables" in words or not words) and "tables" not in result:
         with clock.aside():
             result["tables"] = gpu_tables.measure(DEVICE)
@@ -202,7 +215,10 @@ def main() -> None:
     if timed and DEVICE == "cpu":
         print("no CUDA device: nothing measured (--check judges results without one)")
         return
-    result = run([word for word in words if word != "--check"], timed=timed)
+    rest = [word for word in words if word != "--check"]
+    if timed:  # judges, compiles, and leaves the kernels in the caches of Triton and Inductor
+        workers.compiled("benchmarks.gpu.run", "--check", *rest)
+    result = run(rest, timed=timed)
     if timed:
         print(report(result))
 

@@ -92,7 +92,7 @@ def test_nothing_is_compiled_twice_for_another_length_batch_offset_direction_or_
         for batch in (1, 2):
             rotate(batch, seq, offset=7 * seq, conjugate=seq % 2 == 0)
     rotate(1, 16, heads=16)
-    assert {code.warps for code in gpu.codes} == {launcher.SMALL["warps"], launcher.LARGE["warps"]}
+    assert {code.constants[-2] for code in gpu.codes} == {launcher.SMALL.heads, launcher.LARGE.heads}
     assert len(gpu.codes) == 2 and len(gpu.texts) <= 2
 
 
