@@ -153,15 +153,8 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
     What they hold already, of this commit and device, is not measured again.
     """
     missing = absent()
-    options, words = (
-        [w for w in words if w.startswith(PEERS_OPTION)],
-        [w for w in words if not w.startswith(PEERS_OPTION)],
-    )
+    chosen, words = asked_peers(words)
     parts, words = [w for w in words if workers.is_part(w)], [w for w in words if not workers.is_part(w)]
-    chosen = options[-1].removeprefix(PEERS_OPTION).split(",") if options else list(PEERS)
-    unknown = [name for name in chosen if name not in PEERS]
-    if unknown:
-        raise SystemExit(f"unknown peers: {', '.join(unknown)}; known are {', '.join(PEERS)}")
     packages = ("triton", "transformers", "flash-attn", "liger-kernel", "flashinfer-python")
     at = results.circumstances(*(name for name in packages if installed(name)))
     result: dict[str, Any] = {**at, "dtype": str(DTYPE), "head_dim": HEAD_DIM}
@@ -202,6 +195,16 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
     return result
 
 
+def asked_peers(words: list[str]) -> tuple[list[str], list[str]]:
+    """The peers that the words of the command line choose, all without a choice; and the other words."""
+    options = [word for word in words if word.startswith(PEERS_OPTION)]
+    chosen = options[-1].removeprefix(PEERS_OPTION).split(",") if options else list(PEERS)
+    unknown = [name for name in chosen if name not in PEERS]
+    if unknown:
+        raise SystemExit(f"unknown peers: {', '.join(unknown)}; known are {', '.join(PEERS)}")
+    return chosen, [word for word in words if word not in options]
+
+
 def earlier(at: dict[str, Any]) -> dict[str, Any]:
     """What the file holds already, where it is of the same device, versions and commit: a run may be made in parts."""
     path = results.RESULTS / "gpu.json"
@@ -216,7 +219,7 @@ def main() -> None:
         print("no CUDA device: nothing measured (--check judges results without one)")
         return
     rest = [word for word in words if word != "--check"]
-    if timed:  # judges, compiles, and leaves the kernels in the caches of Triton and Inductor
+    if timed and any("torch.compile" in name for name in asked_peers(rest)[0]):  # fills Inductor's cache, and judges
         workers.compiled("benchmarks.gpu.run", "--check", *rest)
     result = run(rest, timed=timed)
     if timed:
