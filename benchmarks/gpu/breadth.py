@@ -105,9 +105,8 @@ def eager(case: Case, cos: Tensor, sin: Tensor) -> Callable[[], Any] | None:
 def error(case: Case, cos: Tensor, sin: Tensor) -> float:
     """|y - exact| / |exact| of q, judged in float64 by the definition of the rotation."""
     q, k = case.draw()
-    angles = torch.arange(SEQ, device="cuda", dtype=torch.float64)[:, None] * (
-        BASE ** (-torch.arange(0, case.turned, 2, device="cuda", dtype=torch.float64) / case.turned)
-    )
+    inv_freq = RotaryEmbedding(case.turned, base=BASE, device="cuda").inv_freq
+    angles = torch.arange(SEQ, device="cuda", dtype=torch.float64)[:, None] * inv_freq.double()
     x = q.double()
     turned, rest = x[..., : case.turned], x[..., case.turned :]
     a, b = (turned[..., ::2], turned[..., 1::2]) if case.interleaved else turned.chunk(2, -1)

@@ -14,6 +14,7 @@ FORMULA, OPERATOR = "rotary under torch.compile", "rotary's operator under torch
 # Outside what is asked: ours as the compiler sees it is another spelling of the same library, not a peer.
 NOT_PEERS = (OURS, FORMULA, OPERATOR)
 LARGE = (4096, 32768, 131072)  # tokens
+SMALL = 256
 
 
 def report(result: dict[str, Any]) -> str:
@@ -27,7 +28,7 @@ def report(result: dict[str, Any]) -> str:
         f"""# Rotation on a GPU
 
 `python -m benchmarks.gpu.run`, {result["device"]}, {versions}, commit {result["commit"]}. {result["dtype"]}, head_dim {result["head_dim"]}.
-Microseconds for queries and keys together, medians over replays of CUDA graphs; in brackets the share of the bandwidth of a large
+Microseconds for queries and keys together, medians over replays of CUDA graphs; in brackets the share of the bandwidth of the fastest large
 copy in the same run, {bandwidth / 1e12:.2f} TB/s read and written ({low / 1e12:.2f} to {high / 1e12:.2f}),
 queries and keys counted once read and once written, tables not counted. Shape: batch x tokens. Copies of the same bytes, cold:
 {copies}.
@@ -35,6 +36,10 @@ queries and keys counted once read and once written, tables not counted. Shape: 
 Peers that were not there:
 
 {absent}
+
+## Time of each peer over that of rotary, cold: least to most over heads, pairings and lengths
+
+{summary(records)}
 
 ## Targets
 
@@ -65,6 +70,28 @@ def times(records: list[Record], show: Callable[[Record], str]) -> str:
                 name = f"{shape}, {'interleaved' if interleaved else 'half'}"
                 rows.append([name, *(show(found[peer]) if peer in found else "" for peer in peers)])
     return table(["", *peers], rows)
+
+
+def summary(records: list[Record]) -> str:
+    """A row per peer and range of tokens, a column per mode; the last row is a copy of the same bytes."""
+    modes = _values(records, "mode")
+    ranges = {
+        "1 to 256 tokens": lambda r: _tokens(r) <= SMALL,
+        "4,096 to 131,072 tokens": lambda r: _tokens(r) in LARGE,
+    }
+    rows: list[list[str]] = []
+    for span, within in ranges.items():
+        for peer in _values(records, "peer"):
+            if peer in NOT_PEERS:
+                continue
+            cells: list[str] = []
+            for mode in modes:
+                some = [r for r in records if within(r) and r["mode"] == mode and "cold" in r]
+                found = list(_ratios(some, peer, states=("cold",)))
+                cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
+            if any(cells):
+                rows.append([f"{peer}, {span}", *cells])
+    return table(["", *modes], rows)
 
 
 def spellings(records: list[Record]) -> str:
@@ -130,6 +157,16 @@ def targets(result: dict[str, Any]) -> str:
             ".1%",
             min,
         )
+    for heads in _values(records, "heads"):
+        large = [r for r in ours if r["heads"] == heads and _tokens(r) in LARGE]
+        copies = [(result["copies"].get(f"{heads} heads {_shape(r)}"), r) for r in large]
+        row(
+            f"{heads} heads, 4k to 128k: time of a copy of the same bytes over ours >= 0.9",
+            (copy[0] / r["cold"][0] for copy, r in copies if copy),
+            lambda v: v >= 0.9,
+            ".2f",
+            min,
+        )
     for peer in _values(records, "peer"):
         if peer not in NOT_PEERS:
             row(f"faster than {peer} everywhere", _ratios(records, peer), lambda v: v > 1.0, ".2f", min)
@@ -145,12 +182,14 @@ def targets(result: dict[str, Any]) -> str:
     return table(["target", "worst measured", "met"], rows)
 
 
-def _ratios(records: list[Record], peer: str, over: str = OURS) -> Iterable[float]:
+def _ratios(
+    records: list[Record], peer: str, over: str = OURS, states: tuple[str, ...] = ("cold", "warm")
+) -> Iterable[float]:
     """Time of the peer over that of ours, per case and state of the cache."""
     ours = {_case(r): r for r in records if r["peer"] == over}
     for r in records:
         if r["peer"] == peer and _case(r) in ours:
-            for state in ("cold", "warm"):
+            for state in states:
                 yield r[state][0] / ours[_case(r)][state][0]
 
 
