@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from rotary import RotaryEmbedding, apply_rotary_qk
@@ -126,3 +126,29 @@ def test_tables_handed_to_layers_compile_too():
     assert all(
         torch.equal(a, b) for a, b in zip(compiled(q, k, cos, sin), apply_rotary_qk(q, k, cos, sin), strict=True)
     )
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="before torch 2.7 the formula runs in place")
+@pytest.mark.parametrize("inside", [True, False], ids=["views made inside", "views handed in"])
+def test_q_and_k_that_share_memory_are_refused_in_place(inside: bool):
+    """What the compiler cannot see is seen when the program runs."""
+    cos, sin = RotaryEmbedding(8).cos_sin(5)
+
+    def rotated(q: Tensor, k: Tensor) -> None:
+        apply_rotary_qk(q, k, cos, sin, inplace=True)
+
+    def whole(x: Tensor, first: int) -> None:
+        rotated(x[:, :first], x[:, 2:])
+
+    by_parts, by_whole = (torch.compile(function, backend="aot_eager") for function in (rotated, whole))
+
+    def run(x: Tensor, first: int) -> None:
+        by_whole(x, first) if inside else by_parts(x[:, :first], x[:, 2:])
+
+    x = torch.randn(1, 4, 5, 8)
+    before = x.clone()
+    with pytest.raises(RuntimeError, match="q and k share memory"):
+        run(x, 3)
+    assert torch.equal(x, before)
+    run(x, 2)
+    assert torch.equal(x, torch.cat(apply_rotary_qk(before[:, :2], before[:, 2:], cos, sin), 1))

@@ -69,6 +69,12 @@ def tracing() -> bool:
     )
 
 
+def compiling() -> bool:
+    """True under torch.compile, whose programs run in this process; False under torch.export, whose programs may run anywhere."""
+    exporting = getattr(torch.compiler, "is_exporting", None)
+    return torch.compiler.is_compiling() and exporting is not None and not exporting()
+
+
 def jit_tracing() -> bool:
     """True while torch.jit.trace records."""
     return _is_tracing()

@@ -61,7 +61,7 @@ def test_only_one_instance(model: nn.Module):
 
 def test_twice_is_refused(model: nn.Module):
     with patch(model) as handle:
-        with pytest.raises(ValueError, match="LlamaAttention.forward is patched already"):
+        with pytest.raises(ValueError, match="LlamaAttention is patched already"):
             patch(model)
         assert counts(handle, model)
 

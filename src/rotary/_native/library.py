@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 import warnings
 import zlib
 from pathlib import Path
@@ -31,7 +32,14 @@ def load() -> ctypes.CDLL | str:
         reason = REPORT.read_text().strip() if REPORT.exists() else "it was not built when the package was installed"
         return f"no native library: {reason}"
     try:
+        reason = _cut_off(LIBRARY)
+        if reason is not None:
+            return reason
+        denormals = _denormals()
         library = ctypes.CDLL(str(LIBRARY))
+        if denormals and not _denormals():
+            torch.set_flush_denormal(False)
+            return "the native library made the process flush denormal numbers to zero: it was built with fast math; that is undone"
         source, rounds_twice, set_threads = library.rotary_source, library.rotary_rounds_twice, library.rotary_threads
     except (OSError, AttributeError) as error:
         return f"the native library does not load: {error}"
@@ -44,6 +52,30 @@ def load() -> ctypes.CDLL | str:
     set_threads.restype, set_threads.argtypes = None, (ctypes.c_void_p,)
     set_threads(_torch.parallel_for())
     return library
+
+
+def _cut_off(library: Path) -> str | None:
+    """The reason not to load an ELF file that ends before its last table does: the process would die of SIGBUS where it is read."""
+    with library.open("rb") as file:
+        header = file.read(64)
+        size = file.seek(0, 2)
+    if (
+        header[:6] != b"\x7fELF\x02\x01" or len(header) < 64
+    ):  # 64 bits, little-endian; what else there is the loader judges
+        return None
+    (sections,) = struct.unpack_from("<Q", header, 0x28)
+    entry, count = struct.unpack_from("<HH", header, 0x3A)
+    wanted = sections + entry * count
+    return (
+        None
+        if size >= wanted
+        else f"the native library is cut off: {size} of {wanted} bytes; install the package again"
+    )
+
+
+def _denormals() -> bool:
+    """Whether this thread computes with denormal numbers; start-up code of a library can make it take them for zero."""
+    return float("5e-310") / 2 != 0
 
 
 @functools.cache

@@ -6,8 +6,9 @@
     no         yes         no          the kernel, over the inputs
     no         yes         yes         the kernel inside an autograd node per tensor
     yes        no          any         the formula
-    yes        yes         any         the formula, copied over the inputs
+    yes        yes         any         the formula, copied over the inputs; under torch.compile the operator rotate_ (operators.py)
 
+In place a compiled formula would make copies, and could not see that q and k share memory, which is known when the operator runs.
 The formula is needed under torch.compile, export, functorch, forward mode, for tensor subclasses, and where cos or sin require a
 gradient: see needs_formula. The backward pass is the same rotation with `conjugate` inverted; it needs cos and sin alone, so no copy
 of a query or key is kept.
@@ -21,7 +22,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._torch import batched_gradient, forward_mode, tracing, transforming
+from .._torch import batched_gradient, compiling, forward_mode, tracing, transforming
 from .._types import CosSin, Tensors
 from . import backends, eager, overlap
 
@@ -67,6 +68,10 @@ def rotate(
     if formula:
         if not in_place:
             return by_formula(xs, tables, how)
+        if compiling() and not (grad and any(t.requires_grad for table in tables for t in table)):
+            flat = [t for table in tables for t in table]
+            torch.ops.rotary.rotate_.default(list(xs), flat, seq_dim, interleaved, conjugate)
+            return xs
         if not tracing() and all(_has_memory(x) for x in xs):
             overlap.check(xs, names[: len(xs)])
         over_by_formula(xs, tables, how)

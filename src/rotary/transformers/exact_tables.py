@@ -6,7 +6,6 @@ Far from position 0 the model's float32 angles are wrong, so the comparison can 
 
 from __future__ import annotations
 
-import types
 import warnings
 import weakref
 from collections import Counter
@@ -37,7 +36,7 @@ def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any]) -> 
             handle.report().left[owner, "forward"] = reason
             warnings.warn(f"the tables of {owner} stay the model's own: {reason}", stacklevel=4)
             continue
-        handle.bind(module, "forward", types.MethodType(_exact_forward(type(module).forward, handle), module))
+        handle.replace(module, "forward", _exact_forward(type(module).forward, handle))
         replaced[owner, "forward", "cos and sin", "exact angles"] += 1
 
 

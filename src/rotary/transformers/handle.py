@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from .patched_class import patched_class, release
 from .spec import RotationSpec
 from .wrapper import Replacement
 
@@ -44,6 +46,8 @@ class Handle:
         self.replacements: list[Replacement] = []
         self._report = Report()
         self._bound: list[tuple[nn.Module, str, Any, Any]] = []
+        self._classes: dict[tuple[type, tuple[tuple[str, int], ...]], type[nn.Module]] = {}
+        self._methods: dict[int, tuple[nn.Module, type[nn.Module], dict[str, Any]]] = {}
 
     def report(self) -> Report:
         """What was replaced, and what was not and why."""
@@ -54,8 +58,22 @@ class Handle:
         """How many calls of the model's rotation functions this library's kernels have served."""
         return sum(replacement.calls for replacement in self.replacements)
 
+    def replace(self, module: nn.Module, name: str, function: Any, *, static: bool = False) -> None:
+        """Make function the method of that name on this module and its copies, until remove()."""
+        _, kind, methods = self._methods.get(id(module), (module, type(module), dict[str, Any]()))
+        methods = {**methods, name: staticmethod(function) if static else function}
+        key = kind, tuple((name, id(method)) for name, method in methods.items())
+        try:
+            if key not in self._classes:
+                self._classes[key] = patched_class(kind, methods)
+            module.__class__ = self._classes[key]
+        except TypeError:  # a class that allows no subclass, or whose instances keep their class
+            self.bind(module, name, function if static else types.MethodType(function, module))
+        else:
+            self._methods[id(module)] = module, kind, methods
+
     def bind(self, module: nn.Module, name: str, method: Any) -> None:
-        """Set module.name to method on this instance, until remove(), which puts back what was there."""
+        """Set module.name to method on this instance alone, until remove(), which puts back what was there."""
         self._bound.append((module, name, method, module.__dict__.get(name, _ABSENT)))
         module.__dict__[name] = method
 
@@ -68,7 +86,14 @@ class Handle:
                     del module.__dict__[name]
                 else:
                     module.__dict__[name] = former
+        for module, kind, _ in self._methods.values():
+            if type(module) in self._classes.values():  # else something has put a class of its own around it
+                module.__class__ = kind
+        for made in self._classes.values():
+            release(made)
+        self._classes.clear()
         self._bound.clear()
+        self._methods.clear()
 
     def __enter__(self) -> Handle:
         return self

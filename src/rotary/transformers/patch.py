@@ -16,6 +16,7 @@ from torch import nn
 
 from . import exact_tables
 from .handle import Handle
+from .patched_class import has_replaced_methods
 from .probe import DIM, HEADS, WRITES, probe
 from .rebind import called_functions, is_patched, is_replaceable, methods, places, rebind, wrap_method
 from .spec import RotationSpec
@@ -33,7 +34,8 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
         inv_freq of each rotary module whose forward(x, position_ids) gives cos and sin of position * inv_freq repeated in both halves.
     angles: the former name of tables, deprecated; it goes in 0.3.
 
-    A deep copy of the model stays patched and shares the handle; pickles and save_pretrained contain no patch.
+    Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; pickles and save_pretrained
+    contain no patch. A patched module is of a subclass under the name of its class, until remove().
 
     A function that writes into its arguments, a call with an optional argument away from its default, and a method that is overridden
     on the instance run as they are; where that leaves nothing to replace, a warning says so.
@@ -57,10 +59,10 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
     handle = Handle()
     patcher = _Patcher(handle)
     for module in model.modules():
+        if has_replaced_methods(type(module)) or any(map(is_patched, module.__dict__.values())):
+            handle.remove()
+            raise ValueError(f"{type(module).__name__} is patched already; remove that handle first")
         for name, method, static in methods(type(module)):
-            if is_patched(module.__dict__.get(name)):
-                handle.remove()
-                raise ValueError(f"{type(module).__name__}.{name} is patched already; remove that handle first")
             patcher.replace_calls(module, name, method, static)
             if _named_as_rotation(name):
                 patcher.replace_method(module, name, method, static)
@@ -133,7 +135,10 @@ class _Patcher:
                 self._rebuilt[method] = rebind(method, replacements)
             function = self._rebuilt[method]
             for place in where:
-                self.handle.bind(module, place, function if static else types.MethodType(function, module))
+                if place in module.__dict__:
+                    self.handle.bind(module, place, function if static else types.MethodType(function, module))
+                else:
+                    self.handle.replace(module, place, function, static=static)
 
     def replace_method(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
         """Replace a method that is a rotation itself. Probing calls it, and a method may change its module, so only methods that
@@ -150,7 +155,7 @@ class _Patcher:
             replacement = self._replacement(key, bound, spec)
             if key not in self._rebuilt:
                 self._rebuilt[key] = wrap_method(method, replacement, static=static)
-            self.handle.bind(module, name, types.MethodType(self._rebuilt[key], module))
+            self.handle.replace(module, name, self._rebuilt[key])
             self.replaced[type(module).__name__, name, "itself", spec] += 1
         else:
             self.handle.report().left[type(module).__name__, name] = spec
