@@ -36,10 +36,11 @@ mutants: $(VENV)/.dev
 soak: $(VENV)/.dev
 	MALLOC_ARENA_MAX=2 $(BIN)/python -m tools.soak
 
-# Ten rounds of 10,500 inputs, since hypothesis remembers all that it tried in one, a few GB for 100,000.
+# Ten rounds of 10,500 inputs, and 50,000 calls of the operators under sanitizers, since hypothesis remembers all that it tried in one, a few GB for 100,000.
 fuzz: $(VENV)/.dev
 	for seed in 1 2 3 4 5 6 7 8 9 10; do \
-		ROTARY_FUZZ=5000 $(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-seed=$$seed || exit 1; done
+		ROTARY_FUZZ=5000 $(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-seed=$$seed || exit 1; \
+		ROTARY_FUZZ=50000 ROTARY_FUZZ_SEED=$$seed tests/_native/sanitize.sh $(BIN)/python fuzz || exit 1; done
 
 models: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.models

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
+from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -160,3 +163,34 @@ def test_the_functions_of_transformers_are_reproduced():
                         reproduced += 1
                         break
     assert reproduced >= 16
+
+
+def usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    return rotate_half(q, cos, sin), rotate_half(k, cos, sin)
+
+
+CHANGES: dict[str, Callable[[], Any]] = {
+    "the random state of torch": lambda: torch.rand(1),
+    "the random state of Python": random.random,
+    "the random state of numpy": lambda: numpy.random.rand(),
+    "grad mode": lambda: torch.set_grad_enabled(True),
+    "the default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "the default device": lambda: torch.set_default_device("meta"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_F48_what_a_function_changes_is_put_back_and_the_function_left(name: str):
+    def function(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        y = usual(q, k, cos, sin)
+        CHANGES[name]()
+        return y
+
+    def state() -> tuple[Any, ...]:
+        random_states = torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state())
+        return *random_states, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+
+    with torch.no_grad():
+        before = state()
+        assert isinstance(probe(usual), RotationSpec) and state() == before
+        assert isinstance(probe(function), str) and state() == before

@@ -28,7 +28,7 @@ def tables(*shape: int, equal_halves: bool = True) -> tuple[Tensor, Tensor]:
 def wrapped(function: Any, *sizes: tuple[int, int], active: bool = True) -> Replacement:
     spec = probe(function, sizes or [(3, 8)])
     assert isinstance(spec, RotationSpec)
-    return Replacement(function, spec, lambda: active)
+    return Replacement(function, spec, lambda: active, [heads for heads, _ in sizes] or (3,))
 
 
 @pytest.fixture
@@ -170,3 +170,33 @@ def test_tables_with_a_gradient_receive_it(ours: Replacement):
         wide = torch.cat((half, half), -1)
         grads.append(torch.autograd.grad(f(q, k, wide.cos(), wide.sin())[0].sum(), half)[0])
     torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-5)
+
+
+WIDE = 16
+
+
+def otherwise_when_wide(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
+    """Turns the other way where heads are wide: found out when that size is met, since probing sees heads of 8 channels alone."""
+    if q.shape[-1] >= WIDE:
+        sin = -sin
+    return rotate_half(q, cos, sin), rotate_half(k, cos, sin)
+
+
+def test_F47_a_size_that_was_not_probed_is_tried_when_it_is_met():
+    ours = wrapped(otherwise_when_wide)
+    for dim, served in ((8, True), (12, True), (16, False), (32, False), (8, True)):
+        q, k = torch.randn(2, 2, 4, 6, dim)
+        cos, sin = tables(6, dim)
+        before = ours.calls
+        for x, y in zip(ours(q, k, cos, sin), otherwise_when_wide(q, k, cos, sin), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+        assert ours.calls == before + served and ours.fits(dim, dim) == served
+
+
+def test_under_torch_compile_a_size_that_is_unknown_is_left_to_the_function():
+    ours, counts = wrapped(otherwise_when_wide), torch.compile(lambda *x: ours(*x), backend="eager", fullgraph=True)
+    for dim in (8, 16):
+        q, k = torch.randn(2, 2, 4, 6, dim)
+        arguments = (q, k, *tables(6, dim))
+        for x, y in zip(counts(*arguments), otherwise_when_wide(*arguments), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-6)

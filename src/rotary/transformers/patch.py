@@ -9,12 +9,14 @@ import inspect
 import types
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from . import exact_tables
+from .check import check_frequencies
+from .findings import Finding
 from .handle import Handle
 from .patched_class import has_replaced_methods
 from .probe import DIM, HEADS, WRITES, probe
@@ -23,15 +25,21 @@ from .spec import RotationSpec
 from .wrapper import Replacement
 
 TableSource = Literal["model", "exact"]
+Trust = Literal["config", "module"]
 
 
-def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableSource | None = None) -> Handle:
+def patch(
+    model: nn.Module, *, tables: TableSource | None = None, trust: Trust = "config", angles: TableSource | None = None
+) -> Handle:
     """Run the rotations inside a model on this library's kernels, in training too; nothing else changes.
 
     model: any module whose methods rotate by a function of queries, keys, cos and sin, as those of transformers do. The result is
         the same function of the model's own cos and sin, computed in float32 and rounded once.
     tables: "model" (the default) keeps the model's own cos and sin. "exact" also replaces them by exact ones, computed from the
         inv_freq of each rotary module whose forward(x, position_ids) gives cos and sin of position * inv_freq repeated in both halves.
+    trust: "config" (the default) compares the frequencies that rotary modules hold with the config of the model: a warning names those
+        that are no numbers or disagree, as after a cast or a load that left them unset, and their tables stay the model's own. "module"
+        takes frequencies as they are. `check` compares more, and says what it compared.
     angles: the former name of tables, deprecated; it goes in 0.3.
 
     Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; pickles and save_pretrained
@@ -56,6 +64,9 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
     replaced     1 x Attention.forward: rotate, half, tables cat, promotes
     """
     source = _table_source(tables, angles)
+    if trust not in ("config", "module"):
+        raise ValueError(f"trust must be 'config' or 'module', got {trust!r}")
+    wrong = check_frequencies(model) if trust == "config" else {}
     handle = Handle()
     patcher = _Patcher(handle)
     for module in model.modules():
@@ -67,7 +78,7 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
             if _named_as_rotation(name):
                 patcher.replace_method(module, name, method, static)
     if source == "exact":
-        exact_tables.replace_tables(model, handle, patcher.replaced)
+        exact_tables.replace_tables(model, handle, patcher.replaced, wrong)
     report = handle.report()
     report.replaced.update(patcher.replaced)
     if not patcher.replaced and patcher.recognised:
@@ -78,7 +89,15 @@ def patch(model: nn.Module, *, tables: TableSource | None = None, angles: TableS
         raise ValueError(
             f"nothing in {type(model).__name__} rotates in a recognised way{': ' + reasons if reasons else ''}"
         )
+    _warn_of(wrong)
     return handle
+
+
+def _warn_of(wrong: Mapping[int, Finding]) -> None:
+    """Warn of frequencies that disagree with their config: once for all modules of one class with one fault."""
+    texts = dict.fromkeys(f"{finding.owner}: {finding.kind}: {finding.text}" for finding in wrong.values())
+    if texts:
+        warnings.warn(f"frequencies that are not those of the config: {'; '.join(texts)}", stacklevel=3)
 
 
 def _table_source(tables: TableSource | None, angles: TableSource | None) -> TableSource:
@@ -125,6 +144,7 @@ class _Patcher:
                 left[owner, global_name] = f"{name} is overridden on the instance, by code that is not looked into"
             elif isinstance(spec, RotationSpec) and is_replaceable(method, global_name):
                 replacements[global_name] = self._replacement(function, function, spec)
+                _try_sizes(replacements[global_name], module)
                 self.replaced[owner, name, global_name, spec] += 1
             elif isinstance(spec, RotationSpec):
                 left[owner, global_name] = f"{name} uses this name for an attribute or an import, too"
@@ -152,7 +172,8 @@ class _Patcher:
         key = (method, *sorted(sizes))
         spec = self._spec(key, bound, sizes)
         if isinstance(spec, RotationSpec):
-            replacement = self._replacement(key, bound, spec)
+            replacement = self._replacement(key, bound, spec, sorted({heads for heads, _ in sizes}))
+            _try_sizes(replacement, module)
             if key not in self._rebuilt:
                 self._rebuilt[key] = wrap_method(method, replacement, static=static)
             self.handle.replace(module, name, self._rebuilt[key])
@@ -167,12 +188,24 @@ class _Patcher:
             self._specs[key] = probe(function, sizes)
         return self._specs[key]
 
-    def _replacement(self, key: Any, function: Callable[..., Any], spec: RotationSpec) -> Replacement:
+    def _replacement(
+        self, key: Any, function: Callable[..., Any], spec: RotationSpec, heads: Sequence[int] = (HEADS,)
+    ) -> Replacement:
         if key not in self._replacements:
             handle = self.handle
-            self._replacements[key] = Replacement(function, spec, lambda: handle.active)
+            self._replacements[key] = Replacement(function, spec, lambda: handle.active, heads)
             handle.replacements.append(self._replacements[key])
         return self._replacements[key]
+
+
+def _try_sizes(replacement: Replacement, module: nn.Module) -> None:
+    """Find out now what a module's own numbers say about its heads, since torch.compile cannot."""
+    numbers = {value for value in vars(module).values() if type(value) is int and 1 < value <= 1024 and not value % 2}
+    numbers |= {value // 2 for value in numbers}
+    for dim in numbers:
+        for columns in numbers:
+            if columns <= dim:
+                replacement.fits(dim, columns)
 
 
 def _sizes(module: nn.Module) -> list[tuple[int, int]]:

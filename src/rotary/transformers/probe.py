@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .matrix import interpret
 from .spec import FORMS, JOINED, STACKED, TWO, Form, Partial, RotationSpec, formula
+from .surroundings import restored
 
 _BATCH, _SEQ = 2, 5
 HEADS, DIM = 3, 8
@@ -49,8 +50,7 @@ class Call:
         tables = self.form.pack(first.clone(), second.clone())
         before = [t.clone() for t in tables]
         try:
-            with torch.no_grad():
-                result = self.function(*(tables + xs if self.form.tables_first else xs + tables))
+            result = self.function(*(tables + xs if self.form.tables_first else xs + tables))
         except Exception:  # the model's code may raise anything if these are not its arguments
             return None
         if not all(torch.equal(x, argument) for x in xs) or not all(map(torch.equal, tables, before)):
@@ -71,7 +71,8 @@ class Call:
 def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEADS, DIM),)) -> RotationSpec | str:
     """The spec of a rotation function, or the reason why it is not recognised as one.
 
-    function: called many times with small random float32 CPU tensors; it must not have side effects.
+    function: called many times with small random float32 CPU tensors. One that writes into them, or changes the random states or
+        defaults of the process, is left, and what it changed is put back.
     sizes: (heads, head_dim) to try; a bound method may accept only its own.
 
     >>> def rotate(x, cos, sin):
@@ -85,11 +86,17 @@ def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEA
     except (TypeError, ValueError):
         return "its signature cannot be read"
     has_axis = "unsqueeze_dim" in parameters
+    changed: list[str] = []
     try:
-        with torch.random.fork_rng(devices=[]):
-            return _probe(function, sizes, has_axis)
+        with torch.no_grad(), restored() as changed:
+            found = _probe(function, sizes, has_axis)
     except WritesArgumentsError:
         return WRITES
+    except Exception:  # with another default device or dtype, say, what comes next may raise anything
+        if not changed:
+            raise
+        found = ""
+    return f"it changes {' and '.join(changed)}" if changed else found
 
 
 def _probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]], has_axis: bool) -> RotationSpec | str:
@@ -101,6 +108,29 @@ def _probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]], has_a
                 if measured is not None:
                     return _spec(call, *measured, has_axis)
     return "it takes no queries, keys and two tables"
+
+
+def agrees(
+    function: Callable[..., Any], spec: RotationSpec, dim: int, columns: int, heads: Iterable[int] = (HEADS,)
+) -> bool:
+    """Whether the function is the rotation of the spec for heads of dim channels and tables of so many columns too: by random numbers.
+
+    False for a function that does not take them. heads: their numbers to try, as a bound method may accept only its own.
+    """
+    named = spec.unsqueeze == "argument"
+    axis: Any = inspect.signature(function).parameters["unsqueeze_dim"].default if named else spec.unsqueeze
+    try:
+        with torch.no_grad(), restored():
+            for count in heads:
+                for layout, rows in layouts(count, spec.form, named):
+                    call = Call(function, spec.form, spec.tensors, layout, rows, dim)
+                    inputs = call.random_inputs(columns)
+                    wanted = expected(call, spec, axis, *inputs)
+                    if wanted is not None and _close(call(*inputs), wanted):
+                        return True
+    except WritesArgumentsError:
+        return False
+    return False
 
 
 def layouts(heads: int, form: Form, has_axis: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._torch import version_of
 from .._types import CosSin
 from ..functional import apply_rotary, apply_rotary_qk
+from .probe import HEADS, agrees
 from .rows import rows_of
 from .spec import RotationSpec, formula, join_partial, per_channel, split_pairs, split_partial
 
@@ -72,16 +73,28 @@ class _Split(NamedTuple):
 class Replacement:
     """Wrapper around a model's rotation function with the same signature; it calls the original when the handle is inactive.
 
+    The function was recognised at one size. Whether it is that rotation at another too is found out when that size is first met, or by
+    fits() before; under torch.compile, where it cannot be called to see, an unknown size is left to the function.
+
     calls: how many calls the kernels served. fallbacks: how many the formula at full width or the original function served.
+    heads: numbers of heads that the function takes, where it does not take any.
     """
 
-    def __init__(self, function: Callable[..., Any], spec: RotationSpec, active: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        spec: RotationSpec,
+        active: Callable[[], bool],
+        heads: Sequence[int] = (HEADS,),
+    ) -> None:
         self.function: Callable[..., Any] = function
         self.spec: RotationSpec = spec
         self.active: Callable[[], bool] = active
         self.halves: HalfTables = HalfTables()
         self.calls: int = 0
         self.fallbacks: int = 0
+        self.heads: Sequence[int] = heads
+        self._sizes: dict[tuple[int, int], bool] = {}
         self._signature = inspect.signature(function)
         self._names = list(self._signature.parameters)
 
@@ -114,6 +127,14 @@ class Replacement:
             return None
         return tuple(ys) if spec.tensors > 1 else ys[0]
 
+    def fits(self, dim: int, columns: int) -> bool:
+        """Whether the function is the rotation of its spec for heads of dim channels and tables of so many columns."""
+        if torch.compiler.is_compiling():
+            return self._sizes.get((dim, columns), False)
+        if (dim, columns) not in self._sizes:
+            self._sizes[dim, columns] = agrees(self.function, self.spec, dim, columns, self.heads)
+        return self._sizes[dim, columns]
+
     def _only_defaults(self, arguments: Mapping[str, Any]) -> bool:
         """True if all arguments but tensors, tables and unsqueeze_dim have their default values, with which the function was probed."""
         for name in self._names[self.spec.tensors + self.spec.form.count :]:
@@ -145,6 +166,9 @@ class Replacement:
         if spec.form.folded:
             xs = [x.unflatten(-1, (-1, width)) for x in xs]
         if any(width > x.shape[-1] or (width < x.shape[-1] and not spec.partial) for x in xs) or width % 2:
+            return None
+        columns = width // 2 if spec.widths == "half" else width
+        if not all(self.fits(x.shape[-1], columns) for x in xs):
             return None
         splits = [self._split(x, width, cos.shape[-2] if spec.prefix else None) for x in xs]
         inputs = [split.rotated for split in splits]

@@ -1,0 +1,75 @@
+"""What a function may change beside its arguments: the random states and defaults of the process, restored around calls of strangers."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+
+class _Part(NamedTuple):
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+
+
+def _numpy() -> Any:
+    """numpy.random where somebody has imported numpy; who has not cannot have changed its state."""
+    return getattr(sys.modules.get("numpy"), "random", None)
+
+
+def _numpy_state() -> str | tuple[Any, ...]:
+    module = _numpy()
+    if module is None:
+        return ""
+    name, keys, *rest = module.get_state()
+    return name, tuple(keys.tolist()), *rest
+
+
+def _set_numpy_state(state: Any) -> None:
+    module = _numpy()
+    if module is not None and state:
+        module.set_state(state)
+
+
+def _set_grad_mode(on: bool) -> None:
+    torch.set_grad_enabled(on)
+
+
+def _set_device(name: str) -> None:
+    torch.set_default_device(None if name == "cpu" else name)
+
+
+_PARTS = {
+    "the random state of torch": _Part(torch.get_rng_state, torch.set_rng_state),
+    "the random state of Python": _Part(random.getstate, random.setstate),
+    "the random state of numpy": _Part(_numpy_state, _set_numpy_state),
+    "grad mode": _Part(torch.is_grad_enabled, _set_grad_mode),
+    "the default dtype": _Part(torch.get_default_dtype, torch.set_default_dtype),
+    "the default device": _Part(lambda: str(torch.get_default_device()), _set_device),
+}
+
+
+@contextmanager
+def restored() -> Generator[list[str], None, None]:
+    """Puts back what is changed inside. What it gives names, once it is left, what that was.
+
+    >>> with restored() as changed:
+    ...     _ = torch.rand(1), torch.set_grad_enabled(False)
+    >>> changed, torch.is_grad_enabled()
+    (['the random state of torch', 'grad mode'], True)
+    """
+    changed: list[str] = []
+    before = {name: part.read() for name, part in _PARTS.items()}
+    try:
+        yield changed
+    finally:
+        for name, part in _PARTS.items():
+            now = part.read()
+            same = torch.equal(now, before[name]) if isinstance(now, torch.Tensor) else now == before[name]
+            if not same:
+                part.write(before[name])
+                changed.append(name)
