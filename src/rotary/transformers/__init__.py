@@ -1,6 +1,7 @@
 """Run the rotations inside a model of another library on this library's kernels; nothing else in the model changes.
 
     handle = patch(model)        ...        handle.remove()
+    print(check(model))          is the rotation in there what the config says?
 
 A model's rotation function is recognised by what it computes (probe), not by its name or source. transformers itself is not imported.
 """
@@ -8,12 +9,14 @@ A model's rotation function is recognised by what it computes (probe), not by it
 import warnings
 from typing import Any
 
+from .check import check
+from .findings import Finding, Findings
 from .handle import Handle, Report
 from .patch import patch
 from .probe import probe
 from .spec import RotationSpec
 
-__all__ = ["Handle", "Report", "RotationSpec", "patch", "probe"]
+__all__ = ["Finding", "Findings", "Handle", "Report", "RotationSpec", "check", "patch", "probe"]
 
 
 def __getattr__(name: str) -> Any:

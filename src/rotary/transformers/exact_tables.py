@@ -9,19 +9,23 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
+from .findings import Finding
 from .handle import Handle
 from .rebind import mark_as_patched
 
 
-def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any]) -> None:
-    """Bind a forward with exact tables to each rotary module that qualifies; the report says why the others do not."""
+def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wrong: Mapping[int, Finding]) -> None:
+    """Bind a forward with exact tables to each rotary module that qualifies; the report says why the others do not.
+
+    wrong: by id, the modules whose frequencies are not those of their config.
+    """
     for module in model.modules():
         if isinstance(module, RotaryEmbedding) or not _is_rotary(module):
             continue
@@ -32,6 +36,8 @@ def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any]) -> 
             reason = "its forward is overridden on the instance"
         else:
             reason = _disqualified(module, inv_freq)
+        if reason is None and id(module) in wrong:
+            reason = f"{wrong[id(module)].kind}: {wrong[id(module)].text}; trust='module' takes them as they are"
         if reason is not None:
             handle.report().left[owner, "forward"] = reason
             warnings.warn(f"the tables of {owner} stay the model's own: {reason}", stacklevel=4)

@@ -1,0 +1,133 @@
+"""Ways in which frequencies come to differ from their config, each a hypothesis that predicts all planes from one or two of them.
+
+A hypothesis takes (measured, arguments, tolerance): (planes,) float64 frequencies, as many as the config has planes, what the config
+says, and the relative tolerance; it returns a Look if it predicts every plane, and else None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from ..config import Arguments
+from ..scaling import NTK, Linear, Llama3, NTKMixed, Scheme, YaRN
+from .findings import Kind
+from .spectra import AGREE, close, falling_at, named, powers, spectrum, written
+
+
+class Look(NamedTuple):
+    """kind, and a sentence. length: the context [token] whose frequencies these are, where a scheme depends on it and it is not short."""
+
+    kind: Kind
+    text: str
+    length: int | None = None
+
+
+Hypothesis = Callable[[Tensor, Arguments, float], "Look | None"]
+
+
+def _scheme_lost(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+    if arguments.scaling and close(measured, powers(arguments.base, arguments.dim, len(measured)), tolerance):
+        return Look("scheme", f"no scheme; the config has {named(arguments.scaling)}")
+    return None
+
+
+def _over_the_head(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+    """The planes of a partial rotation computed over the width of the whole head (pie #603)."""
+    head = powers(arguments.base, arguments.head_dim, len(measured))
+    if arguments.dim < arguments.head_dim and close(measured, head, tolerance):
+        text = f"its frequencies are the first {len(measured)} of a rotation of all {arguments.head_dim} channels of a head"
+        return Look("width", f"{text}; {width_asked(arguments)}")
+    return None
+
+
+def _other_base(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+    """Another base, with the config's schemes or without any."""
+    planes, first = len(measured), float(measured[0])
+    if planes < 2 or not measured.all() or not 0.9 < first < 1.1:
+        return None
+    asked = f"the config has {written(arguments.base)}"
+    base = float(measured[-1]) ** (-planes / (planes - 1))
+    if base > 1.0 and close(measured, powers(base, arguments.dim, planes), tolerance):
+        scheme = f" without a scheme; the config has {named(arguments.scaling)} of {written(arguments.base)}"
+        return Look(
+            "base", f"base {written(base)}{scheme if arguments.scaling else f'; {asked}{_as_ntk(base, arguments)}'}"
+        )
+    if arguments.scaling:
+        base = (first / float(measured[1])) ** planes
+        for candidate in dict.fromkeys((base, float(f"{base:.6g}"), float(f"{base:.4g}"), float(f"{base:.3g}"))):
+            if candidate > 1.0 and close(measured, spectrum(candidate, arguments.dim, arguments.scaling)[0], tolerance):
+                return Look("base", f"base {written(candidate)}; {asked}")
+    return None
+
+
+def _as_ntk(base: float, arguments: Arguments) -> str:
+    """What NTK with a whole factor, which is likely, would make of the config's base."""
+    factor = (base / arguments.base) ** ((arguments.dim - 2) / arguments.dim) if arguments.dim > 2 else 1.0
+    return (
+        f", of which NTK by {round(factor)} makes this" if factor > 1.5 and abs(factor - round(factor)) < 1e-3 else ""
+    )
+
+
+def _other_factor(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+    """The config's own scheme with another factor."""
+    if (
+        len(arguments.scaling) != 1
+        or arguments.scaling[0].window is not None
+        or not hasattr(arguments.scaling[0], "factor")
+    ):
+        return None
+    scheme: Any = arguments.scaling[0]
+
+    def with_factor(factor: float) -> Scheme:
+        return cast(Scheme, dataclasses.replace(scheme, factor=factor))
+
+    found = _with_some_factor(with_factor, measured, arguments, tolerance)
+    return None if found is None else Look("scheme", f"{named((found,))}; the config has {named((scheme,))}")
+
+
+def _foreign_scheme(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+    """A scheme that the config does not have."""
+    for make in _common_schemes(arguments):
+        found = _with_some_factor(make, measured, arguments, tolerance)
+        if found is not None:
+            return Look("scheme", f"{named((found,))}; the config has {named(arguments.scaling)}")
+    return None
+
+
+def _common_schemes(arguments: Arguments) -> Iterator[Callable[[float], Scheme]]:
+    """Schemes by factor, for the windows that models were trained with."""
+    yield Linear
+    yield NTK
+    yield NTKMixed
+    for window in dict.fromkeys((arguments.window or 8192, 4096, 8192, 32768)):
+        yield lambda factor, window=window: YaRN(factor, window)
+        yield lambda factor, window=window: Llama3(factor, window)
+
+
+def _with_some_factor(
+    make: Callable[[float], Scheme], measured: Tensor, arguments: Arguments, tolerance: float
+) -> Scheme | None:
+    """The scheme whose factor gives these frequencies, rounded to five digits; None if none does."""
+    last = int(measured.nonzero()[-1])
+
+    def slowest(factor: float) -> float:
+        return float(spectrum(arguments.base, arguments.dim, (make(factor),))[0][last])
+
+    try:
+        factor = float(f"{falling_at(slowest, float(measured[last]), 1.0, 2.0**20):.5g}")
+        expected = spectrum(arguments.base, arguments.dim, (make(factor),))[0]
+    except (TypeError, ValueError):  # too few planes, or the wrong number of factors
+        return None
+    return make(factor) if close(measured, expected, max(tolerance, 2 * AGREE)) else None
+
+
+def width_asked(arguments: Arguments) -> str:
+    return f"the config has {arguments.dim} of {arguments.head_dim}"
+
+
+HYPOTHESES: tuple[Hypothesis, ...] = (_scheme_lost, _over_the_head, _other_base, _other_factor, _foreign_scheme)
+"""The most specific first."""

@@ -1,0 +1,190 @@
+"""The rotary modules of a model: their frequencies as they hold them, and as their cos and sin show them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+POSITIONS = (0, 1, 2, 5)
+"""[token] Where cos and sin are looked at: near 0, since far out float32 angles of any model are wrong."""
+
+_FREQUENCIES = re.compile(r"(?:(\w+)_)?inv_freq")
+_COPIES = re.compile(r"(\w+_)?(original|long|short)")
+"""Prefixes of copies that transformers keeps beside the frequencies in use."""
+
+
+class Rotary(NamedTuple):
+    """One set of frequencies of a module. inv_freq, factor: as it holds them, None where it holds none."""
+
+    path: str
+    module: nn.Module
+    layer_type: str | None
+    inv_freq: Tensor | None
+    factor: float | None
+
+
+class Measured(NamedTuple):
+    """What cos and sin show. inv_freq (planes,): [rad/token], on the CPU in float64. factor: cos and sin are multiplied by it."""
+
+    inv_freq: Tensor
+    factor: float
+
+
+def holders(model: nn.Module) -> Iterator[Rotary]:
+    """The modules that hold a tensor of the name inv_freq, for all layers or with the type of the layers before it."""
+    for path, module in model.named_modules():
+        held = {
+            **vars(module),
+            **dict(module.named_parameters(recurse=False)),
+            **dict(module.named_buffers(recurse=False)),
+        }
+        for name, tensor in held.items():
+            match = _FREQUENCIES.fullmatch(name)
+            if match is None or not isinstance(tensor, Tensor) or (match[1] and _COPIES.fullmatch(match[1])):
+                continue
+            factor = getattr(module, f"{match[1]}_attention_scaling", getattr(module, "attention_scaling", None))
+            yield Rotary(path, module, match[1], tensor, float(factor) if isinstance(factor, (int, float)) else None)
+
+
+def makers(model: nn.Module) -> Iterator[tuple[Rotary, Measured]]:
+    """Other modules that turn out to make cos and sin, and what these show: by a table of positions that they hold, or by calling
+    forward(x, positions). Only modules without parts and parameters are called."""
+    known = {id(rotary.module) for rotary in holders(model)}
+    for path, module in model.named_modules():
+        if id(module) in known or type(module).__module__.startswith("torch."):
+            continue
+        rotary = Rotary(path, module, None, None, None)
+        alone = next(module.children(), None) is None and next(module.parameters(recurse=False), None) is None
+        measured = _of_static_tables(module) or (measure(rotary) if alone and len(_required(module)) == 2 else None)
+        if isinstance(measured, Measured):
+            yield rotary, measured
+
+
+def measure(rotary: Rotary) -> Measured | str:
+    """What a module's cos and sin show at POSITIONS, or why they show nothing. The module is as before afterwards."""
+    reason = "its forward makes no cos and sin of position * frequency"
+    for call in _calls(rotary):
+        with _unchanged(rotary.module), torch.no_grad():
+            try:
+                tables = _tables(call())
+            except Exception as error:  # the model's code may raise anything, or take other arguments
+                reason = f"calling its forward for them raised {type(error).__name__}"
+                continue
+        measured = None if tables is None else _shown(*tables)
+        if measured is not None:
+            return measured
+        reason = "its forward makes no cos and sin of position * frequency"
+    return reason
+
+
+def _required(module: nn.Module) -> list[str]:
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _of_static_tables(module: nn.Module) -> Measured | None:
+    """What a table of sin and cos side by side, or a pair of tables, (positions, width) each, among a module's buffers shows."""
+    held = [t for t in module.buffers(recurse=False) if t.ndim == 2 and t.is_floating_point() and not t.is_meta]
+    held = [t[list(POSITIONS)].double().cpu() for t in held if len(t) > max(POSITIONS)]
+    pairs = [(a, b) for a, b in itertools.permutations(held, 2) if a.shape == b.shape]
+    pairs += [halves for t in held if t.shape[-1] % 2 == 0 for halves in itertools.permutations(t.chunk(2, -1))]
+    return next((measured for cos, sin in pairs if (measured := _shown(cos, sin)) is not None), None)
+
+
+def _calls(rotary: Rotary) -> Iterator[Callable[[], Any]]:
+    """The ways to call a module for its tables at POSITIONS."""
+    tensors = [t for t in (rotary.inv_freq, *rotary.module.buffers(recurse=False)) if t is not None]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    width = 64 if rotary.inv_freq is None else 2 * rotary.inv_freq.shape[-1]
+    forward: Any = rotary.module.forward
+    names, required = list(inspect.signature(forward).parameters), len(_required(rotary.module))
+    x = torch.zeros(1, max(POSITIONS) + 1, width, device=device)
+    rows = list(POSITIONS)
+    if names[1:2] == ["seq_len"]:  # transformers before 4.38: tables of all positions
+        yield lambda: tuple(table.squeeze()[rows] for table in forward(x, len(x[0])))
+    elif required == 1 and "position_ids" not in names:  # as in wav2vec2: tables of all positions, stacked
+        yield lambda: tuple(table.squeeze()[rows] for table in forward(x))
+    else:
+        layers = {"layer_type": rotary.layer_type} if rotary.layer_type is not None and "layer_type" in names else {}
+        positions = torch.tensor([POSITIONS], device=device)
+        x = x[:, : len(rows)]
+        yield lambda: forward(x, positions, **layers)
+        yield lambda: forward(x, positions.expand(3, 1, -1), **layers)  # M-RoPE, with equal coordinates
+
+
+def _tables(result: Any) -> tuple[Tensor, Tensor] | None:
+    """(cos, sin), (positions, width) each in float64 on the CPU, of two tables or a complex one."""
+    if isinstance(result, Tensor) and result.is_complex():
+        result = result.real, result.imag
+    if not isinstance(result, tuple) or len(result) != 2:
+        return None
+    tables: list[Tensor] = []
+    for table in cast("tuple[Any, Any]", result):
+        if not isinstance(table, Tensor) or not table.is_floating_point() or not table.numel():
+            return None
+        if table.numel() != len(POSITIONS) * table.shape[-1]:
+            return None
+        tables.append(table.detach().double().cpu().reshape(len(POSITIONS), -1))
+    return (tables[0], tables[1]) if tables[0].shape == tables[1].shape else None
+
+
+def _shown(cos: Tensor, sin: Tensor) -> Measured | None:
+    """Frequencies and factor of tables (positions, width) that are factor * cos and sin of position * frequency; None if they are not."""
+    for cos_of_planes, sin_of_planes in _planes(cos, sin):
+        measured = _turning(cos_of_planes, sin_of_planes)
+        if measured is not None:
+            return measured
+    return None
+
+
+def _planes(cos: Tensor, sin: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """One column per plane: of tables that repeat theirs in both halves or side by side, or else of all columns."""
+    half = cos.shape[-1] // 2
+    if cos.shape[-1] % 2 == 0:
+        if torch.equal(cos[:, :half], cos[:, half:]) and torch.equal(sin[:, :half], sin[:, half:]):
+            yield cos[:, :half], sin[:, :half]
+        if torch.equal(cos[:, ::2], cos[:, 1::2]) and torch.equal(sin[:, ::2], sin[:, 1::2]):
+            yield cos[:, ::2], sin[:, ::2]
+    yield cos, sin
+
+
+def _turning(cos: Tensor, sin: Tensor) -> Measured | None:
+    factor = float(cos[0].mean())
+    angles = torch.atan2(sin[1], cos[1])
+    positions = torch.tensor(POSITIONS, dtype=torch.float64)[:, None]
+    wrong = (cos - factor * (positions * angles).cos()).abs() + (sin - factor * (positions * angles).sin()).abs()
+    return Measured(angles, factor) if factor > 0 and angles.any() and float(wrong.max()) <= 1e-4 * factor else None
+
+
+@contextlib.contextmanager
+def _unchanged(module: nn.Module) -> Generator[None]:
+    """Put back what a forward changes in its module: dynamic and LongRoPE modules rewrite their frequencies, in place too."""
+    attributes = dict(vars(module))
+    inner = [(value, copy.copy(value)) for value in attributes.values() if isinstance(value, (dict, set))]
+    tensors = [
+        t for t in (*attributes.values(), *module.buffers(recurse=False)) if isinstance(t, Tensor) and not t.is_meta
+    ]
+    values = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
+        for name in vars(module).keys() - attributes.keys():
+            del vars(module)[name]
+        vars(module).update(attributes)
+        for value, before in inner:
+            value.clear()
+            value.update(before)
+        for tensor, before in zip(tensors, values, strict=True):
+            if not torch.equal(tensor, before):
+                tensor.copy_(before)

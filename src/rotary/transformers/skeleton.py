@@ -1,0 +1,61 @@
+"""A model without its weights: built on the meta device from its config, its rotary modules alone made real."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from .measured import holders
+
+
+def skeleton(config: Any) -> nn.Module:
+    """A model of transformers from its config, on the meta device but for its rotary modules, which are made anew on the CPU.
+
+    config: a config object of transformers, or a folder that holds a config.json; no code from the folder is run, nothing is fetched.
+    The class is that of config.architectures, or else the plain model of the config. Rotary modules whose class takes more than a
+    config stay on the meta device. ValueError without transformers, and for a config that
+    transformers does not build.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError("building a model needs transformers: pip install 'rotary[transformers]'") from None
+    try:
+        if not hasattr(config, "to_dict"):
+            config = transformers.AutoConfig.from_pretrained(config, local_files_only=True)
+        with torch.device("meta"):
+            model: Any = _class_of(config, transformers)(config)
+    except Exception as error:  # the model's code may raise anything
+        line = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"transformers does not build a model of this config: {line}") from None
+    for path in dict.fromkeys(rotary.path for rotary in holders(model)):
+        _make_real(model, path)
+    return model
+
+
+def _class_of(config: Any, transformers: Any) -> Any:
+    names: list[str] = getattr(config, "architectures", None) or []
+    kinds = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+    return kinds[0] if kinds else transformers.AutoModel.from_config
+
+
+def _make_real(model: nn.Module, path: str) -> None:
+    """Put a module made on the CPU in the place of one on the meta device, if its class takes a config and nothing else."""
+    kind: Any = type(model.get_submodule(path))
+    parameters = inspect.signature(kind.__init__).parameters
+    required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    if required != ["self", "config"] or not path:
+        return
+    around = [path.rsplit(".", n)[0] for n in range(path.count(".") + 1)] + [""]
+    configs = [getattr(model.get_submodule(name), "config", None) for name in around]
+    for config in (config for config in configs if config is not None):
+        try:
+            made = kind(config)
+        except Exception:  # the model's code may raise anything, and the config may be that of another part
+            continue
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, made)
+        return
