@@ -142,7 +142,8 @@ def test_tables_for_n_mean_zero_to_n_minus_1():
 def test_tables_refuse():
     rope, xpos = RotaryEmbedding(32), RotaryEmbedding(32, use_xpos=True)
     for positions in (
-        torch.arange(3.0),
+        torch.arange(3.0).half(),
+        torch.arange(3.0).bfloat16(),
         torch.ones(3, dtype=torch.bool),
         torch.ones(3, dtype=torch.complex64),
         2.5,

@@ -82,7 +82,7 @@ def compiled(
 
 def compiled_tables(planes: int, chip: int) -> CompiledKernel:
     """The kernel that makes tables."""
-    return build(tables_of(torch.device("cpu"), planes), ("i64", "i64", "fp64", "fp32", "fp32"), chip)
+    return build(tables_of(torch.device("cpu"), planes), ("i64", "i64", "i64", "fp64", "fp32", "fp32"), chip)
 
 
 def build(code: Any, pointers: tuple[str, ...], chip: int, *, fused: bool = False) -> CompiledKernel:

@@ -9,11 +9,11 @@ which are imported when they are first used. Names with an underscore may change
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import operators, pairing, positions, scaling
+from . import axes, operators, pairing, positions, scaling
 from ._rotation.backends import backends, use_backend
 from ._version import __version__
 from .embedding import RotaryEmbedding
-from .functional import apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
+from .functional import apply_rotary, apply_rotary_pos_emb, apply_rotary_qk, cos_sin_of
 
 if TYPE_CHECKING:
     from . import analysis as analysis
@@ -28,7 +28,9 @@ __all__ = [
     "apply_rotary",
     "apply_rotary_pos_emb",
     "apply_rotary_qk",
+    "axes",
     "backends",
+    "cos_sin_of",
     "operators",
     "pairing",
     "positions",

@@ -117,8 +117,8 @@ def rescaled_base(base: Any, factor: Any, dim: int) -> float:
     return number("base x base_rescale_factor^(dim / (dim - 2))", rescaled)
 
 
-def frequencies(inv_freq: Any) -> tuple[float, ...]:
-    """Frequencies given by the caller, as float32 values."""
+def frequencies(inv_freq: Any) -> tuple[tuple[float, ...], bool]:
+    """Frequencies given by the caller, and whether they are float64: those of a float64 tensor are, all others float32 values."""
     if isinstance(inv_freq, Tensor):
         if inv_freq.requires_grad:
             raise ValueError(
@@ -129,6 +129,11 @@ def frequencies(inv_freq: Any) -> tuple[float, ...]:
             raise ValueError("inv_freq is on the meta device and has no values")
         if not inv_freq.is_floating_point():
             raise TypeError(f"inv_freq must be floating point, got {inv_freq.dtype}")
+        if inv_freq.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"inv_freq must be float32 or float64, got {inv_freq.dtype}: frequencies that were rounded to it are wrong, "
+                f"and their angles grow with the position"
+            )
         dense("inv_freq", inv_freq)
         shape, entries = tuple(inv_freq.shape), inv_freq
     else:
@@ -147,7 +152,8 @@ def frequencies(inv_freq: Any) -> tuple[float, ...]:
         if bool(wrong.any()):
             first = int(wrong.nonzero()[0])
             raise ValueError(f"inv_freq must be finite in float32, got {values[first].item()} at entry {first}")
-        return tuple(values.tolist())
+        double = isinstance(inv_freq, Tensor) and inv_freq.dtype == torch.float64
+        return tuple(inv_freq.tolist() if double else values.tolist()), double
 
 
 def number_of_any_sign(name: str, value: Any) -> float:
@@ -168,6 +174,20 @@ def dense(name: str, value: Tensor) -> None:
         )
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; call {name}.to_dense() first")
+
+
+def positions(value: Tensor) -> None:
+    """Raise for positions that are no numbers, or of a dtype that cannot tell neighbours apart."""
+    if value.dtype in (torch.float32, torch.float64):
+        if value.layout is not torch.strided or value.is_nested:
+            dense("positions", value)
+        return
+    if value.is_floating_point():
+        raise TypeError(
+            f"positions must be integers, float32 or float64, got {value.dtype}, in which 256 and 257 or their like are one number: "
+            f"cast them where they are made"
+        )
+    integers("positions", value)
 
 
 def integers(name: str, value: Tensor) -> None:

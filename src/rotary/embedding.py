@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import _checks, _inputs
-from ._angles.cos_sin import Tables, radians_and_scale
+from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
-from ._buffers import MirrorModule
+from ._built import Built
 from ._rotation.autograd import How, rotate
 from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
+from .axes import checked
+from .axes import shown as shown_axes
 from .scaling.scheme import Scheme, as_schemes
 
 _SHOWN: dict[str, Any] = {
@@ -32,10 +34,10 @@ _SHOWN: dict[str, Any] = {
 }
 """Attributes that repr shows where they differ from these defaults."""
 
-_REPLACEABLE = ("dim", *_SHOWN)
+_REPLACEABLE = ("dim", *_SHOWN, "axes")
 
 
-class RotaryEmbedding(MirrorModule):
+class RotaryEmbedding(Built):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), exact at every position.
 
     Plane j of a head turns by position x inv_freq[j] radians, j = 0 .. dim/2 - 1. The channels of one plane, for dim = 8:
@@ -54,6 +56,8 @@ class RotaryEmbedding(MirrorModule):
         scaling: a context-extension scheme of rotary.scaling, or several, applied left to right.
         interleaved: which channels form a plane, see above.
         angles: "exact", or "float32" for the arithmetic of transformers, bit for bit.
+        axes: for positions of several coordinates (row and column, or time, row and column): dim/2 integers, the coordinate that each
+            plane reads; see rotary.axes. Plane j then turns by positions[..., axes[j]] x inv_freq[j].
         device: of the buffers; tables are made wherever positions or x are.
 
     Raises ValueError or TypeError, naming argument, value and remedy, for anything that cannot be honoured.
@@ -66,19 +70,7 @@ class RotaryEmbedding(MirrorModule):
     >>> q, k = rope.rotate(q, k)
     """
 
-    dim: int
-    use_xpos: bool
-    scale_base: float
-    interpolation_factor: float
-    base: float | None
-    base_rescale_factor: float
-    scaling: tuple[Scheme, ...]
-    interleaved: bool
-    angles: AngleArithmetic
-    attention_factor: float
-    inv_freq: Tensor
-    scale: Tensor | None
-    _fixed = frozenset({*_REPLACEABLE, "attention_factor", "_tables"})
+    _fixed = frozenset({*_REPLACEABLE, "attention_factor", "parts", "_tables"})
 
     def __init__(
         self,
@@ -92,56 +84,28 @@ class RotaryEmbedding(MirrorModule):
         scaling: Scheme | Sequence[Scheme] | None = None,
         interleaved: bool = False,
         angles: AngleArithmetic = "exact",
+        axes: Sequence[int] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         dim = _checks.even_dim(dim)
         schemes = as_schemes(scaling)
+        if axes is not None and use_xpos:
+            raise ValueError(
+                "xPos is defined for one coordinate: a distance along several has no one decay; leave use_xpos or axes out"
+            )
         spectrum = Spectrum(
             dim,
             _checks.rescaled_base(base, base_rescale_factor, dim),
             schemes,
             _checks.number("interpolation_factor", interpolation_factor, at_least=1.0),
             _checks.one_of("angles", angles, ("exact", "float32")),
+            axes=None if axes is None else checked(axes, dim // 2),
         )
         xpos = XPos(dim, _checks.number("scale_base", scale_base))
         self.base, self.base_rescale_factor = base, base_rescale_factor
         self.scale_base, self.interpolation_factor = scale_base, interpolation_factor
         self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
-
-    @classmethod
-    def from_inv_freq(
-        cls,
-        inv_freq: Tensor | Sequence[float],
-        *,
-        attention_factor: float = 1.0,
-        interleaved: bool = False,
-        angles: AngleArithmetic = "exact",
-        device: torch.device | str | None = None,
-    ) -> RotaryEmbedding:
-        """A module with frequencies given as they are, a model's own: inv_freq (dim/2,) [rad/token], taken in float32.
-
-        attention_factor multiplies cos and sin, of queries and keys alike. The values are copied: a later change of the tensor
-        changes nothing. TypeError for values that are not floating; ValueError for another shape, values that are not finite or
-        not there (meta), and a tensor that requires a gradient, which this copy would cut off.
-
-        >>> RotaryEmbedding.from_inv_freq([1.0, 0.01]).dim
-        4
-        """
-        values = _checks.frequencies(inv_freq)
-        spectrum = Spectrum(
-            2 * len(values),
-            None,
-            angles=_checks.one_of("angles", angles, ("exact", "float32")),
-            given=values,
-            given_factor=_checks.number("attention_factor", attention_factor),
-        )
-        module = cls.__new__(cls)  # the constructor makes frequencies from a base, which these have not
-        nn.Module.__init__(module)
-        module.base, module.base_rescale_factor = None, 1.0
-        module.scale_base, module.interpolation_factor = 512, 1.0
-        module._set_up(spectrum, None, interleaved, device)
-        return module
 
     @classmethod
     def from_config(
@@ -159,27 +123,22 @@ class RotaryEmbedding(MirrorModule):
         config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
             travels with the package (rotary.config.shipped()); an existing path comes before a name.
 
+        What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr and warned of (UserWarning):
+        DeepSeek-V3 multiplies its logits by a temperature, and only a slice of its heads turns.
+
         >>> RotaryEmbedding.from_config("llama-3.1-8b").attention_factor
         1.0
         """
         from . import config as configs
 
         read = configs.read(config, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
-        return cls(
+        module = cls(
             read.dim, base=read.base, scaling=read.scaling, interleaved=read.interleaved, angles=angles, device=device
         )
-
-    def _set_up(
-        self, spectrum: Spectrum, xpos: XPos | None, interleaved: bool, device: torch.device | str | None
-    ) -> None:
-        self.dim = spectrum.dim
-        self.use_xpos = xpos is not None
-        self.interleaved = _checks.flag("interleaved", interleaved)
-        self.angles = spectrum.angles
-        self.scaling = spectrum.schemes
-        self.attention_factor = spectrum.attention_factor
-        self._tables = Tables(spectrum, xpos)
-        self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)
+        module.temperatures, module.notes = read.temperatures, read.notes
+        if read.notes:
+            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=2)
+        return module
 
     def replace(self, **arguments: Any) -> RotaryEmbedding:
         """A new module with some constructor arguments changed, on the same device by default; this one stays as it is.
@@ -191,16 +150,18 @@ class RotaryEmbedding(MirrorModule):
         RotaryEmbedding(64, base=500000, interleaved=True)
         """
         if self.base is None:
-            raise TypeError(
-                "this module was made from given frequencies: make another by RotaryEmbedding.from_inv_freq"
-            )
+            how = "axial" if self.parts else "from_inv_freq"
+            raise TypeError(f"this module was made without a base: make another by RotaryEmbedding.{how}")
         if type(self).__init__ is not RotaryEmbedding.__init__:
             raise TypeError(f"{type(self).__name__} has a constructor of its own: call it with the changed arguments")
         unknown = arguments.keys() - {*_REPLACEABLE, "device"}
         if unknown:
             raise TypeError(f"unknown argument {min(unknown)!r}; known: {', '.join(_REPLACEABLE)}, device")
         own: dict[str, Any] = {name: getattr(self, name) for name in _REPLACEABLE} | {"device": self.inv_freq.device}
-        return type(self)(**(own | arguments))
+        other = type(self)(**(own | arguments))
+        if "scaling" not in arguments:  # a temperature may belong to the scheme
+            other.temperatures, other.notes = self.temperatures, self.notes
+        return other
 
     # --- the documented pair -------------------------------------------------------------------------------------------------
 
@@ -246,7 +207,10 @@ class RotaryEmbedding(MirrorModule):
         role: Role | None = None,
         length: Length = None,
     ) -> CosSin:
-        """Tables (cos, sin), each (..., dim/2), for positions 0 .. n - 1 where an int n is given, or for an integer tensor (...).
+        """Tables (cos, sin), each (..., dim/2), for positions 0 .. n - 1 where an int n is given, or for a tensor (...).
+
+        positions: integers, exact; or float64 or float32, taken as what they hold. With axes a tensor is (..., coordinates), and an int
+            counts on every coordinate.
 
         The amplitude is folded in: the attention factor, and the decay of xPos. Note that cos_sin(99) makes 99 rows, positions 0 to 98,
         while rotate(offset=99) and cos_sin(torch.tensor(99)) mean position 99.
@@ -257,15 +221,27 @@ class RotaryEmbedding(MirrorModule):
         length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it; None means the trained
             window, and a position beyond it is then a ValueError.
 
-        TypeError for positions that are not integers or a missing role.
+        Real positions are multiplied by the frequencies in float64: |error| <= 3.1e-8 in float32 for an angle up to 1e7 rad, for an
+        interpolation_factor of 1. They get gradients where they require them.
+
+        These tables turn unrotated tensors. Keys that are rotated already have the amplitude: under YaRN, LongRoPE or any attention
+        factor, tables of a difference of positions would apply it twice. Move such keys by rerotate.
+
+        TypeError for positions in half precision, which cannot tell neighbours apart, or a missing role.
         """
         dtype = _checks.floating_dtype("dtype", dtype)
         call = _inputs.for_cos_sin(
-            positions, use_xpos=self.use_xpos, length=length, role=role, device=self.inv_freq.device
+            positions,
+            coordinates=0 if self.axes is None else self.coordinates,
+            use_xpos=self.use_xpos,
+            length=length,
+            role=role,
+            device=self.inv_freq.device,
         )
         return self._tables.at(
             call.positions,
             dtype,
+            coordinates=call.coordinates,
             role=call.role,
             length=call.length,
             position_range=call.position_range,
@@ -319,7 +295,8 @@ class RotaryEmbedding(MirrorModule):
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
             For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
-        positions: instead of offset, (seq,) or (1 or batch, seq) integers of k's length.
+        positions: instead of offset, (seq,) or (1 or batch, seq) numbers of k's length, as in cos_sin; with axes (seq, coordinates) or
+            (1 or batch, seq, coordinates). offset and cu_seqlens count the same number on every coordinate, as for text.
         cu_seqlens: (documents + 1,) int32 or int64: packed documents, cut alike in all rows, q and k equally long; positions count
             from offset (int or (documents,)) in each.
         length: tokens in the whole context, for schemes that depend on it, as in cos_sin.
@@ -336,6 +313,7 @@ class RotaryEmbedding(MirrorModule):
             q,
             k,
             dim=self.dim,
+            coordinates=0 if self.axes is None else self.coordinates,
             use_xpos=self.use_xpos,
             windowed=self._tables.spectrum.window is not None,
             offset=offset,
@@ -358,6 +336,7 @@ class RotaryEmbedding(MirrorModule):
         return self._tables.at(
             call.positions,
             torch.float64 if input_dtype == torch.float64 else torch.float32,
+            coordinates=call.coordinates,
             role=role,
             length=call.length,
             position_range=call.position_range,
@@ -366,11 +345,16 @@ class RotaryEmbedding(MirrorModule):
         )
 
     def extra_repr(self) -> str:
-        shown = [f"{self.dim}"] if self.base is not None else [f"{self.dim}, inv_freq=given"]
+        shown = [f"{self.dim}"]
+        if self.base is None:
+            shown.append(f"parts={self.parts!r}" if self.parts else "inv_freq=given")
         for name, default in _SHOWN.items():
             value = getattr(self, name)
             if value != default and value is not None:
                 shown.append(f"{name}={value!r}")
+        if self.axes is not None:
+            shown.append(f"axes={shown_axes(self.axes)}")
         if self.attention_factor != 1.0:
             shown.append(f"attention_factor={self.attention_factor:.6g}")
+        shown += [f"{name}={getattr(self, name)!r}" for name in ("temperatures", "notes") if getattr(self, name)]
         return ", ".join(shown)

@@ -8,11 +8,16 @@ layer. Arguments are checked in _inputs, before anything is computed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from . import _inputs
+from . import _checks, _inputs
+from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
 from ._rotation.autograd import rotate
+from ._torch import has_float64
 
 
 def apply_rotary(
@@ -89,6 +94,44 @@ def apply_rotary_qk(
         in_place=inplace,
     )
     return q, k
+
+
+def cos_sin_of(
+    positions: Tensor, directions: Tensor | Sequence[Any], dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Tables for learned or dense directions: plane p turns by the sum over coordinates of positions[..., c] x directions[.., p, c].
+
+    positions: (seq, coordinates), or (batch, seq, coordinates) where directions are not per head; integers, float32 or float64.
+    directions: (planes, coordinates), or (heads, planes, coordinates) for directions per head, [rad per position]. A tensor or Parameter
+        is multiplied in float64 and gets gradients (RoPE-Mixed, arXiv:2403.13298; Mochi; LightGlue). Nested sequences of numbers are
+        float32 values, and with integer positions their angles are exact at every position.
+
+    Returns (cos, sin), (..., seq, planes), or (heads, seq, planes): heads are then the batch of a transposed view,
+    apply_rotary(x.transpose(0, 1), cos, sin).transpose(0, 1) for x (batch, heads, seq, head_dim).
+
+    TypeError for half precision or what is no number; ValueError for shapes and devices that do not fit.
+
+    >>> cos, sin = cos_sin_of(torch.tensor([[0, 1], [2, 3]]), [[1.0, 0.0], [0.5, 0.5]])
+    >>> cos.shape
+    torch.Size([2, 2])
+    """
+    dtype = _checks.floating_dtype("dtype", dtype)
+    if isinstance(directions, Tensor):
+        _inputs.for_directions(positions, directions)
+        work = torch.float64 if has_float64(positions.device) else torch.float32
+        angles = positions.to(work) @ directions.to(work).transpose(-1, -2)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+    try:
+        exact = torch.tensor(directions, dtype=torch.float32, device=positions.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"directions must be a tensor or nested sequences of numbers: {error}") from None
+    _inputs.for_directions(positions, exact)
+    if positions.is_floating_point():
+        return cos_sin_of(positions, exact, dtype)
+    high, low = turns_per_token(exact)
+    rows = positions.to(torch.int64) if exact.ndim == 2 else positions.to(torch.int64)[None]
+    angles = sum_of_turns(rows, high, low)
+    return cos_sin_of_turns(angles, dtype)
 
 
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""The laws of a rotation, for anybody's implementation: assert_rotation(rotate, head_dim=...).
+"""The laws of a rotation, for anybody's implementation: assert_rotation(rotate, head_dim=...); assert_rerotation for moving keys.
 
     R(0) = 1        |R(p) x| = |x|        R(p)^T R(m) depends on m - p        R(-p) R(p) = 1        R(p) R(m) = R(p + m)
     R is linear     rows and tokens are independent                         channels past dim pass through bit for bit
@@ -19,6 +19,9 @@ from ._angles.turns import cos_sin_of_turns, turns, turns_per_token
 
 Rotate = Callable[[Tensor, Tensor], Tensor]
 """rotate(x, positions): x (batch, heads, seq, head_dim), integer positions (seq,) -> x's shape and dtype."""
+
+Rerotate = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""rerotate(k, old_positions, new_positions): keys that rotate() has turned for the old positions, (seq,) -> as at the new ones."""
 
 
 def assert_rotation(
@@ -50,15 +53,7 @@ def assert_rotation(
     order = torch.randperm(seq, generator=draw)
 
     def holds(law: str, got: Tensor, wanted: Tensor, within: float = tolerance) -> None:
-        if got.shape != wanted.shape or got.dtype != wanted.dtype:
-            raise AssertionError(
-                f"{law}: got {got.dtype} {tuple(got.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
-            )
-        error = (got.double() - wanted.double()).abs()
-        worst = float(error.max()) if error.numel() else 0.0
-        if not worst <= within:  # NaN too
-            at = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
-            raise AssertionError(f"{law}: error {worst:.3g} at {at}, allowed {within:.3g}")
+        _holds(law, got, wanted, within)
 
     kept = x.clone()
     holds("channels past dim pass through bit for bit", rotate(x, p)[..., dim:], x[..., dim:], 0.0)
@@ -78,6 +73,70 @@ def assert_rotation(
         holds("one token alone", rotate(x[:, :, t : t + 1], p[t : t + 1]), turned[:, :, t : t + 1])
     if dim > 0 and bool((p != 0).any()) and torch.equal(turned, x):
         raise AssertionError("something turns: the output equals the input at every position")
+
+
+def assert_rerotation(
+    rotate: Rotate,
+    rerotate: Rerotate,
+    *,
+    head_dim: int,
+    dim: int | None = None,
+    furthest: int = 1 << 20,
+    tolerance: float = 1e-9,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> None:
+    """Hold an implementation that moves rotated keys against its own rotation: keys moved are keys rotated afresh.
+
+    rotate: the rotation that made the keys. head_dim, dim, furthest, tolerance, dtype, seed: as in assert_rotation. An implementation
+    with float32 angles needs a tolerance of about 1e-7 x furthest, one that is exact but works in a half precision two roundings of it.
+    AssertionError names the law, the largest error and where it stands.
+
+    >>> from rotary import RotaryEmbedding
+    >>> rope = RotaryEmbedding(32)
+    >>> assert_rerotation(lambda x, positions: rope.rotate(x, positions=positions), rope.rerotate, head_dim=64, dim=32)
+    """
+    draw = torch.Generator().manual_seed(seed)
+    dim = head_dim if dim is None else dim
+    seq = 12
+    x = torch.randn(3, 2, seq, head_dim, generator=draw, dtype=torch.float64)
+    x = (x / x.norm(dim=-1, keepdim=True)).to(dtype)
+    p, q, r = (torch.randint(-furthest // 2, furthest // 2 + 1, (seq,), generator=draw) for _ in range(3))
+    order = torch.randperm(seq, generator=draw)
+    key = rotate(x, p)
+    kept = key.clone()
+    moved = rerotate(key, p, q)
+    _holds("channels past dim pass through bit for bit", moved[..., dim:], x[..., dim:], 0.0)
+    _holds("keys moved are keys rotated afresh", moved, rotate(x, q), tolerance)
+    _holds("the keys given are left alone", key, kept, 0.0)
+    _holds("keys that do not move keep their values", rerotate(key, p, p), key, 0.0)
+    still = torch.where(torch.arange(seq) % 2 == 0, p, q)
+    _holds(
+        "keys that do not move beside some that do keep theirs", rerotate(key, p, still)[:, :, ::2], key[:, :, ::2], 0.0
+    )
+    _holds("there and back", rerotate(moved, q, p), key, 2 * tolerance)
+    _holds("two moves are one", rerotate(moved, q, r), rerotate(key, p, r), 2 * tolerance)
+    _holds("a shift of all", rerotate(key, p, p + 1000), rotate(x, p + 1000), tolerance)
+    _holds("tokens are independent", rerotate(key[:, :, order], p[order], q[order]), moved[:, :, order], tolerance)
+    for t in range(seq):
+        _holds(
+            "one token alone",
+            rerotate(key[:, :, t : t + 1], p[t : t + 1], q[t : t + 1]),
+            moved[:, :, t : t + 1],
+            tolerance,
+        )
+
+
+def _holds(law: str, got: Tensor, wanted: Tensor, within: float) -> None:
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        raise AssertionError(
+            f"{law}: got {got.dtype} {tuple(got.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
+        )
+    error = (got.double() - wanted.double()).abs()
+    worst = float(error.max()) if error.numel() else 0.0
+    if not worst <= within:  # NaN too
+        at = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+        raise AssertionError(f"{law}: error {worst:.3g} at {at}, allowed {within:.3g}")
 
 
 def assert_angles(

@@ -126,3 +126,17 @@ def test_who_takes_the_kernel(launched: list):
     with use_backend("triton"):
         RotaryEmbedding(32, device=device).cos_sin(positions)
     assert len(launched) == 4
+
+
+def test_each_plane_reads_its_coordinate():
+    torch.manual_seed(0)
+    turns_per_token = torch.randint(-(2**63), 2**63 - 1, (24,))
+    positions, axes = torch.randint(-(2**31), 2**31, (3, 50, 3)), torch.randint(0, 3, (24,))
+    words = Constants(tuple(turns_per_token.tolist()), torch.int64)
+    found = gpu.cos_sin(positions.to(DEVICE["triton"]), words, ONE, Constants(tuple(axes.tolist()), torch.int64))
+    assert found is not None
+    for table, alone in zip(
+        found, zip(*(made(positions[..., axis], words) for axis in range(3)), strict=True), strict=True
+    ):
+        wanted = torch.stack([alone[axis][..., plane] for plane, axis in enumerate(axes.tolist())], -1)
+        assert torch.equal(table.cpu(), wanted)

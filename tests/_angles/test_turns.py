@@ -186,10 +186,11 @@ def test_blocks_change_no_bit():
     words = turns_per_token(frequencies(1e4))
 
     def made(p: torch.Tensor):
-        return cos_sin_of_turns(turns(p, in_one_word(*words)), torch.float32)
+        return cos_sin_of_turns(turns(p[..., 0], in_one_word(*words)), torch.float32)
 
+    positions = positions[:, None]
     for whole, parts in zip(made(positions), in_blocks(made, positions, 64, torch.float32), strict=True):
         assert torch.equal(whole, parts)
-    two_rows = positions.view(2, 2500)
+    two_rows = positions.view(2, 2500, 1)
     for whole, parts in zip(made(two_rows), in_blocks(made, two_rows, 64, torch.float32), strict=True):
         assert parts.shape == (2, 2500, 64) and torch.equal(whole, parts)

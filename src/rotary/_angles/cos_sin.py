@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +27,16 @@ class Tables:
         positions: Tensor,
         dtype: torch.dtype,
         *,
+        coordinates: bool = False,
         role: Role = "query",
         length: Length = None,
         position_range: Range | None = None,
         input_dtype: torch.dtype | None = None,
         traced: bool | None = None,
     ) -> CosSin:
-        """(cos, sin) of integer positions (...), each (..., dim/2) in dtype, amplitude folded in.
+        """(cos, sin) of positions (...), integers or float32 or float64, each (..., dim/2) in dtype, amplitude folded in.
 
+        coordinates: positions are (..., coordinates), one for each axis.
         position_range: (smallest, largest) if known without reading a tensor; CPU tensors are read.
         input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
         traced: what tracing() says, where the caller has asked already.
@@ -41,9 +44,14 @@ class Tables:
         ValueError where a known position lies beyond the trained window of a scheme that needs a length and has none, or where its
         scale overflows input_dtype.
         """
+        if positions.is_floating_point() and self.spectrum.angles == "float32":
+            raise TypeError(
+                f"angles='float32' is transformers' arithmetic of whole positions, got {positions.dtype} ones: take angles='exact', or "
+                f"round them"
+            )
         traced = tracing() if traced is None else traced
         window = self.spectrum.window if length is None else None
-        positions = _as_int64(positions, traced)
+        positions = positions if positions.is_floating_point() else _as_int64(positions, traced)
         position_range = position_range or _range_of(positions, traced)
         far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
         if window is not None and position_range is not None and position_range[1] >= window:
@@ -53,7 +61,9 @@ class Tables:
             )
         xpos = self.xpos
         if xpos is None:
-            return self.spectrum.cos_sin(positions, dtype, length=length, far=far, traced=traced)
+            return self.spectrum.cos_sin(
+                positions, dtype, coordinates=coordinates, length=length, far=far, traced=traced
+            )
         if position_range is not None:
             xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
 
@@ -79,10 +89,15 @@ def _as_int64(positions: Tensor, traced: bool) -> Tensor:
 
 
 def _range_of(positions: Tensor, traced: bool) -> Range | None:
-    """The smallest and the largest position, where reading it does not wait for a device: CPU tensors in eager mode."""
+    """The smallest and the largest position, where reading it does not wait for a device: CPU tensors in eager mode. Real ones are
+    rounded away from 0; ValueError where one is not finite."""
     if traced or positions.device.type != "cpu" or positions.numel() == 0:
         return None
-    low, high = positions.aminmax()
+    low, high = positions.detach().aminmax()
+    if positions.is_floating_point():
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("positions must be finite, got infinite ones or NaN")
+        return math.floor(low), math.ceil(high)
     return int(low), int(high)
 
 
@@ -94,11 +109,13 @@ def radians_and_scale(tables: Tables, n: int, device: torch.device) -> CosSin:
     spectrum, xpos = tables.spectrum, tables.xpos
     work = device if has_float64(device) else torch.device("cpu")
     inv_freq, factor = spectrum.frequencies(work, n)
-    if spectrum.angles == "exact":
-        inv_freq = inv_freq.to(torch.float64)
     positions = torch.arange(n, device=work)
-    divided = positions.to(inv_freq.dtype) / spectrum.divisor
-    freqs = (divided[:, None] * inv_freq).to(device, torch.float32)
+    if spectrum.parts or spectrum.double:  # divided part by part
+        freqs = (positions[:, None].to(torch.float64) * spectrum.radians(work, n)).to(device, torch.float32)
+    else:
+        inv_freq = inv_freq.to(torch.float64) if spectrum.angles == "exact" else inv_freq
+        divided = positions.to(inv_freq.dtype) / spectrum.divisor
+        freqs = (divided[:, None] * inv_freq).to(device, torch.float32)
     freqs = torch.cat((freqs, freqs), -1)
     if xpos is None:
         return freqs, torch.as_tensor(factor, dtype=torch.float32, device=device)

@@ -1,8 +1,8 @@
 """The frequencies of a module: base, dim and schemes -> inv_freq [rad/token] -> cos and sin at given positions.
 
 `inv_freq` in float32 is the definition of the frequencies: it is what users see and what checkpoints were trained with, within an
-ulp. Everything after it is exact for it (angles="exact"), or is the float32 arithmetic of transformers, bit for bit
-(angles="float32").
+ulp. Frequencies that are given in float64 stay so. Everything after it is exact for it (angles="exact"), or is the float32
+arithmetic of transformers, bit for bit (angles="float32").
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ import torch
 from torch import Tensor
 
 from .._constants import Constants
-from .._torch import plain_torch, tracing
+from .._torch import has_float64, plain_torch, tracing
 from .._types import AngleArithmetic, CosSin, Frequencies, Length
+from ..axes import Axes
 from ..scaling.scheme import Scheme
 from . import gpu
-from .turns import exact_cos_sin, float32_cos_sin, in_one_word, turns_per_token
+from .progression import in_float32, in_float64
+from .turns import exact_cos_sin, float32_cos_sin, in_one_word, real_cos_sin, turns_of_numbers, turns_per_token
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """dim/2 frequencies as a value.
+    """dim/2 frequencies as a value, and which coordinate of a position each of them reads.
 
-    base: that of the geometric progression, or None where `given` holds the frequencies (float32 values) and attention_factor.
+    base: that of the geometric progression, or None where `given` holds the frequencies and given_factor the attention factor, or where
+        `parts` are put side by side.
     divisor: what positions are divided by (position interpolation); it is not in inv_freq, as documented.
+    given: float32 values, or float64 ones where `double`.
+    parts: spectra of one coordinate each; order: where each plane comes from, counted through all parts.
+    axes: the coordinate that each plane reads; None: positions have no coordinates.
     """
 
     dim: int
@@ -36,37 +42,48 @@ class Spectrum:
     angles: AngleArithmetic = "exact"
     given: tuple[float, ...] | None = None
     given_factor: float = 1.0
+    double: bool = False
+    parts: tuple[Spectrum, ...] = ()
+    order: tuple[int, ...] = ()
+    axes: Axes | None = None
     inv_freq: tuple[float, ...] = field(init=False, repr=False, compare=False)
     attention_factor: float = field(init=False, repr=False, compare=False)
     window: int | None = field(init=False, repr=False, compare=False)
     """The trained window [token] of the schemes that depend on the length of the context, None where none does."""
     _inv_freq: Constants = field(init=False, repr=False, compare=False)
+    _real: Constants = field(init=False, repr=False, compare=False)
     _words: Constants = field(init=False, repr=False, compare=False)
     _one_word: Constants = field(init=False, repr=False, compare=False)
     _amplitude: Constants = field(init=False, repr=False, compare=False)
+    _axes: Constants = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         with plain_torch():
-            inv_freq, factor = self._frequencies(torch.device("cpu"), None)
+            cpu = torch.device("cpu")
+            inv_freq, factor = self._frequencies(cpu, None)
             values = tuple(inv_freq.tolist())
             _check_factor(factor)
             windows = [scheme.window for scheme in self.schemes if scheme.window is not None]
+            windows += [part.window for part in self.parts if part.window is not None]
             for length in {
                 *windows,
                 *(window + 1 for window in windows),
             }:  # where a scheme that depends on the length changes
-                _check_factor(self._frequencies(torch.device("cpu"), length)[1])
-            high, low = turns_per_token(inv_freq, self.divisor)
+                _check_factor(self._frequencies(cpu, length)[1])
+            high, low = self._turns(inv_freq, cpu, None)
             words = (tuple(high.tolist()), tuple(low.tolist()))
             one_word = tuple(in_one_word(high, low).tolist())
+            real = tuple(self._radians(inv_freq, cpu, None).tolist())
         derived = {
             "inv_freq": values,
             "attention_factor": float(factor),
             "window": min(windows) if windows else None,
             "_inv_freq": Constants(values, torch.float32),
+            "_real": Constants(real, torch.float64),
             "_words": Constants(words, torch.int64),
             "_one_word": Constants(one_word, torch.int64),
             "_amplitude": Constants((float(factor),), torch.float64),
+            "_axes": Constants(self.axes or (), torch.int64),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
@@ -77,49 +94,68 @@ class Spectrum:
             return self._inv_freq.on(device, traced=traced), self.attention_factor
         return self._frequencies(device, length)
 
+    def radians(self, device: torch.device, length: Length = None) -> Tensor:
+        """Radians per token in float64 (float32 on a device without it), interpolation included, (dim/2,) or (batch, dim/2)."""
+        return self._radians(self.frequencies(device, length)[0], device, length)
+
     def cos_sin(
         self,
         positions: Tensor,
         dtype: torch.dtype,
         *,
+        coordinates: bool = False,
         length: Length = None,
         scale: Callable[[Tensor], Tensor] | None = None,
         far: bool = False,
         traced: bool = False,
     ) -> CosSin:
-        """Tables (..., dim/2) for int64 positions (...), times the attention factor and scale(positions), an amplitude (..., dim/2).
+        """Tables (..., dim/2) for positions (...), int64 or real, times the attention factor and scale(positions), (..., dim/2).
 
-        A (batch,) length gives (batch, seq, dim/2) for positions (seq,) or (batch, seq). far: some |position| exceeds 2^31, where one
-        word of the angle is not enough.
+        coordinates: positions are (..., coordinates); otherwise every coordinate of a position (...) is that number. A (batch,) length
+        gives (batch, seq, dim/2) for positions of one row or of as many. far: some |position| exceeds 2^31, where one word of the
+        angle is not enough.
         """
         fixed, device = self._fixed(length), positions.device
-        if fixed and scale is None and dtype == torch.float32 and self.angles == "exact" and not (far or traced):
-            table = gpu.cos_sin(positions, self._one_word, self._amplitude)
+        real = positions.is_floating_point()
+        if (
+            fixed
+            and scale is None
+            and dtype == torch.float32
+            and self.angles == "exact"
+            and not (far or traced or real)
+        ):
+            table = gpu.cos_sin(positions, self._one_word, self._amplitude, self._axes if coordinates else None)
             if table is not None:
                 return table
         inv_freq, factor = self.frequencies(device, length, traced=traced)
-        if inv_freq.ndim == 2:  # a spectrum for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
-            inv_freq = inv_freq[:, None]
+        rows = (
+            inv_freq.ndim == 2
+        )  # a spectrum for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
+        if rows:
             factor = factor[:, None, None] if isinstance(factor, Tensor) and factor.ndim else factor
+        along = (
+            positions.index_select(-1, self._axes.on(device, traced=traced)) if coordinates else positions[..., None]
+        )
 
         def amplitude(positions: Tensor) -> float | Tensor:
-            return factor if scale is None else scale(positions) * factor
+            return factor if scale is None else scale(positions[..., 0]) * factor
 
         if self.angles == "float32":
-            inv_freq = inv_freq if self.divisor == 1.0 else inv_freq / self.divisor
-            return float32_cos_sin(positions, inv_freq, dtype, amplitude, traced=traced)
+            inv_freq = self._divided(inv_freq, device, length)
+            return float32_cos_sin(along, inv_freq[:, None] if rows else inv_freq, dtype, amplitude, traced=traced)
+        if real:
+            radians = self._real.on(device, traced=traced) if fixed else self._radians(inv_freq, device, length)
+            return real_cos_sin(along, radians[:, None] if rows else radians, dtype, amplitude, traced=traced)
         near = dtype != torch.float64 and not far
         if fixed and near:
-            return exact_cos_sin(
-                positions, self._one_word.on(device, traced=traced), None, dtype, amplitude, traced=traced
-            )
-        if fixed:
-            high, low = self._words.on(device, traced=traced).unbind(0)
-        else:
-            high, low = turns_per_token(inv_freq, self.divisor)
+            words = self._one_word.on(device, traced=traced)
+            return exact_cos_sin(along, words, None, dtype, amplitude, traced=traced)
+        high, low = self._words.on(device, traced=traced).unbind(0) if fixed else self._turns(inv_freq, device, length)
+        if rows:
+            high, low = high[:, None], low[:, None]
         if near:
             high, low = in_one_word(high, low), None
-        return exact_cos_sin(positions, high, low, dtype, amplitude, traced=traced)
+        return exact_cos_sin(along, high, low, dtype, amplitude, traced=traced)
 
     def _fixed(self, length: Length) -> bool:
         """True if the frequencies are those made once, whatever the length of the context."""
@@ -131,10 +167,13 @@ class Spectrum:
         return f"base {self.base}{schemes}"
 
     def _frequencies(self, device: torch.device, length: Length) -> Frequencies:
+        if self.parts:
+            made = [part.frequencies(device, length) for part in self.parts]
+            return self._side_by_side([inv_freq for inv_freq, _ in made]), made[0][1]
         if self.given is not None:
             return torch.tensor(self.given, dtype=torch.float32, device=device), self.given_factor
         assert self.base is not None
-        formula = _in_float32 if self.angles == "float32" else _in_float64
+        formula = in_float32 if self.angles == "float32" else in_float64
         try:
             inv_freq, factor = formula(self.base, self.dim, self.schemes, device, length)
         except OverflowError as error:
@@ -146,6 +185,43 @@ class Spectrum:
             )
         return inv_freq, factor
 
+    # --- three ways from inv_freq, in float32, to what positions are multiplied by -------------------------------------------------------
+
+    def _turns(self, inv_freq: Tensor, device: torch.device, length: Length) -> tuple[Tensor, Tensor]:
+        """The two words of turns per token."""
+        if self.parts:
+            made = [part._turns(part.frequencies(device, length)[0], device, length) for part in self.parts]
+            return self._side_by_side([high for high, _ in made]), self._side_by_side([low for _, low in made])
+        if self.double and self.given is not None:
+            high, low = turns_of_numbers(self.given, self.divisor)
+            return torch.tensor(high, device=device), torch.tensor(low, device=device)
+        return turns_per_token(inv_freq, self.divisor)
+
+    def _radians(self, inv_freq: Tensor, device: torch.device, length: Length) -> Tensor:
+        """Radians per token in float64 (float32 without it), for real positions."""
+        work = torch.float64 if has_float64(device) else torch.float32
+        if self.parts:
+            return self._side_by_side(
+                [part._radians(part.frequencies(device, length)[0], device, length) for part in self.parts]
+            )
+        if self.double:
+            inv_freq = torch.tensor(self.given, dtype=work, device=device)
+        return inv_freq.to(work) / self.divisor
+
+    def _divided(self, inv_freq: Tensor, device: torch.device, length: Length) -> Tensor:
+        """Radians per token in float32, for the arithmetic of transformers."""
+        if self.parts:
+            return self._side_by_side(
+                [part._divided(part.frequencies(device, length)[0], device, length) for part in self.parts]
+            )
+        return inv_freq if self.divisor == 1.0 else inv_freq / self.divisor
+
+    def _side_by_side(self, made: list[Tensor]) -> Tensor:
+        """What the parts made, (planes,) or (batch, planes) each, in the order of this spectrum's planes."""
+        batch = max((t.shape[0] for t in made if t.ndim == 2), default=0)
+        whole = torch.cat([t.expand(batch, -1) if batch else t for t in made], -1)
+        return whole[..., torch.tensor(self.order, device=whole.device)] if self.order else whole
+
 
 def _check_factor(factor: float | Tensor) -> None:
     """Raise where cos and sin times the attention factor would overflow float32 tables."""
@@ -153,30 +229,28 @@ def _check_factor(factor: float | Tensor) -> None:
         raise ValueError(f"the attention factor must be positive and finite in float32, got {float(factor)}")
 
 
-def _in_float64(
-    base: float, dim: int, schemes: tuple[Scheme, ...], device: torch.device, length: Length
-) -> Frequencies:
-    """base^(-2i / dim) (Su et al. 2021, arXiv:2104.09864, section 3.2.2) and the schemes in float64, rounded once to float32."""
-    exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=device) / dim
-    inv_freq, factor = torch.pow(base, -exponents), 1.0
-    for scheme in schemes:
-        inv_freq, more = scheme(inv_freq, base=base, dim=dim, length=length)
-        factor = factor * more
-    return inv_freq.to(torch.float32), factor
+def side_by_side(parts: tuple[Spectrum, ...], coordinates: Axes, *, alternating: bool) -> Spectrum:
+    """Spectra of one coordinate each as one of several. coordinates: which one each part reads.
 
-
-def _in_float32(
-    base: float, dim: int, schemes: tuple[Scheme, ...], device: torch.device, length: Length
-) -> Frequencies:
-    """The same in float32, in the order of operations of transformers 5.23 (modeling_llama.py, modeling_rope_utils.py).
-
-    transformers has no chains. The first scheme is computed as there, from the base; those after it by their formula, from the
-    frequencies of the one before.
+    alternating: the first planes of all parts come first, then the second ones; otherwise all planes of a part together. ValueError for
+    parts that differ in their arithmetic or attention factor, and for alternating parts of different size.
     """
-    inv_freq = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float, device=device) / dim))
-    factor = 1.0
-    for i, scheme in enumerate(schemes):
-        formula = scheme.in_float32 if i == 0 else scheme
-        inv_freq, more = formula(inv_freq, base=base, dim=dim, length=length)
-        factor = factor * more
-    return inv_freq, factor
+    if len({part.angles for part in parts}) > 1:
+        raise ValueError("the parts must have one arithmetic of angles: all exact or all float32")
+    factors = [part.attention_factor for part in parts]
+    lengths = [part.window + more for part in parts if part.window is not None for more in (0, 1)]
+    for length in (None, *lengths):
+        factors = [float(part.frequencies(torch.device("cpu"), length)[1]) for part in parts]
+        if len(set(factors)) > 1:
+            raise ValueError(
+                f"the parts have different attention factors {tuple(factors)}, and a head has one: give "
+                f"attention_factor=1.0 to the schemes of the parts"
+            )
+    planes = [len(part.inv_freq) for part in parts]
+    if alternating and len(set(planes)) > 1:
+        raise ValueError(f"alternating parts must have one size, got {tuple(2 * n for n in planes)} channels")
+    axes = tuple(axis for axis, n in zip(coordinates, planes, strict=True) for _ in range(n))
+    order = tuple(part * planes[0] + j for j in range(planes[0]) for part in range(len(parts))) if alternating else ()
+    if order:
+        axes = tuple(axes[i] for i in order)
+    return Spectrum(2 * sum(planes), None, angles=parts[0].angles, parts=parts, order=order, axes=axes)

@@ -18,6 +18,7 @@ _RADIANS_PER_UNIT = tl.constexpr(RADIANS_PER_UNIT)
 @triton.jit(do_not_specialize=["rows"])
 def tables_kernel(
     positions,
+    axes,
     turns_per_token,
     amplitude,
     cos,
@@ -25,8 +26,11 @@ def tables_kernel(
     rows: tl.int32,
     PLANES: tl.constexpr,
     BT: tl.constexpr,
+    COORDINATES: tl.constexpr,
 ):
     """cos and sin (rows, PLANES) float32 of positions (rows,) int64, times the amplitude, one float64.
+
+    With COORDINATES positions are (rows, COORDINATES), and plane j reads number axes[j] of them; with 0 there are none.
 
     turns_per_token (PLANES,) int64 in units of 2^-64 turn, so that the product, wrapped to 64 bits, is the angle without its whole
     turns. The nearest quarter turn goes away by integers too, and what is left, within pi / 4, is a matter of two polynomials: the
@@ -35,7 +39,11 @@ def tables_kernel(
     row = tl.program_id(0) * BT + tl.arange(0, BT)[:, None]
     plane = tl.arange(0, triton.next_power_of_2(PLANES))[None, :]
     here = (row < rows) & (plane < PLANES)
-    p = tl.load(positions + row, mask=row < rows)
+    if COORDINATES > 0:
+        axis = tl.load(axes + plane, mask=plane < PLANES)
+        p = tl.load(positions + row.to(tl.int64) * COORDINATES + axis, mask=here)
+    else:
+        p = tl.load(positions + row, mask=row < rows)
     turns = p * tl.load(turns_per_token + plane, mask=plane < PLANES)
     quarter = (turns + (1 << 61)) >> 62
     x = (turns - (quarter << 62)).to(tl.float64) * _RADIANS_PER_UNIT

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import torch
@@ -53,7 +53,7 @@ FAR = 1 << 31
 """The largest |position| for which one word gives float32 tables within 3.1e-8; beyond it two words do."""
 
 Amplitude = Callable[[Tensor], "float | Tensor"]
-"""positions (...) -> what cos and sin are multiplied by, a number or (..., dim/2)."""
+"""positions (..., 1) or (..., P) -> what cos and sin are multiplied by, a number or (..., P)."""
 
 
 def turns_per_token(inv_freq: Tensor, divisor: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -86,6 +86,20 @@ def _turns_of_powers_of_two(divisor: float) -> Constants:
     return Constants(tuple(zip(*words, strict=True)), torch.int64)
 
 
+def turns_of_numbers(inv_freq: Sequence[float], divisor: float = 1.0) -> tuple[list[int], list[int]]:
+    """The two words of float64 numbers, all 53 bits of each: the same by Python's integers, for frequencies that are given in float64."""
+    high: list[int] = []
+    low: list[int] = []
+    for number in inv_freq:
+        units = (
+            Fraction(number) / Fraction(divisor) * ONE_TURN * Fraction(2) ** (_TURN_BITS + _EXTRA_BITS - _ONE_TURN_BITS)
+        )
+        top, rest = divmod(round(units), 1 << _EXTRA_BITS)
+        high.append(_wrap(top))
+        low.append(rest)
+    return high, low
+
+
 def _wrap(value: int) -> int:
     """The int64 that value is, modulo 2^64."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
@@ -102,25 +116,41 @@ def turns(positions: Tensor, high: Tensor, low: Tensor | None = None) -> Tensor:
     float64 tables need both words, split so that no product leaves int64 for any int64 position; float32 tables need one, that of
     in_one_word().
     """
-    positions = positions[..., None]
+    return _turns(positions[..., None], high, low)
+
+
+def _turns(positions: Tensor, high: Tensor, low: Tensor | None) -> Tensor:
+    """The same for positions (..., 1), or (..., P), one for each plane."""
     if low is None:
         return positions * high
     return positions * high + (positions >> _EXTRA_BITS) * low + (((positions & _EXTRA_MASK) * low) >> _EXTRA_BITS)
 
 
+def sum_of_turns(positions: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """Angles of dense directions, turns dropped: positions (..., seq, n) int64 x words (P, n) or (heads, P, n) -> (..., seq, P).
+
+    The products wrap, so that the sum over coordinates is exact but for the last bit of each word.
+    """
+    made = [
+        _turns(positions[..., c, None], high[..., None, :, c], low[..., None, :, c]) for c in range(positions.shape[-1])
+    ]
+    return torch.stack(made).sum(0)
+
+
 def exact_cos_sin(
     positions: Tensor, high: Tensor, low: Tensor | None, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
 ) -> CosSin:
-    """cos and sin (..., P) of int64 positions (...) x words (P,) or (batch, 1, P), by fixed-point turns; low None: high is one word.
+    """cos and sin (..., P) of int64 positions x words (P,) or (batch, 1, P), by fixed-point turns; low None: high is one word.
 
-    float32 tables from two words have the bits of one word wherever |position| <= 2^31, so that a row does not depend on others.
+    positions: (..., 1), or (..., P), one for each plane. float32 tables from two words have the bits of one word wherever
+    |position| <= 2^31, so that a row does not depend on others.
     """
 
     def table(positions: Tensor) -> CosSin:
-        angles = turns(positions, high, low)
+        angles = _turns(positions, high, low)
         if low is not None and dtype != torch.float64:
-            near = ((positions >= -FAR) & (positions <= FAR))[..., None]
-            angles = torch.where(near, turns(positions, in_one_word(high, low)), angles)
+            near = (positions >= -FAR) & (positions <= FAR)
+            angles = torch.where(near, _turns(positions, in_one_word(high, low), None), angles)
         return cos_sin_of_turns(angles, dtype, amplitude(positions))
 
     return table(positions) if high.ndim > 1 or traced else in_blocks(table, positions, high.shape[-1], dtype)
@@ -129,12 +159,31 @@ def exact_cos_sin(
 def float32_cos_sin(
     positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
 ) -> CosSin:
-    """cos and sin (..., P) of positions (...) x inv_freq (P,) or (batch, 1, P), by the float32 product of transformers."""
+    """cos and sin (..., P) of positions (..., 1) or (..., P) x inv_freq (P,) or (batch, 1, P), by the float32 product of transformers."""
 
     def table(positions: Tensor) -> CosSin:
-        return cos_sin_of_angles(positions[..., None].float() * inv_freq, dtype, amplitude(positions))
+        return cos_sin_of_angles(positions.float() * inv_freq, dtype, amplitude(positions))
 
     return table(positions) if inv_freq.ndim > 1 or traced else in_blocks(table, positions, inv_freq.shape[-1], dtype)
+
+
+def real_cos_sin(
+    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
+) -> CosSin:
+    """cos and sin (..., P) of real positions (..., 1) or (..., P) x inv_freq (P,) or (batch, 1, P): one product in float64 [rad].
+
+    |error| <= 3.0e-8 + |angle| 2^-52 in float32: below 3.1e-8 for |angle| <= 1e7 rad. Positions that require a gradient get it.
+    """
+
+    def table(positions: Tensor) -> CosSin:
+        angles = positions.to(inv_freq.dtype) * inv_freq
+        if angles.requires_grad:
+            factor = amplitude(positions)
+            return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+        return cos_sin_of_angles(angles, dtype, amplitude(positions))
+
+    whole = inv_freq.ndim > 1 or traced or positions.requires_grad
+    return table(positions) if whole else in_blocks(table, positions, inv_freq.shape[-1], dtype)
 
 
 def cos_sin_of_turns(turns: Tensor, dtype: torch.dtype, amplitude: Tensor | float = 1.0) -> CosSin:
@@ -179,10 +228,11 @@ def in_blocks(table: Callable[[Tensor], CosSin], positions: Tensor, planes: int,
     On the CPU, 8,192 x 64: 8.7 ms at once, most of it page faults of fresh temporaries; 3.0 ms in blocks; on a machine with larger
     caches 2.2 ms and 1.5 ms.
     """
-    if positions.device.type != "cpu" or positions.numel() * planes <= 2 * _BLOCK:
+    count = positions.shape[:-1].numel()
+    if positions.device.type != "cpu" or count * planes <= 2 * _BLOCK:
         return table(positions)
     values = _BLOCK * torch.get_num_threads()
-    flat = positions.reshape(-1)
+    flat = positions.reshape(count, positions.shape[-1])
     cos = torch.empty((flat.shape[0], planes), dtype=dtype)
     sin = torch.empty_like(cos)
     rows = max(1, values // planes)
@@ -191,4 +241,4 @@ def in_blocks(table: Callable[[Tensor], CosSin], positions: Tensor, planes: int,
         block_cos, block_sin = table(flat[block])
         cos[block].copy_(block_cos)
         sin[block].copy_(block_sin)
-    return cos.view(*positions.shape, planes), sin.view(*positions.shape, planes)
+    return cos.view(*positions.shape[:-1], planes), sin.view(*positions.shape[:-1], planes)

@@ -1,5 +1,30 @@
-"""Everything a call gives, checked and resolved before anything is computed. One function per public entry, in calls.py."""
+"""Everything a call gives, checked and resolved before anything is computed. One function per public entry, in calls.py and moved.py."""
 
-from .calls import Call, for_cos_sin, for_freqs, for_operator, for_pair, for_rotate, for_table, last_rows
+from .calls import (
+    Call,
+    for_cos_sin,
+    for_directions,
+    for_freqs,
+    for_operator,
+    for_pair,
+    for_rotate,
+    for_table,
+    last_rows,
+)
+from .moved import Move, Side, for_rerotate, for_rerotation
 
-__all__ = ["Call", "for_cos_sin", "for_freqs", "for_operator", "for_pair", "for_rotate", "for_table", "last_rows"]
+__all__ = [
+    "Call",
+    "Move",
+    "Side",
+    "for_cos_sin",
+    "for_directions",
+    "for_freqs",
+    "for_operator",
+    "for_pair",
+    "for_rerotate",
+    "for_rerotation",
+    "for_rotate",
+    "for_table",
+    "last_rows",
+]

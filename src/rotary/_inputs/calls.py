@@ -21,18 +21,20 @@ from .._torch import jit_tracing, tracing
 from .._types import CosSin, Length, Range, Role
 from ..positions import sequence
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis, table_of
-from .where import check_rows_of_length, context_length, per_row, positions_of, role_of
+from .where import check_coordinates, check_rows_of_length, context_length, per_row, positions_of, role_of
 
 
 class Call(NamedTuple):
     """What a call of a module asks for.
 
-    seq_dim: counted from the front. positions: integers (seq,) or (batch, seq), of the keys. position_range: where the host knows it
+    seq_dim: counted from the front. positions: (seq,) or (batch, seq), of the keys, with a last dimension for coordinates where
+    that is said; otherwise each coordinate is that number. position_range: where the host knows it
     without looking at a tensor. traced: what tracing() says here.
     """
 
     seq_dim: int
     positions: Tensor
+    coordinates: bool
     position_range: Range | None
     length: Length
     role: Role
@@ -44,6 +46,7 @@ def for_rotate(
     k: Tensor | None,
     *,
     dim: int,
+    coordinates: int,
     use_xpos: bool,
     windowed: bool,
     offset: Any,
@@ -53,7 +56,8 @@ def for_rotate(
     role: Any,
     seq_dim: int,
 ) -> Call:
-    """The arguments of RotaryEmbedding.rotate. windowed: whether a scheme of the module depends on the length."""
+    """The arguments of RotaryEmbedding.rotate. coordinates: of a position, 0 where a module has no axes. windowed: whether a scheme of
+    the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
     keys = q
@@ -65,19 +69,24 @@ def for_rotate(
         check_width(dim, k, "k")
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
-    at, known = positions_of(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced)
+    at, known = positions_of(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
+    spread = bool(coordinates) and positions is not None
     tokens = context_length(length, keys, axis)
-    rows = at.shape[0] if at.ndim == 2 else tokens.shape[0] if windowed and per_row(tokens) else 1
+    rows = at.shape[0] if at.ndim == 2 + spread else tokens.shape[0] if windowed and per_row(tokens) else 1
     check_batch_of_tables(rows, q, "q")
-    return Call(axis, at, known, tokens, role, traced)
+    return Call(axis, at, spread, known, tokens, role, traced)
 
 
-def for_cos_sin(positions: Any, *, use_xpos: bool, length: Any, role: Any, device: torch.device) -> Call:
+def for_cos_sin(
+    positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any, device: torch.device
+) -> Call:
     """The arguments of RotaryEmbedding.cos_sin; seq_dim has no meaning there and is -1."""
     traced = tracing()
-    known = None
+    known, spread = None, bool(coordinates) and isinstance(positions, Tensor)
     if isinstance(positions, Tensor):
-        _checks.integers("positions", positions)
+        _checks.positions(positions)
+        if coordinates:
+            check_coordinates(positions, coordinates)
         if not positions.ndim and jit_tracing():  # x.shape[-2], for one: a length that jit.trace has made a tensor of
             raise ValueError(
                 "under jit.trace a length is a 0-d tensor, which means one position here: pass positions=torch.arange(n)"
@@ -87,8 +96,8 @@ def for_cos_sin(positions: Any, *, use_xpos: bool, length: Any, role: Any, devic
         known = (0, n - 1) if n and not traced else None
         positions = sequence(n, device=device)
     tokens = context_length(length, None, 0)
-    check_rows_of_length(tokens, positions)
-    return Call(-1, positions, known, tokens, role_of(role, use_xpos), traced)
+    check_rows_of_length(tokens, positions, coordinates=spread)
+    return Call(-1, positions, spread, known, tokens, role_of(role, use_xpos), traced)
 
 
 def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, CosSin]:
@@ -159,6 +168,23 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
         raise ValueError(
             f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"
         )
+
+
+def for_directions(positions: Tensor, directions: Tensor) -> None:
+    """The arguments of cos_sin_of."""
+    _checks.positions(positions)
+    if not directions.is_floating_point() or directions.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(f"directions must be float32 or float64, got {directions.dtype}")
+    if directions.ndim not in (2, 3):
+        raise ValueError(
+            f"directions must have shape (planes, coordinates) or (heads, planes, coordinates), got {tuple(directions.shape)}"
+        )
+    check_coordinates(positions, directions.shape[-1])
+    if positions.ndim > 5 - directions.ndim:
+        wanted = "(seq, coordinates)" if directions.ndim == 3 else "(seq, coordinates) or (batch, seq, coordinates)"
+        raise ValueError(f"positions must have shape {wanted}, got {tuple(positions.shape)}")
+    if positions.device != directions.device:
+        raise ValueError(f"positions on {positions.device}, directions on {directions.device}: move one")
 
 
 def last_rows(table: CosSin, rows: int, length: int) -> CosSin:

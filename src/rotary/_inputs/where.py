@@ -18,11 +18,19 @@ _LONGEST = 2**63
 
 
 def positions_of(
-    keys: Tensor, axis: int, queries: int, offset: Any, explicit: Any, cu_seqlens: Any, traced: bool
+    keys: Tensor,
+    axis: int,
+    queries: int,
+    offset: Any,
+    explicit: Any,
+    cu_seqlens: Any,
+    traced: bool,
+    coordinates: int = 0,
 ) -> tuple[Tensor, Range | None]:
-    """Integer positions of keys, (seq,) or (batch, seq), and their range where an int offset fixes it.
+    """Positions of keys, (seq,) or (batch, seq), and their range where an int offset fixes it.
 
-    explicit: the positions= argument of the call, checked against keys; otherwise positions are made from offset and cu_seqlens.
+    explicit: the positions= argument of the call, checked against keys, with a last dimension of so many coordinates where that is not
+        0; otherwise positions are made from offset and cu_seqlens, without coordinates.
     """
     n = keys.shape[axis]
     if explicit is not None:
@@ -30,7 +38,7 @@ def positions_of(
             raise TypeError("give positions or offset, not both")
         if cu_seqlens is not None:
             raise TypeError("give positions or cu_seqlens, not both")
-        return _explicit_positions(keys, axis, explicit), None
+        return _explicit_positions(keys, axis, explicit, coordinates), None
     start: int | Tensor = offset if isinstance(offset, Tensor) else _checks.index("offset", offset)
     if isinstance(start, Tensor):
         _checks.integers("offset", start)
@@ -50,23 +58,45 @@ def positions_of(
     return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
 
 
-def _explicit_positions(keys: Tensor, axis: int, explicit: Any) -> Tensor:
+def _explicit_positions(keys: Tensor, axis: int, explicit: Any, coordinates: int) -> Tensor:
     if not isinstance(explicit, Tensor):
-        raise TypeError(f"positions must be an integer tensor, got {type(explicit).__name__}")
-    _checks.integers("positions", explicit)
+        raise TypeError(f"positions must be a tensor of numbers, got {type(explicit).__name__}")
+    _checks.positions(explicit)
     _check_device("positions", explicit, keys)
-    shape, n = tuple(explicit.shape), keys.shape[axis]
-    if explicit.ndim not in (1, 2):
-        raise ValueError(f"positions must have shape (seq,) or (batch, seq), got {shape}")
-    if shape[-1] != n:
+    n = keys.shape[axis]
+    if coordinates:
+        check_coordinates(explicit, coordinates)
+    rows = tuple(explicit.shape[:-1]) if coordinates else tuple(explicit.shape)
+    last = ", coordinates" if coordinates else ""
+    if len(rows) not in (1, 2):
         raise ValueError(
-            f"positions has {shape[-1]} entries along the sequence, x with shape {tuple(keys.shape)} has {n} along dimension {axis}"
+            f"positions must have shape (seq{last or ','}) or (batch, seq{last}), got {tuple(explicit.shape)}"
+            + ("" if coordinates or explicit.ndim != 3 else "; a module of several coordinates is made with axes=")
         )
-    if explicit.ndim == 2 and shape[0] == 1:
+    if rows[-1] != n:
+        raise ValueError(
+            f"positions has {rows[-1]} entries along the sequence, x with shape {tuple(keys.shape)} has {n} along dimension {axis}"
+        )
+    if len(rows) == 2 and rows[0] == 1:
         return explicit[0]
-    if explicit.ndim == 2:
-        _check_batch("positions", shape[0], keys, axis)
+    if len(rows) == 2:
+        _check_batch("positions", rows[0], keys, axis)
     return explicit
+
+
+def check_coordinates(positions: Tensor, coordinates: int) -> None:
+    """Raise where the last dimension of positions does not hold one number for each coordinate that the planes read."""
+    shape = tuple(positions.shape)
+    if positions.ndim < 2:
+        raise ValueError(
+            f"positions must have a last dimension of {coordinates} coordinates, got shape {shape}; for text give the same number on each: "
+            f"positions[:, None].expand(-1, {coordinates}), or offset="
+        )
+    if shape[-1] != coordinates:
+        hint = "; transformers puts coordinates first: movedim(0, -1)" if shape[0] == coordinates else ""
+        raise ValueError(
+            f"positions have {shape[-1]} coordinates in their last dimension {shape}, the planes read {coordinates}{hint}"
+        )
 
 
 def context_length(value: Any, x: Tensor | None, axis: int) -> Length:
@@ -79,11 +109,12 @@ def context_length(value: Any, x: Tensor | None, axis: int) -> Length:
     return value
 
 
-def check_rows_of_length(length: Length, positions: Tensor) -> None:
-    """Raise where a (batch,) length does not go with the rows of positions."""
-    if not per_row(length) or positions.ndim < 2:
+def check_rows_of_length(length: Length, positions: Tensor, *, coordinates: bool = False) -> None:
+    """Raise where a (batch,) length does not go with the rows of positions, whose last dimension may be coordinates."""
+    dims = positions.ndim - coordinates
+    if not per_row(length) or dims < 2:
         return
-    if positions.ndim > 2 or positions.shape[0] not in (1, length.shape[0]):
+    if dims > 2 or positions.shape[0] not in (1, length.shape[0]):
         raise ValueError(
             f"length has shape {tuple(length.shape)}, positions {tuple(positions.shape)}: (seq,) or (batch, seq) is needed"
         )

@@ -1,11 +1,11 @@
-"""Positions [token]: integers until the last moment. Offsets, packed documents, padded batches."""
+"""Positions of text [token]: integers until the last moment. Offsets, packed documents, padded batches."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ._torch import tracing
+from .._torch import tracing
 
 _LAST = 2**63 - 1  # of int64
 

@@ -1,0 +1,168 @@
+"""What RotaryEmbedding is made of, and the ways to make one beside its constructor: given frequencies, and axial parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from . import _checks
+from ._angles.cos_sin import Tables
+from ._angles.frequencies import Spectrum, side_by_side
+from ._angles.xpos import XPos
+from ._rerotate import Rerotatable
+from ._types import AngleArithmetic
+from .axes import Axes, checked
+from .scaling.scheme import Scheme
+from .scaling.temperature import Temperature
+
+Self = TypeVar("Self", bound="Built")
+
+
+class Built(Rerotatable):
+    """The part of RotaryEmbedding that holds its arguments."""
+
+    dim: int
+    use_xpos: bool
+    scale_base: float
+    interpolation_factor: float
+    base: float | None
+    base_rescale_factor: float
+    scaling: tuple[Scheme, ...]
+    interleaved: bool
+    angles: AngleArithmetic
+    attention_factor: float
+    axes: Axes | None
+    parts: tuple[int | Built, ...] = ()
+    """What axial() was given."""
+    inv_freq: Tensor
+    scale: Tensor | None
+    temperatures: tuple[Temperature, ...] = ()
+    """What the model of a config multiplies its queries by, besides the rotation; rotate() does not: see from_config."""
+    notes: tuple[str, ...] = ()
+    """What else the caller must do for the model of a config, one sentence each: see from_config."""
+
+    @classmethod
+    def from_inv_freq(
+        cls: type[Self],
+        inv_freq: Tensor | Sequence[float],
+        *,
+        attention_factor: float = 1.0,
+        interleaved: bool = False,
+        angles: AngleArithmetic = "exact",
+        axes: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """A module with frequencies given as they are, a model's own: inv_freq (dim/2,) [rad/token].
+
+        A float64 tensor stays float64: angles are exact for its 53 bits, and the buffer inv_freq shows their float32 rounding. A
+        float32 tensor and a sequence of numbers are taken in float32. A plane of frequency 0 stands still. axes: as in the constructor.
+        attention_factor multiplies cos and sin, of queries and keys alike. The values are copied: a later change of the tensor
+        changes nothing.
+
+        TypeError for values that are not floating, or in half precision; ValueError for another shape, values that are not finite or
+        not there (meta), and a tensor that requires a gradient, which this copy would cut off.
+
+        >>> from rotary import RotaryEmbedding
+        >>> RotaryEmbedding.from_inv_freq([1.0, 0.01]).dim
+        4
+        """
+        values, double = _checks.frequencies(inv_freq)
+        if double and angles == "float32":
+            raise ValueError(
+                "angles='float32' is a float32 product, and inv_freq is float64: give inv_freq.float(), or angles='exact'"
+            )
+        spectrum = Spectrum(
+            2 * len(values),
+            None,
+            angles=_checks.one_of("angles", angles, ("exact", "float32")),
+            given=values,
+            given_factor=_checks.number("attention_factor", attention_factor),
+            double=double,
+            axes=None if axes is None else checked(axes, len(values)),
+        )
+        return cls._without_base(spectrum, interleaved, device)
+
+    @classmethod
+    def axial(
+        cls: type[Self],
+        *parts: int | Built,
+        base: float = 10000,
+        axes: Sequence[int] | None = None,
+        order: Literal["blocks", "alternating"] = "blocks",
+        interleaved: bool = False,
+        angles: AngleArithmetic = "exact",
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Spectra side by side, one for each axis: of images (rows, columns), of video (frames, rows, columns).
+
+        parts: for each axis its channels, even, or a module of one coordinate with a base and schemes of its own. The bits of the tables
+            are those of one-axis modules, each at its own coordinate.
+        base: of the parts that are numbers of channels.
+        axes: the coordinate that each part reads, by default 0, 1, ...; (1, 0) for a model whose first block reads columns.
+        order: of the planes: "blocks", all planes of a part together, or "alternating", the first planes of all parts, then the second.
+        interleaved, angles, device: as in the constructor; parts that are modules must agree in the first two.
+
+        ValueError for parts that differ in pairing, arithmetic or attention factor, that have xPos or several coordinates, and for
+        alternating parts of different size.
+
+        >>> from rotary import RotaryEmbedding
+        >>> rope = RotaryEmbedding.axial(16, 56, 56, interleaved=True)  # Flux: an index, row and column
+        >>> rope.dim, rope.coordinates
+        (128, 3)
+        """
+        angles = _checks.one_of("angles", angles, ("exact", "float32"))
+        if not parts:
+            raise ValueError("axial() needs the channels of each axis, as axial(64, 64)")
+        made: list[Spectrum] = []
+        for i, part in enumerate(parts):
+            if not isinstance(part, Built):
+                made.append(Spectrum(_checks.even_dim(part), _checks.number("base", base), angles=angles))
+                continue
+            if part.use_xpos or part.axes is not None:
+                raise ValueError(
+                    f"part {i} has {'xPos' if part.use_xpos else 'axes'}; the parts of an axial module have one coordinate"
+                )
+            if (part.interleaved, part.angles) != (interleaved, angles):
+                raise ValueError(
+                    f"part {i} has interleaved={part.interleaved}, angles={part.angles!r}, the module interleaved={interleaved}, "
+                    f"angles={angles!r}: a head has one of each"
+                )
+            made.append(part._tables.spectrum)
+        coordinates = checked(range(len(parts)) if axes is None else axes, len(parts))
+        alternating = _checks.one_of("order", order, ("blocks", "alternating")) == "alternating"
+        spectrum = side_by_side(tuple(made), coordinates, alternating=alternating)
+        module = cls._without_base(spectrum, interleaved, device)
+        object.__setattr__(module, "parts", parts)
+        return module
+
+    @classmethod
+    def _without_base(
+        cls: type[Self], spectrum: Spectrum, interleaved: bool, device: torch.device | str | None
+    ) -> Self:
+        module = cls.__new__(cls)  # the constructor makes frequencies from a base, which these have not
+        nn.Module.__init__(module)
+        module.base, module.base_rescale_factor = None, 1.0
+        module.scale_base, module.interpolation_factor = 512, 1.0
+        module._set_up(spectrum, None, interleaved, device)
+        return module
+
+    def _set_up(
+        self, spectrum: Spectrum, xpos: XPos | None, interleaved: bool, device: torch.device | str | None
+    ) -> None:
+        self.dim = spectrum.dim
+        self.use_xpos = xpos is not None
+        self.interleaved = _checks.flag("interleaved", interleaved)
+        self.angles = spectrum.angles
+        self.scaling = spectrum.schemes
+        self.attention_factor = spectrum.attention_factor
+        self.axes = spectrum.axes
+        self._tables = Tables(spectrum, xpos)
+        self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)
+
+    @property
+    def coordinates(self) -> int:
+        """How many numbers a position has: 1 without axes."""
+        return 1 if self.axes is None else max(self.axes) + 1
