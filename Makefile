@@ -27,7 +27,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 sanitize: $(VENV)/.dev
-	tests/_native/sanitize.sh $(BIN)/python
+	ROTARY_FUZZ=$${ROTARY_FUZZ:-10000} tests/_native/sanitize.sh $(BIN)/python
 
 mutants: $(VENV)/.dev
 	$(PIP) cosmic-ray

@@ -31,6 +31,7 @@ from rotary.checkpoints.projections import (
     UNROTATED_LAYERS,
 )
 from rotary.transformers import patch
+from rotary.transformers.wrapper import Replacement
 from zoo import families, recipes
 
 TOKENS = torch.randint(5, 90, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -102,7 +103,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Saved]:
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_a_model_attends_as_before_and_there_and_back_is_the_same(
-    case: str, saved: Callable[[str], Saved], tmp_path: Path
+    case: str, saved: Callable[[str], Saved], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Converted weights, rotated by the other pairing, give the logits of the original; rotated by the old one they do not."""
     kind, expected, source = saved(case)
@@ -123,6 +124,7 @@ def test_a_model_attends_as_before_and_there_and_back_is_the_same(
         assert float((logits(loaded) - expected).abs().max()) > 1e-4
         return
     assert float((logits(loaded) - expected).abs().max()) > 1e-4
+    monkeypatch.setattr(Replacement, "fits", lambda *_: True)  # what the model's function does is changed on purpose
     with patch(loaded) as handle:
         for replacement in handle.replacements:
             replacement.spec = replace(replacement.spec, interleaved=not replacement.spec.interleaved)

@@ -201,7 +201,7 @@ class _Patcher:
 def _try_sizes(replacement: Replacement, module: nn.Module) -> None:
     """Find out now what a module's own numbers say about its heads, since torch.compile cannot."""
     numbers = {value for value in vars(module).values() if type(value) is int and 1 < value <= 1024 and not value % 2}
-    numbers |= {value // 2 for value in numbers}
+    numbers |= {value // part for value in numbers for part in (2, 4)}  # partial rotations
     for dim in numbers:
         for columns in numbers:
             if columns <= dim:
