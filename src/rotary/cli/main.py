@@ -8,11 +8,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import bench, convert, show
+from . import bench, check, convert, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, or 2 after an error, which is printed in one line."""
+    """Run one command and return the exit status: 0, 1 for findings of `check`, or 2 after an error, which is printed in one line."""
     try:
         try:
             return _run(arguments)
@@ -29,6 +29,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     info = commands.add_parser("info", help="versions, the device, and which kernels are available, or why not")
     info.set_defaults(run=_info)
     show.register(commands)
+    check.register(commands)
     convert.register(commands)
     bench.register(commands)
     options = parser.parse_args(arguments)

@@ -2,6 +2,7 @@
 
     handle = patch(model)        ...        handle.remove()
     print(check(model))          is the rotation in there what the config says?
+    rerotate(cache, handle, old, new)     keys of its cache, moved in place
 
 A model's rotation function is recognised by what it computes (probe), not by its name or source. transformers itself is not imported.
 """
@@ -9,6 +10,7 @@ A model's rotation function is recognised by what it computes (probe), not by it
 import warnings
 from typing import Any
 
+from .caches import rerotate
 from .check import check
 from .findings import Finding, Findings
 from .handle import Handle, Report
@@ -16,7 +18,7 @@ from .patch import patch
 from .probe import probe
 from .spec import RotationSpec
 
-__all__ = ["Finding", "Findings", "Handle", "Report", "RotationSpec", "check", "patch", "probe"]
+__all__ = ["Finding", "Findings", "Handle", "Report", "RotationSpec", "check", "patch", "probe", "rerotate"]
 
 
 def __getattr__(name: str) -> Any:

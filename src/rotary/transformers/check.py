@@ -18,7 +18,7 @@ from .findings import Finding, Findings
 from .hypotheses import Look
 from .likeness import compare, unwritten
 from .measured import Measured, Rotary, holders, makers, measure
-from .spectra import AGREE, frequencies
+from .spectra import AGREE, close, frequencies
 
 
 def check(model: nn.Module, config: Any = None) -> Findings:
@@ -43,7 +43,13 @@ def check(model: nn.Module, config: Any = None) -> Findings:
     """
     configs = Configs(model, config)
     found = [_judged(rotary, configs, _measured(rotary)) for rotary in holders(model)]
-    found += [_judged(rotary, configs, measured) for rotary, measured in makers(model)]
+    for rotary, measured in makers(model):
+        finding = _judged(rotary, configs, measured)
+        if not rotary.static or finding.kind not in (
+            "unchecked",
+            "not in the config",
+        ):  # else it may be added, not turned by
+            found.append(finding)
     if not found:
         text = "no rotary module was found; if the model rotates, its tables are made elsewhere"
         found = [Finding("", type(model).__name__, None, "unchecked", text)]
@@ -74,7 +80,7 @@ def _look(rotary: Rotary, configs: Configs, measured: Measured | str | None) -> 
         return Look("unchecked", "its frequencies are on the meta device")
     if held is not None and not held.is_floating_point():
         return Look("unchecked", f"its inv_freq is of {held.dtype}")
-    numbers = None if held is None else held.detach().double().cpu()
+    numbers = None if held is None else _whole(held).detach().double().cpu()
     blank = None if numbers is None else unwritten(numbers)
     if blank is not None:
         return Look("uninitialised", blank)
@@ -86,6 +92,11 @@ def _look(rotary: Rotary, configs: Configs, measured: Measured | str | None) -> 
     return look
 
 
+def _whole(held: Any) -> Tensor:
+    """A distributed tensor as a plain one."""
+    return held.full_tensor() if hasattr(held, "full_tensor") else held
+
+
 def _beside_config(rotary: Rotary, numbers: Tensor | None, configs: Configs, measured: Measured | str | None) -> Look:
     readings = configs.readings(rotary)
     if isinstance(readings, str):
@@ -93,15 +104,15 @@ def _beside_config(rotary: Rotary, numbers: Tensor | None, configs: Configs, mea
             return Look("not in the config", f"it makes cos and sin of {len(measured.inv_freq)} planes; {readings}")
         return Look("contradiction" if "conflicting" in readings else "unchecked", readings)
     try:
-        looks = [_beside(numbers, rotary.factor, measured, reading) for reading in readings]
+        looks = [_beside(rotary, numbers, measured, reading) for reading in readings]
     except (ArithmeticError, TypeError, ValueError) as error:  # a scheme that cannot be made for so many planes
         return Look("unchecked", f"its config makes no frequencies: {error}")
     return next((look for look in looks if look.kind == "agrees"), looks[0])
 
 
-def _beside(numbers: Tensor | None, factor: float | None, measured: Measured | str | None, reading: Reading) -> Look:
+def _beside(rotary: Rotary, numbers: Tensor | None, measured: Measured | str | None, reading: Reading) -> Look:
     """What the frequencies that a module holds, and those that it was measured to turn by, look like beside one reading."""
-    arguments = reading.arguments
+    arguments, factor = reading.arguments, rotary.factor
 
     def compared(inv_freq: Tensor) -> Look:
         return compare(inv_freq.sort(descending=True).values if reading.any_order else inv_freq, arguments)
@@ -110,6 +121,9 @@ def _beside(numbers: Tensor | None, factor: float | None, measured: Measured | s
     if look is not None and look.kind != "agrees":
         return look
     if isinstance(measured, Measured):
+        rounded = measured.grain is not None and close(measured.inv_freq, frequencies(arguments)[0], 2.0**-7)
+        if rounded:
+            return Look("rounded", f"its cos and sin have the grain of {str(measured.grain).removeprefix('torch.')}")
         shown = compared(measured.inv_freq)
         if shown.kind != "agrees":
             held = "" if look is None else "its cos and sin are not those of its inv_freq: "
@@ -118,8 +132,10 @@ def _beside(numbers: Tensor | None, factor: float | None, measured: Measured | s
         wrong = _other_factor(factor, arguments, shown.length)
     else:
         assert look is not None
-        wrong = _other_factor(factor, arguments, look.length)
-    of_layers = "" if reading.layer_type is None else f", as layers of type {reading.layer_type}"
+        # PhiMoE does not use the factor that it holds where its config has one for each list of LongRoPE
+        held_is_used = all(scheme.window is None for scheme in arguments.scaling)
+        wrong = _other_factor(factor, arguments, look.length) if held_is_used else None
+    of_layers = "" if reading.layer_type in (None, rotary.layer_type) else f", as layers of type {reading.layer_type}"
     note = f"; its cos and sin were not compared: {measured}" if isinstance(measured, str) else ""
     return wrong or Look("agrees", look.text + of_layers + note)
 

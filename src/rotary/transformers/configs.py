@@ -9,7 +9,6 @@ from torch import nn
 
 from ..config import Arguments, read
 from ..config.load import load
-from ..config.normalize import layer_types
 from .measured import Rotary
 
 
@@ -76,7 +75,8 @@ def readings(config: Any, layer_type: str | None) -> list[Reading] | str:
             return [Reading(layer_type, _read(_for_text_alone(load(config)), layer_type), any_order=True)]
         if layer_type is not None:
             return [Reading(None, _read(config, None))]
-        return [Reading(name, _read(config, name)) for name in layer_types(load(config))] or refused
+        _, asked, types = refused.partition("pass layer_type= one of ")
+        return [Reading(name, _read(config, name)) for name in types.split(", ")] if asked else refused
     except Exception:
         return refused
 

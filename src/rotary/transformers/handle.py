@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +42,9 @@ class Handle:
         through a wrapper that was put around it or through a deep copy of the model, runs the original code.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module | None = None) -> None:
         self.active: bool = True
+        self._model = None if model is None else weakref.ref(model)
         self.replacements: list[Replacement] = []
         self._report = Report()
         self._bound: list[tuple[nn.Module, str, Any, Any]] = []
@@ -52,6 +54,14 @@ class Handle:
     def report(self) -> Report:
         """What was replaced, and what was not and why."""
         return self._report
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that was patched. ValueError where the patch has been removed, or the model is gone."""
+        model = None if self._model is None else self._model()
+        if model is None or not self.active:
+            raise ValueError("this patch has been removed, or its model is gone: patch the model, and use that handle")
+        return model
 
     @property
     def calls(self) -> int:

@@ -52,16 +52,24 @@ def _other_base(measured: Tensor, arguments: Arguments, tolerance: float) -> Loo
     asked = f"the config has {written(arguments.base)}"
     base = float(measured[-1]) ** (-planes / (planes - 1))
     if base > 1.0 and close(measured, powers(base, arguments.dim, planes), tolerance):
+        base = _likely(base, tolerance)
         scheme = f" without a scheme; the config has {named(arguments.scaling)} of {written(arguments.base)}"
         return Look(
             "base", f"base {written(base)}{scheme if arguments.scaling else f'; {asked}{_as_ntk(base, arguments)}'}"
         )
     if arguments.scaling:
         base = (first / float(measured[1])) ** planes
-        for candidate in dict.fromkeys((base, float(f"{base:.6g}"), float(f"{base:.4g}"), float(f"{base:.3g}"))):
+        # from two neighbouring planes alone, so less exactly
+        for candidate in (_likely(base, tolerance * planes), base):
             if candidate > 1.0 and close(measured, spectrum(candidate, arguments.dim, arguments.scaling)[0], tolerance):
                 return Look("base", f"base {written(candidate)}; {asked}")
     return None
+
+
+def _likely(base: float, tolerance: float) -> float:
+    """The number of the fewest digits that a base may be, found with that relative tolerance."""
+    rounded = (float(f"{base:.{digits}g}") for digits in range(1, 7))
+    return next((number for number in rounded if abs(number - base) <= tolerance * base / 2), base)
 
 
 def _as_ntk(base: float, arguments: Arguments) -> str:

@@ -17,7 +17,8 @@ from .hypotheses import HYPOTHESES, Look, width_asked
 from .spectra import AGREE, close, falling_at, frequencies, named, powers, relative, written
 
 _LONGEST = 2**31
-_GRAINS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
+_GRAINS = {torch.bfloat16: (2.0**-8, 0.0), torch.float16: (2.0**-10, 2.0**-24)}
+"""How far a cast moves numbers: relative, and absolute, which counts for the slow planes in float16."""
 
 
 def unwritten(measured: Tensor) -> str | None:
@@ -37,7 +38,7 @@ def grain(measured: Tensor) -> torch.dtype | None:
     """The half precision whose grain all (planes,) numbers have, as after a cast there and back, or None. Powers of two have any."""
     telling = measured[(measured > 0) & (measured.frexp().mantissa != 0.5)]
     for dtype in _GRAINS:
-        if len(telling) >= 2 and torch.equal(measured.to(dtype).to(measured.dtype), measured):
+        if len(telling) and torch.equal(measured.to(dtype).to(measured.dtype), measured):
             return dtype
     return None
 
@@ -55,18 +56,21 @@ def compare(measured: Tensor, arguments: Arguments) -> Look:
         return Look("agrees", f"base {written(arguments.base)}{scheme}")
     length = _length(measured, arguments)
     if length is not None:
-        base = written(arguments.base)
-        return Look("agrees", f"base {base}, {named(arguments.scaling)} at a length of {length:,} tokens", length)
+        more = " or more" if close(measured, frequencies(arguments, 2 * length)[0], 2 * AGREE) else ""
+        text = f"base {written(arguments.base)}, {named(arguments.scaling)} at a length of {length:,} tokens{more}"
+        return Look("agrees", text, length)
     return _disagreeing(measured, arguments, float(relative(measured, own).max()))
 
 
 def _disagreeing(measured: Tensor, arguments: Arguments, error: float) -> Look:
     """error: the largest of a plane, relative."""
-    dtype = grain(measured)
-    short = str(dtype).removeprefix("torch.")
-    if dtype is not None and close(measured, frequencies(arguments)[0], _GRAINS[dtype]):
-        return Look("rounded", f"cast to {short}: off by up to {error:.1e}, and each has the grain of {short}")
-    tolerance = 2 * AGREE if dtype is None else _GRAINS[dtype]
+    dtype, own = grain(measured), frequencies(arguments)[0]
+    short, tolerance = str(dtype).removeprefix("torch."), 2 * AGREE
+    if dtype is not None:
+        eps, least = _GRAINS[dtype]
+        if bool(((measured - own).abs() <= eps * own + least).all()):
+            return Look("rounded", f"cast to {short}: off by up to {error:.1e}, and each has the grain of {short}")
+        tolerance = 2 * eps
     for hypothesis in HYPOTHESES:
         look = hypothesis(measured, arguments, tolerance)
         if look is not None:
@@ -85,7 +89,7 @@ def _length(measured: Tensor, arguments: Arguments) -> int | None:
     def slowest(length: float) -> float:
         return float(frequencies(arguments, math.ceil(length))[0][-1])
 
-    length = math.ceil(falling_at(slowest, float(measured[-1]), 1.0, _LONGEST))
+    length = math.ceil(falling_at(slowest, float(measured[-1]) * (1.0 + AGREE / 2), 1.0, _LONGEST))
     # float32 does not resolve every length far out: any that gives these numbers will do
     for candidate in (length, length - 1, length + 1):
         if candidate >= 1 and close(measured, frequencies(arguments, candidate)[0], 2 * AGREE):

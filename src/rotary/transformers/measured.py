@@ -13,6 +13,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from ..embedding import RotaryEmbedding
+from .likeness import grain
+
 POSITIONS = (0, 1, 2, 5)
 """[token] Where cos and sin are looked at: near 0, since far out float32 angles of any model are wrong."""
 
@@ -22,20 +25,24 @@ _COPIES = re.compile(r"(\w+_)?(original|long|short)")
 
 
 class Rotary(NamedTuple):
-    """One set of frequencies of a module. inv_freq, factor: as it holds them, None where it holds none."""
+    """One set of frequencies of a module. inv_freq, factor: as it holds them, None where it holds none. static: it holds a table of
+    positions instead, which may also be one that is added to embeddings."""
 
     path: str
     module: nn.Module
     layer_type: str | None
     inv_freq: Tensor | None
     factor: float | None
+    static: bool = False
 
 
 class Measured(NamedTuple):
-    """What cos and sin show. inv_freq (planes,): [rad/token], on the CPU in float64. factor: cos and sin are multiplied by it."""
+    """What cos and sin show. inv_freq (planes,): [rad/token], on the CPU in float64. factor: cos and sin are multiplied by it. grain: the
+    half precision that they were rounded to, if any."""
 
     inv_freq: Tensor
     factor: float
+    grain: torch.dtype | None = None
 
 
 def holders(model: nn.Module) -> Iterator[Rotary]:
@@ -61,9 +68,13 @@ def makers(model: nn.Module) -> Iterator[tuple[Rotary, Measured]]:
     for path, module in model.named_modules():
         if id(module) in known or type(module).__module__.startswith("torch."):
             continue
+        table = _of_static_tables(module)
+        if table is not None:
+            yield Rotary(path, module, None, None, None, static=True), table
+            continue
         rotary = Rotary(path, module, None, None, None)
         alone = next(module.children(), None) is None and next(module.parameters(recurse=False), None) is None
-        measured = _of_static_tables(module) or (measure(rotary) if alone and len(_required(module)) == 2 else None)
+        measured = measure(rotary) if alone and len(_required(module)) == 2 else None
         if isinstance(measured, Measured):
             yield rotary, measured
 
@@ -94,12 +105,30 @@ def _required(module: nn.Module) -> list[str]:
 
 
 def _of_static_tables(module: nn.Module) -> Measured | None:
-    """What a table of sin and cos side by side, or a pair of tables, (positions, width) each, among a module's buffers shows."""
-    held = [t for t in module.buffers(recurse=False) if t.ndim == 2 and t.is_floating_point() and not t.is_meta]
-    held = [t[list(POSITIONS)].double().cpu() for t in held if len(t) > max(POSITIONS)]
-    pairs = [(a, b) for a, b in itertools.permutations(held, 2) if a.shape == b.shape]
-    pairs += [halves for t in held if t.shape[-1] % 2 == 0 for halves in itertools.permutations(t.chunk(2, -1))]
-    return next((measured for cos, sin in pairs if (measured := _shown(cos, sin)) is not None), None)
+    """What tables of all positions among a module's constants show: sin and cos side by side, one of each, or a complex one."""
+    constants = [*vars(module).values(), *module.buffers(recurse=False)]
+    constants += [p for p in module.parameters(recurse=False) if not p.requires_grad]
+    held = [_first_rows(t) for t in constants if isinstance(t, Tensor) and not t.is_meta]
+    halves = [t for rows in held for t in rows]
+    return next((m for cos, sin in itertools.permutations(halves, 2) if (m := _shown(cos, sin)) is not None), None)
+
+
+def _first_rows(table: Tensor) -> tuple[Tensor, ...]:
+    """What may be cos or sin in a constant, (positions, width) each in float64: the whole, and its parts."""
+    table = table.detach().squeeze()
+    if (
+        not 2 <= table.ndim <= 3
+        or len(table) <= max(POSITIONS)
+        or not (table.is_floating_point() or table.is_complex())
+    ):
+        return ()
+    rows = table[list(POSITIONS)].cpu()
+    if rows.is_complex():
+        return (rows.real.double(), rows.imag.double()) if rows.ndim == 2 else ()
+    rows = rows.double()
+    if rows.ndim == 3:
+        return rows.unbind(-1) if rows.shape[-1] == 2 else ()
+    return (rows, *rows.chunk(2, -1)) if rows.shape[-1] % 2 == 0 else (rows,)
 
 
 def _calls(rotary: Rotary) -> Iterator[Callable[[], Any]]:
@@ -111,7 +140,10 @@ def _calls(rotary: Rotary) -> Iterator[Callable[[], Any]]:
     names, required = list(inspect.signature(forward).parameters), len(_required(rotary.module))
     x = torch.zeros(1, max(POSITIONS) + 1, width, device=device)
     rows = list(POSITIONS)
-    if names[1:2] == ["seq_len"]:  # transformers before 4.38: tables of all positions
+    module = rotary.module
+    if isinstance(module, RotaryEmbedding):
+        yield lambda: module.cos_sin(torch.tensor(POSITIONS))
+    elif names[1:2] == ["seq_len"]:  # transformers before 4.38: tables of all positions
         yield lambda: tuple(table.squeeze()[rows] for table in forward(x, len(x[0])))
     elif required == 1 and "position_ids" not in names:  # as in wav2vec2: tables of all positions, stacked
         yield lambda: tuple(table.squeeze()[rows] for table in forward(x))
@@ -151,7 +183,7 @@ def _shown(cos: Tensor, sin: Tensor) -> Measured | None:
 def _planes(cos: Tensor, sin: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """One column per plane: of tables that repeat theirs in both halves or side by side, or else of all columns."""
     half = cos.shape[-1] // 2
-    if cos.shape[-1] % 2 == 0:
+    if cos.shape[-1] % 2 == 0 and cos.shape == sin.shape:
         if torch.equal(cos[:, :half], cos[:, half:]) and torch.equal(sin[:, :half], sin[:, half:]):
             yield cos[:, :half], sin[:, :half]
         if torch.equal(cos[:, ::2], cos[:, 1::2]) and torch.equal(sin[:, ::2], sin[:, 1::2]):
@@ -160,11 +192,16 @@ def _planes(cos: Tensor, sin: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _turning(cos: Tensor, sin: Tensor) -> Measured | None:
+    if cos.shape != sin.shape or bool(sin[0].any()):
+        return None
     factor = float(cos[0].mean())
     angles = torch.atan2(sin[1], cos[1])
     positions = torch.tensor(POSITIONS, dtype=torch.float64)[:, None]
     wrong = (cos - factor * (positions * angles).cos()).abs() + (sin - factor * (positions * angles).sin()).abs()
-    return Measured(angles, factor) if factor > 0 and angles.any() and float(wrong.max()) <= 1e-4 * factor else None
+    rounded = grain(torch.cat((cos, sin)).abs())
+    tolerance = 1e-4 if rounded is None else 2.0**-5  # the largest position times an angle that is off by 2^-8
+    turns = factor > 0 and bool(angles.any()) and float(wrong.max()) <= tolerance * factor
+    return Measured(angles, factor, rounded) if turns else None
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def patch(
     if trust not in ("config", "module"):
         raise ValueError(f"trust must be 'config' or 'module', got {trust!r}")
     wrong = check_frequencies(model) if trust == "config" else {}
-    handle = Handle()
+    handle = Handle(model)
     patcher = _Patcher(handle)
     for module in model.modules():
         if has_replaced_methods(type(module)) or any(map(is_patched, module.__dict__.values())):

@@ -14,7 +14,9 @@ from .measured import holders
 def skeleton(config: Any) -> nn.Module:
     """A model of transformers from its config, on the meta device but for its rotary modules, which are made anew on the CPU.
 
-    config: a config object of transformers, or a folder that holds a config.json; no code from the folder is run, nothing is fetched.
+    config: a config object of transformers, or the path of a config.json or of its folder. No code from the folder is run, nothing is
+        fetched.
+
     The class is that of config.architectures, or else the plain model of the config. Rotary modules whose class takes more than a
     config stay on the meta device. ValueError without transformers, and for a config that
     transformers does not build.
@@ -25,9 +27,9 @@ def skeleton(config: Any) -> nn.Module:
         raise ValueError("building a model needs transformers: pip install 'rotary[transformers]'") from None
     try:
         if not hasattr(config, "to_dict"):
-            config = transformers.AutoConfig.from_pretrained(config, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
-            model: Any = _class_of(config, transformers)(config)
+            model: nn.Module = _class_of(config, transformers)(config)
     except Exception as error:  # the model's code may raise anything
         line = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"transformers does not build a model of this config: {line}") from None

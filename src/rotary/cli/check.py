@@ -1,0 +1,97 @@
+"""`rotary check`: what a config says about rotation, where it contradicts itself, and whether a model built from it rotates so."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import config as configs
+from . import show
+
+if TYPE_CHECKING:
+    from ..transformers import Findings
+
+
+def register(commands: Any) -> None:
+    """Add `check` to the commands of `rotary`."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "check",
+        help="what a config says about rotation, its contradictions, and whether a model built from it rotates so",
+        description="Exit status: 0 without findings, 1 with contradictions or modules that disagree, 2 for a config that is not read. "
+        "Warnings about a scheme are printed and are no findings.",
+    )
+    parser.add_argument(
+        "folder", help="a folder that holds a config.json, the file itself, or the name of a shipped config"
+    )
+    parser.add_argument(
+        "--model",
+        action="store_true",
+        help="build the model on the meta device, make its rotary modules alone real, and check these; needs transformers",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what is found; 1 if there is a problem, else 0. ValueError or TypeError for a config that is not read."""
+    document: dict[str, Any] = {"config": options.folder, "contradictions": [], "layers": []}
+    try:
+        document |= _shown(options.folder)
+    except ValueError as error:
+        if "conflicting" not in str(error):
+            raise
+        document["contradictions"] = [str(error)]
+    findings = _findings(options.folder) if options.model else None
+    if options.json:
+        print(json.dumps(document | (json.loads(findings.as_json()) if findings is not None else {}), indent=1))
+    else:
+        print("\n".join([*_lines(document), *([str(findings)] if findings is not None else [])]))
+    return 1 if document["contradictions"] or (findings is not None and findings.problems) else 0
+
+
+def _shown(name: str) -> dict[str, Any]:
+    """What `rotary show` says of the config: its dialect, and of each kind of layer all but the planes."""
+    asked = {
+        "config": name,
+        "compare": [],
+        "length": None,
+        "window": None,
+        "layer_type": None,
+        "head_dim": None,
+        "xpos": None,
+    }
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        show.run(argparse.Namespace(**asked, all=False, json=True, plot=None, picture="all"))
+    document: dict[str, Any] = json.loads(printed.getvalue())
+    for layer in document["layers"]:
+        own = layer.pop("schemes")[0]
+        layer |= {key: own[key] for key in ("scaling", "attention_factor", "window", "length", "warnings")}
+    return document
+
+
+def _findings(name: str) -> Findings:
+    """What rotary.transformers.check finds in a model that is built from the config, beside what rotary.config reads in it."""
+    from ..transformers import check
+    from ..transformers.skeleton import skeleton
+
+    source = configs.path(name) if name in configs.shipped() and not Path(name).exists() else Path(name)
+    return check(skeleton(source), source)
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    yield f"{document['config']}, read as {document.get('dialect', 'transformers')}"
+    yield from (f"CONTRADICTION  {text}" for text in document["contradictions"])
+    for layer in document["layers"]:
+        kind = "" if layer["layer_type"] is None else f", layers of type {layer['layer_type']}"
+        pairing = "interleaved" if layer["interleaved"] else "half"
+        scheme = " then ".join(layer["scaling"]) or "no scheme"
+        channels = f"{layer['dim']} of {layer['head_dim']} channels"
+        yield f"rotation   {channels}, base {layer['base']:,.10g}, {pairing} pairing, {scheme}{kind}"
+        yield from (f"warning    {text}" for text in layer["warnings"])
+        yield from (f"note       {text}" for text in layer["notes"])
