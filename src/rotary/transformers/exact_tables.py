@@ -1,7 +1,8 @@
 """Exact cos and sin in place of a model's own, from the inv_freq of its rotary modules.
 
-A module qualifies if its forward(x, position_ids) gives, near position 0, cos and sin of position * inv_freq repeated in both halves.
-Far from position 0 the model's float32 angles are wrong, so the comparison can only be made near it.
+A module qualifies if its forward(x, position_ids) gives, near position 0, cos and sin of position * inv_freq repeated in both halves, or
+if what its planes read of several coordinates is understood (coordinates.py). Far from position 0 the model's float32 angles are wrong,
+so the comparison can only be made near it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
+from .coordinates import COORDINATES, Layout, Reading, layouts, read
 from .findings import Finding
 from .handle import Handle
 from .rebind import mark_as_patched
@@ -43,7 +45,9 @@ def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wro
             warnings.warn(f"the tables of {owner} stay the model's own: {reason}", stacklevel=4)
             continue
         handle.replace(module, "forward", _exact_forward(type(module).forward, handle))
-        replaced[owner, "forward", "cos and sin", "exact angles"] += 1
+        assert isinstance(inv_freq, Tensor)
+        several = _reads_coordinates(module, inv_freq)
+        replaced[owner, "forward", "cos and sin", "exact angles" + (" of coordinates" if several else "")] += 1
 
 
 def _is_rotary(module: nn.Module) -> bool:
@@ -59,9 +63,24 @@ def _disqualified(module: nn.Module, inv_freq: Tensor) -> str | None:
         return f"its inv_freq was cast to {inv_freq.dtype}: exact cosines of rounded frequencies would be wrong"
     if getattr(module, "rope_type", "default") in ("dynamic", "longrope"):
         return f"its frequencies depend on the length (rope_type {module.rope_type!r})"
+    several = _reads_coordinates(module, inv_freq)
+    if several is None:
+        return _not_one_axis(module, inv_freq)
+    return None if several else "it takes several positions per token, and what its planes read is not clear"
+
+
+def _reads_coordinates(module: nn.Module, inv_freq: Tensor) -> bool | None:
+    """True if what the planes of a module of several coordinates read is known, in some layout; None if it takes one coordinate."""
+    forward = type(module).forward
+    for layout in ("first", "rows", "last"):
+        if any(isinstance(read(module, forward, inv_freq, layout, n), Reading) for n in COORDINATES):
+            return True
+    return False if any(_accepts(module, inv_freq, n) for n in COORDINATES) else None
+
+
+def _not_one_axis(module: nn.Module, inv_freq: Tensor) -> str | None:
+    """The reason why the tables are not cos and sin of one position times inv_freq, or None."""
     positions = torch.tensor([[0, 1, 2, 5]], device=inv_freq.device)
-    if any(_accepts(module, inv_freq, positions.expand(axes, 1, 4)) for axes in (2, 3, 4)):
-        return "it takes several positions per token (M-RoPE), which are not served"
     x = torch.zeros(1, 4, 2 * inv_freq.shape[0], device=inv_freq.device)
     try:
         with torch.no_grad():
@@ -76,8 +95,9 @@ def _disqualified(module: nn.Module, inv_freq: Tensor) -> str | None:
     return None
 
 
-def _accepts(module: nn.Module, inv_freq: Tensor, positions: Tensor) -> bool:
-    """True if forward takes positions (axes, 1, seq) as coordinates of one row: tables for one row come back."""
+def _accepts(module: nn.Module, inv_freq: Tensor, n: int) -> bool:
+    """True if forward takes positions (n, 1, seq) as coordinates of one row: tables for one row come back."""
+    positions = torch.tensor([[0, 1, 2, 5]], device=inv_freq.device).expand(n, 1, 4)
     x = torch.zeros(1, 4, 2 * inv_freq.shape[0], device=inv_freq.device)
     try:
         with torch.no_grad():
@@ -87,11 +107,52 @@ def _accepts(module: nn.Module, inv_freq: Tensor, positions: Tensor) -> bool:
     return isinstance(cos, Tensor) and cos.shape[0] == 1
 
 
+class _Exact:
+    """Exact modules made from one state of a rotary module's frequencies: for one coordinate, and by the shape of positions for several."""
+
+    def __init__(self, module: nn.Module, original: Callable[..., Any], inv_freq: Tensor, scaling: float) -> None:
+        self.inv_freq, self.scaling = inv_freq.detach().clone(), scaling
+        self._module, self._original = weakref.ref(module), original
+        self._one: RotaryEmbedding | None = None
+        self._several: dict[tuple[Layout, int], tuple[Reading, RotaryEmbedding] | None] = {}
+
+    def tables(self, position_ids: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(cos, sin) at full width; None for positions that are not understood."""
+        for layout, n in layouts(position_ids):
+            entry = self._of_coordinates(layout, n)
+            if entry is not None:
+                reading, rope = entry
+                cos, sin = rope.cos_sin(reading.last(position_ids))
+                return reading.spread(cos), reading.spread(sin)
+        if position_ids.ndim > 2:
+            return None
+        if self._one is None:
+            module = self._module()
+            if torch.compiler.is_compiling() or module is None or _not_one_axis(module, self.inv_freq) is not None:
+                return None
+            self._one = RotaryEmbedding.from_inv_freq(self.inv_freq.float(), attention_factor=self.scaling)
+        cos, sin = self._one.cos_sin(position_ids)
+        return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
+
+    def _of_coordinates(self, layout: Layout, n: int) -> tuple[Reading, RotaryEmbedding] | None:
+        if (layout, n) not in self._several:
+            module = self._module()
+            if torch.compiler.is_compiling() or module is None:  # the module's own code cannot be called to see there
+                return None
+            found = read(module, self._original, self.inv_freq, layout, n)
+            self._several[layout, n] = None
+            if isinstance(found, Reading):
+                chosen = self.inv_freq.float()[list(found.index)]
+                rope = RotaryEmbedding.from_inv_freq(chosen, axes=found.axes, attention_factor=self.scaling)
+                self._several[layout, n] = (found, rope)
+        return self._several[layout, n]
+
+
 def _exact_forward(original: Callable[..., Any], handle: Handle) -> Any:
     """A forward that computes exact tables while the handle is active, and otherwise calls the original."""
     # By module, because deep copies share this function and may have other frequencies. With the frequencies that the entry was made
     # from: identity and version miss writes through .data, numpy and in inference mode, and an id is used again.
-    cache: weakref.WeakKeyDictionary[nn.Module, tuple[Tensor, float, RotaryEmbedding]] = weakref.WeakKeyDictionary()
+    cache: weakref.WeakKeyDictionary[nn.Module, _Exact] = weakref.WeakKeyDictionary()
 
     def forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not handle.active or args or kwargs or position_ids.is_floating_point():
@@ -99,11 +160,12 @@ def _exact_forward(original: Callable[..., Any], handle: Handle) -> Any:
         inv_freq, scaling = self.inv_freq, float(getattr(self, "attention_scaling", 1.0))
         entry = cache.get(self)
         if (
-            entry is None or entry[1] != scaling or not torch.equal(entry[0], inv_freq)
+            entry is None or entry.scaling != scaling or not torch.equal(entry.inv_freq, inv_freq)
         ):  # on a GPU this waits for the device
-            exact = RotaryEmbedding.from_inv_freq(inv_freq.detach(), attention_factor=scaling)
-            entry = cache[self] = (inv_freq.detach().clone(), scaling, exact)
-        cos, sin = entry[2].cos_sin(position_ids)
-        return tuple(torch.cat((table, table), -1).to(x.dtype) for table in (cos, sin))
+            entry = cache[self] = _Exact(self, original, inv_freq, scaling)
+        made = entry.tables(position_ids)
+        if made is None:
+            return original(self, x, position_ids)
+        return tuple(table.to(x.dtype) for table in made)
 
     return mark_as_patched(forward)

@@ -36,7 +36,8 @@ def patch(
     model: any module whose methods rotate by a function of queries, keys, cos and sin, as those of transformers do. The result is
         the same function of the model's own cos and sin, computed in float32 and rounded once.
     tables: "model" (the default) keeps the model's own cos and sin. "exact" also replaces them by exact ones, computed from the
-        inv_freq of each rotary module whose forward(x, position_ids) gives cos and sin of position * inv_freq repeated in both halves.
+        inv_freq of each rotary module whose forward(x, position_ids) gives cos and sin of position * inv_freq repeated in both halves,
+        or of several coordinates, as the towers of Qwen-VL have them.
     trust: "config" (the default) compares the frequencies that rotary modules hold with the config of the model: a warning names those
         that are no numbers or disagree, as after a cast or a load that left them unset, and their tables stay the model's own. "module"
         takes frequencies as they are. `check` compares more, and says what it compared.
@@ -173,7 +174,6 @@ class _Patcher:
         spec = self._spec(key, bound, sizes)
         if isinstance(spec, RotationSpec):
             replacement = self._replacement(key, bound, spec, sorted({heads for heads, _ in sizes}))
-            _try_sizes(replacement, module)
             if key not in self._rebuilt:
                 self._rebuilt[key] = wrap_method(method, replacement, static=static)
             self.handle.replace(module, name, self._rebuilt[key])
@@ -199,13 +199,14 @@ class _Patcher:
 
 
 def _try_sizes(replacement: Replacement, module: nn.Module) -> None:
-    """Find out now what a module's own numbers say about its heads, since torch.compile cannot."""
-    numbers = {value for value in vars(module).values() if type(value) is int and 1 < value <= 1024 and not value % 2}
-    numbers |= {value // part for value in numbers for part in (2, 4)}  # partial rotations
-    for dim in numbers:
-        for columns in numbers:
-            if columns <= dim:
-                replacement.fits(dim, columns)
+    """Find out now what a module says about its heads, since torch.compile cannot: whole, half and a quarter of them rotate."""
+    named = {name: value for name, value in vars(module).items() if type(value) is int and 1 < value <= 1024}
+    dims = {value for name, value in named.items() if "head" in name or "dim" in name or "rot" in name}
+    for dim in sorted(dims)[:16]:
+        for part in (1, 2, 4):
+            if dim % (2 * part) == 0:
+                replacement.fits(dim, dim // part)
+                replacement.fits(dim, dim // part // 2)  # tables of half width
 
 
 def _sizes(module: nn.Module) -> list[tuple[int, int]]:
