@@ -154,3 +154,13 @@ def test_it_needs_neither_transformers_nor_matplotlib():
         "sys.exit(bool({'transformers', 'matplotlib', 'mpmath'} & set(sys.modules)))"
     )
     assert subprocess.run((sys.executable, "-c", code), capture_output=True).returncode == 0
+
+
+def test_it_says_which_dialect_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert show(capsys).splitlines()[2] == "dialect             transformers"
+    params = {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "rope_theta": 5e5, "use_scaled_rope": True}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    printed = show(capsys, str(tmp_path), "--length", "131072")
+    assert printed.splitlines()[2] == "dialect             Meta params.json"
+    assert "interleaved pairing" in printed and "8 is that of Llama 3.1" in " ".join(printed.split())
+    assert json.loads(show(capsys, str(tmp_path), "--length", "131072", "--json"))["dialect"] == "Meta params.json"

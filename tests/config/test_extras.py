@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rotary.config import read
@@ -42,10 +44,11 @@ def test_layers_that_do_not_rotate():
 
 
 def test_different_bases_need_separate_modules():
-    assert read(LLAMA4 | {"layer_rope_theta": [5e5, 0]}).notes == ("layers 1 do not rotate (layer_rope_theta is 0)",)
+    granite = LLAMA4 | {"model_type": "granite_swa"}
+    assert read(granite | {"layer_rope_theta": [5e5, 0]}).notes == ("layers 1 do not rotate (layer_rope_theta is 0)",)
     with pytest.raises(ValueError, match=r"layer_rope_theta gives layers different bases, \[10000\.0, 500000\.0\]"):
-        read(LLAMA4 | {"layer_rope_theta": [5e5, 1e4]})
-    scaled = LLAMA4 | {"rope_scaling": {"type": "linear", "factor": 2.0}, "num_hidden_layers": 4}
+        read(granite | {"layer_rope_theta": [5e5, 1e4]})
+    scaled = granite | {"rope_scaling": {"type": "linear", "factor": 2.0}, "num_hidden_layers": 4}
     with pytest.raises(ValueError, match=r"rope_scaling_layers \[0, 1\]: only these layers use the scaling"):
         read(scaled | {"rope_scaling_layers": [0, 1]})
     assert read(scaled | {"rope_scaling_layers": [0, 1, 2, 3]}).notes == ()
@@ -53,7 +56,7 @@ def test_different_bases_need_separate_modules():
 
 @pytest.mark.parametrize("window", [None, 8])
 def test_layer_types_that_do_not_rotate_if_there_is_a_sliding_window(window: int | None):
-    config = {
+    config: dict[str, Any] = {
         "model_type": "cohere2",
         "hidden_size": 64,
         "num_attention_heads": 4,

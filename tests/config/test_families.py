@@ -35,4 +35,4 @@ def test_sizes_are_those_of_the_config_classes():
 
 def test_families_without_keys_are_plain():
     assert FAMILIES["llama"] == {} and "gpt2" not in FAMILIES
-    assert FAMILIES["gptj"]["interleaved"] and FAMILIES["nanochat"]["refused"] == "backwards"
+    assert FAMILIES["gptj"].get("interleaved") and FAMILIES["nanochat"].get("refused") == "backwards"

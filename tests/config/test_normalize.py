@@ -50,6 +50,41 @@ def test_per_layer_type_in_both_spellings():
         parameters({"rope_parameters": NESTED | {"sliding_attention": None}}, "sliding_attention")
 
 
+def test_modernberts_scaling_belongs_to_both_layer_types():
+    config = {
+        "model_type": "modernbert",
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        "local_rope_theta": 2e4,
+    }
+    full, sliding = (parameters(config, kind) for kind in NESTED)
+    assert full == {"rope_type": "linear", "factor": 4.0, "rope_theta": 160000.0}
+    assert sliding == {"rope_type": "linear", "factor": 4.0, "rope_theta": 2e4}
+    gemma = GEMMA | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    assert parameters(gemma, "sliding_attention")["rope_type"] == "default"
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"model_type": "modernbert", "rope_local_base_freq": 1e4}, "its key is local_rope_theta"),
+    ({"model_type": "olmo3", "rope_theta": 1e6}, "transformers 4 gives it to both layer types"),
+    (
+        {"model_type": "ministral3", "rope_scaling": {"type": "linear", "factor": 2.0}},
+        "missing rope_theta: beside other rope parameters",
+    ),
+    ({"model_type": "moonshine_streaming", "rope_theta": 5e5}, "has no effect at the top level"),
+    ({"model_type": "voxtral_realtime_text"}, "does not determine a base"),
+    (
+        {"model_type": "llama", "rope_parameters": {"yarn": {"rope_theta": 1e4}}},
+        "is the name of a scheme and no layer type",
+    ),
+]
+
+
+@pytest.mark.parametrize(("config", "words"), REFUSED)
+def test_what_transformers_reads_otherwise_is_refused(config: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        parameters(config, "full_attention" if config["model_type"] == "modernbert" else None)
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

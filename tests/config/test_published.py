@@ -22,6 +22,7 @@ def test_every_shipped_config_is_published_here():
     assert set(config.shipped()) == {*PUBLISHED, "gemma-3-4b"}
 
 
+@pytest.mark.filterwarnings("ignore:the config asks for more than a rotation")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published(name: str):
     dim, base, scheme, factor = PUBLISHED[name]

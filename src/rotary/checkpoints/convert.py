@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..config.files import content
 from ..config.load import load, text_part
 from .files import others, regular
 from .layout import Layout, RotatedTensor
@@ -135,10 +136,7 @@ def find_config(source: Path) -> Any:
     folder = source if source.is_dir() else source.parent
     for name in ("config.json", "params.json"):
         if (folder / name).exists():
-            try:
-                return json.loads(regular(folder / name).read_text(encoding="utf-8"))
-            except RecursionError:
-                raise ValueError(f"{str(folder / name)!r} nests too deeply for a config") from None
+            return content(regular(folder / name))
     raise ValueError(f"no config.json next to {str(source)!r}; pass config= (for an adapter, its base model's)")
 
 

@@ -16,23 +16,21 @@ from torch import Tensor
 
 from .._checks import WIDEST, describe, index
 from .._types import Role
+from ..config.dialects import TRANSFORMERS, recognise
+from ..config.dialects.params_json import META as META_PARAMS
+from ..config.dialects.params_json import MISTRAL as MISTRAL_PARAMS
 from ..config.families import FAMILIES
 from ..config.load import Config, load, text_part
 from ..config.normalize import layer_types
 from ..config.read import Arguments, read
+from ..config.spelling import spelled
 from ..pairing import permutation
 from .projections import BERT, META, NORMS, PROJECTIONS, UNROTATED, UNROTATED_LAYERS, Content, Projections, Repeat
 
 Effect = Literal["weight", "bias", "gain", "shift"]
 """What a tensor does: weight maps the hidden state, bias is added; gain multiplies the result (a norm, DoRA), shift is added after it."""
 
-_META_KEYS = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-}
-_COUNTS = ("num_attention_heads", "n_head", "head_dim", "qk_rope_head_dim", "rotary_dim")
+_COUNTS = ("num_attention_heads", "n_head", "n_heads", "head_dim", "qk_rope_head_dim", "rotary_dim")
 _ATTENTION = {"self_attn", "attn", "attention", "self_attention", "temporal_block"}
 _TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|mm_projector|img)\w*\.")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.")
@@ -72,21 +70,21 @@ class RotatedTensor:
 class Layout:
     """The meaning of a checkpoint's tensors.
 
-    config: as RotaryEmbedding.from_config takes it, or Meta's params.json as a dict.
+    config: as RotaryEmbedding.from_config takes it; with Meta's or Mistral's params.json the tensors have Meta's names.
     like: a family whose tensors are arranged in the same way, for an unknown model_type.
 
     ValueError for an unknown family, or one whose rotation is not a matter of pairing.
     """
 
     def __init__(self, config: Any, *, like: str | None = None) -> None:
-        keys = load(config)
-        self._meta = "n_layers" in keys and "model_type" not in keys
-        keys |= {new: keys[old] for old, new in _META_KEYS.items() if old in keys and new not in keys}
-        if self._meta:
-            keys |= {"model_type": "llama"}
-        self.config: Config = text_part(keys)
-        self.composite: bool = self.config is not keys
-        self.family: str = like or str(self.config.get("model_type", ""))
+        self._source = load(config)
+        said = spelled(self._source)
+        self._meta = said.dialect in (META_PARAMS.name, MISTRAL_PARAMS.name)
+        self._pairing = said.interleaved
+        self.config: Config = said.config
+        whole = recognise(self._source) is not TRANSFORMERS
+        self.composite: bool = not whole and text_part(self._source) is not self._source
+        self.family: str = like or ("llama" if self._meta else str(self.config.get("model_type", "")))
         if self.family not in PROJECTIONS:
             raise ValueError(
                 f"no table of tensors for model_type {self.family!r}; pass like= with a family whose tensors are arranged in the same "
@@ -98,8 +96,8 @@ class Layout:
     @property
     def interleaved(self) -> bool:
         """Whether the family's code rotates interleaved pairs; ValueError for a family whose code is unknown."""
-        if self._meta:
-            return True
+        if self._pairing is not None:
+            return self._pairing
         name = self.config.get("model_type")
         if name not in FAMILIES and self.config.get("rope_interleave") is None:
             raise ValueError(
@@ -118,7 +116,7 @@ class Layout:
             for key in _COUNTS:
                 self._count(key)
             try:
-                self._arguments[layer_type] = read(self.config, layer_type=layer_type)
+                self._arguments[layer_type] = read(self._source, layer_type=layer_type)
             except OverflowError as error:
                 raise ValueError(f"a number in the config is too large: {error}") from None
         return self._arguments[layer_type]
@@ -229,7 +227,7 @@ class Layout:
 
     def _head_counts(self) -> tuple[int, int]:
         """(query heads, key heads)"""
-        heads = self._count("num_attention_heads") or self._count("n_head")
+        heads = self._count("num_attention_heads") or self._count("n_head") or self._count("n_heads")
         if not heads:
             raise ValueError("missing num_attention_heads in the config")
         if self.family == "falcon":  # its configs have num_kv_heads even where its code ignores it

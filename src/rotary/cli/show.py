@@ -13,8 +13,8 @@ from typing import Any
 
 from .. import config as configs
 from ..analysis import Diagnosis, draw, report_text
-from ..config.load import load, text_part
 from ..config.normalize import layer_types
+from ..config.spelling import Spelled, spelled
 from ..scaling import (
     NTK,
     Clipped,
@@ -61,7 +61,8 @@ def register(commands: Any) -> None:
         "config",
         nargs="?",
         default="plain",
-        help="a config.json, its folder, or one of: " + ", ".join(configs.shipped()),
+        help="a config.json, params.json, model_config.yaml or .gguf file, its folder, or one of: "
+        + ", ".join(configs.shipped()),
     )
     parser.add_argument(
         "--compare",
@@ -97,18 +98,26 @@ def run(options: argparse.Namespace) -> int:
         if tokens is not None and tokens <= 0:
             raise ValueError(f"--{name} must be > 0, got {tokens}")
     source = _source(options.config)
-    config = text_part(_load(source))
-    types = (options.layer_type,) if options.layer_type else layer_types(config) or (None,)
+    said = _spelled(source)
+    types = (options.layer_type,) if options.layer_type else layer_types(said.config) or (None,)
     layers = [_layer(source, layer_type, options) for layer_type in types]
     if options.json:
-        print(json.dumps({"config": options.config, "layers": [_as_json(*layer) for layer in layers]}, indent=1))
+        shown = {"config": options.config, "dialect": said.dialect, "layers": [_as_json(*layer) for layer in layers]}
+        print(json.dumps(shown, indent=1))
     elif not options.plot:
-        print("\n\n".join(report_text(arguments, ds, all_planes=options.all) for _, arguments, ds in layers))
+        reports = (report_text(arguments, ds, all_planes=options.all) for _, arguments, ds in layers)
+        print("\n\n".join(_with_dialect(report, said.dialect) for report in reports))
     if options.plot:
         draw(options.plot, [diagnoses for _, _, diagnoses in layers], options.picture)
         if not options.json:
             print(f"drawn into {options.plot}")
     return 0
+
+
+def _with_dialect(report: str, dialect: str) -> str:
+    """The report with a line more below its title."""
+    name, rule, rest = report.split("\n", 2)
+    return "\n".join((name, rule, f"{'dialect':20}{dialect}", rest))
 
 
 Layer = tuple[str | None, configs.Arguments, list[Diagnosis]]
@@ -126,11 +135,13 @@ def _source(name: str) -> Path:
     return path
 
 
-def _load(source: Path) -> dict[str, Any]:
+def _spelled(source: Path) -> Spelled:
     try:
-        return load(source)
+        return spelled(source)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(source)!r} is not JSON: {error}") from None
+    except ImportError as error:
+        raise ValueError(str(error)) from None
 
 
 def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) -> Layer:
@@ -139,7 +150,7 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
     if window is None:
         raise ValueError("the config states neither max_position_embeddings nor a trained window; pass --window")
     length = options.length or max(arguments.target or 0, _extended_to(arguments.scaling), window)
-    sliding = text_part(load(source)).get("sliding_window")
+    sliding = spelled(source).config.get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:
         window, length = min(window, sliding), min(length, sliding)
         note = f"distances in these layers stay below sliding_window = {sliding:,}, which is shown as their window"

@@ -5,5 +5,6 @@ Configs of published models come with the package: `shipped()` lists their names
 
 from .published import path, shipped
 from .read import Arguments, read
+from .spelling import overridden
 
-__all__ = ["Arguments", "path", "read", "shipped"]
+__all__ = ["Arguments", "overridden", "path", "read", "shipped"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from .._checks import describe
 from ..scaling.temperature import Llama4, LogN, MScale, Temperature
-from .families import Family
+from .families import FAMILIES, Family
 from .load import Config
-from .schemes import INERT_WITH_ALPHA
+from .schemes import FIXED_NTK, INERT_WITH_ALPHA
 
 
 def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, ...]:
@@ -37,7 +38,7 @@ def notes(rope: Mapping[str, Any], config: Config, family: Family) -> tuple[str,
             f"only the slice of qk_rope_head_dim = {config['qk_rope_head_dim']} channels rotates; pass that slice to rotate()"
         )
     lines += [f"layers of type {name!r} do not rotate" for name in unrotated_layer_types(config, family)]
-    lines += _notes_on_single_layers(rope, config)
+    lines += _notes_on_single_layers(rope, config, family)
     layers: list[int] | None = config.get("rope_scaling_layers")
     if layers is not None and rope["rope_type"] != "default" and len(layers) != config.get("num_hidden_layers"):
         raise ValueError(
@@ -45,6 +46,10 @@ def notes(rope: Mapping[str, Any], config: Config, family: Family) -> tuple[str,
         )
     if rope["rope_type"] == "dynamic" and rope.get("alpha") and rope.keys() & INERT_WITH_ALPHA:
         lines.append(f"{', '.join(sorted(rope.keys() & INERT_WITH_ALPHA))} have no effect together with alpha")
+    if rope["rope_type"] == "ntk" and config.get("model_type") not in FIXED_NTK and "mixed_b" not in rope:
+        lines.append(
+            "rope_type ntk is read as the NTK-aware change of base; vLLM reads it as NTKMixed(factor, exponent=1), as GTE means it"
+        )
     if config.get("rotary_value"):
         lines.append("values are rotated too (rotary_value)")
     return tuple(lines)
@@ -55,13 +60,12 @@ def unrotated_layer_types(config: Config, family: Family) -> list[str]:
     return family.get("unrotated_layer_types", []) if config.get("sliding_window") is not None else []
 
 
-def _notes_on_single_layers(rope: Mapping[str, Any], config: Config) -> list[str]:
+def _notes_on_single_layers(rope: Mapping[str, Any], config: Config, family: Family) -> list[str]:
     lines: list[str] = []
-    flags: list[int] = config.get("no_rope_layers") or []  # despite the name of the key, 1 is a layer that rotates
-    if not all(flags):
-        unrotated = _listed(layer for layer, rotates in enumerate(flags) if not rotates)
-        lines.append(f"layers {unrotated} do not rotate (no_rope_layers)")
-        if config.get("attn_temperature_tuning"):
+    unrotated, why = _still_layers(config, family)
+    if unrotated:
+        lines.append(f"layers {unrotated} do not rotate ({why})")
+        if config.get("attn_temperature_tuning", config.get("model_type") == "llama4_text"):
             temperature = Llama4(config.get("attn_scale", 0.1), int(config.get("floor_scale", 8192)), first=1)
             lines.append(f"queries of these layers are multiplied by the temperature {temperature}")
     bases: list[float] = config.get("layer_rope_theta") or []
@@ -69,10 +73,36 @@ def _notes_on_single_layers(rope: Mapping[str, Any], config: Config) -> list[str
         raise ValueError(
             f"layer_rope_theta gives layers different bases, {sorted(set(bases))}; make one module for each base"
         )
+    every, count = family.get("still_from_end"), config.get("num_hidden_layers")
+    if not bases and every is not None and isinstance(count, int):  # transformers fills a missing layer_rope_theta
+        bases = [0 if (count - 1 - layer) % every == 0 else rope["rope_theta"] for layer in range(count)]
     if 0 in bases:
         unrotated = _listed(layer for layer, base in enumerate(bases) if base == 0)
         lines.append(f"layers {unrotated} do not rotate (layer_rope_theta is 0)")
     return lines
+
+
+def _still_layers(config: Config, family: Family) -> tuple[str, str]:
+    """(the layers that no_rope_layers or an interval keeps from rotating, the key that says so); "" for none.
+
+    transformers fills a missing or empty no_rope_layers by no_rope_layer_interval, 4 in the families that have these keys.
+    """
+    flags: list[int] = config.get("no_rope_layers") or []  # despite the name of the key, 1 is a layer that rotates
+    if flags:
+        return _listed(layer for layer, rotates in enumerate(flags) if not rotates), "no_rope_layers"
+    every: int | None = config.get("no_rope_layer_interval") or family.get("still_every")
+    if every is None:
+        return "", ""
+    if config.get("model_type") in FAMILIES and "still_every" not in family:
+        raise ValueError(
+            f"no_rope_layer_interval {describe(every)} is not read in models of type {config['model_type']!r}; write no_rope_layers"
+        )
+    layers: int | None = config.get("num_hidden_layers")
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"no_rope_layer_interval must be an integer >= 1, got {describe(every)}")
+    if layers is None:
+        return f"{every - 1}, {2 * every - 1}, ... (every {every}th)", "no_rope_layer_interval"
+    return _listed(range(every - 1, layers, every)), "no_rope_layers"
 
 
 def _listed(layers: Iterable[int]) -> str:

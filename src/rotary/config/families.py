@@ -7,6 +7,14 @@ families.json has one entry for every `model_type` of transformers that rotates.
     partial                 partial_rotary_factor                                                               1
     sizes                   default sizes, for sub-configs of composite models that omit them                   none
     scaled                  true if the family always uses a scheme, which its config must name                 false
+    scaled_everywhere       true if the scaling of a 4.x config belongs to both layer types, not to full attention alone       false
+    local_base              the key of a 4.x config that holds the base of sliding attention                            none
+    stated                  true if base and partial are defaults of rope_parameters as a whole: what names a scheme, or a key beside it,
+                            must state them, since transformers then has other defaults                                 false
+    asks_base               true if the config class and the models it is part of have different bases                  false
+    derived_head_dim        true if head_dim is always hidden size / heads, whatever the config says                     false
+    still_every             every n-th layer does not rotate, where no_rope_layers does not say which                   none
+    still_from_end          every n-th layer, counted from the last one, does not rotate without layer_rope_theta       none
     unrotated_layer_types   layer types that do not rotate if the config has a sliding window                   none
     enabled_by              the config key that must be "rotary" or "rope" for the model to rotate              none
     refused                 why RotaryEmbedding cannot be this family's rotation, a key of REASONS              none
@@ -21,6 +29,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 _FILE = Path(__file__).with_name("families.json")
+_UNROTATED = Path(__file__).with_name("unrotated.json")
 
 REASONS = {
     "mrope": "its planes are divided among several coordinates per token (M-RoPE), but RotaryEmbedding takes one position per token; "
@@ -45,6 +54,13 @@ class Family(TypedDict, total=False):
     partial: float
     sizes: dict[str, int]
     scaled: bool
+    scaled_everywhere: bool
+    local_base: str
+    stated: bool
+    asks_base: bool
+    derived_head_dim: bool
+    still_every: int
+    still_from_end: int
     unrotated_layer_types: list[str]
     enabled_by: str
     refused: str
@@ -68,3 +84,9 @@ class _Families(Mapping[str, Family]):
 
 
 FAMILIES = _Families()
+
+
+@functools.cache
+def unrotated() -> frozenset[str]:
+    """The other values of `model_type` in transformers: models that do not rotate, whatever keys their configs have."""
+    return frozenset(cast("list[str]", json.loads(_UNROTATED.read_text(encoding="utf-8"))))

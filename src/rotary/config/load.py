@@ -1,8 +1,7 @@
-"""Load a config from a dict, a config.json, a published name or a transformers config, and find the sub-config of the text model."""
+"""Load a config from a dict, a file, a published name or a transformers config, and find the sub-config of the text model."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,10 +11,12 @@ from typing import Any, cast
 from .._checks import describe
 from . import published
 from .families import FAMILIES
+from .files import FOLDER, content
 from .published import shipped
 
 Config = dict[str, Any]
 
+# What shows that a config rotates; names.about_rotation() knows more, and asks what a key is about.
 _ROTARY_KEY = re.compile(r"(^|_)(m?rope|rotary)(_|$)|^use_(dynamic_ntk|logn_attn)$|^dual_chunk_attention_config$")
 _NOT_ROTARY = {"ignore_keys_at_rope_validation"}
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -45,19 +46,14 @@ def load(config: Any) -> Config:
 def _load_file(path: Path, name: str) -> Config:
     if not path.exists() and name in shipped():
         path = published.path(name)
-    path = path / "config.json" if path.is_dir() else path
+    if path.is_dir():
+        path = next((path / each for each in FOLDER if (path / each).is_file()), path / FOLDER[0])
     if not path.is_file():
         raise ValueError(
-            f"no config at {str(path)!r}; pass the path of a config.json or of its folder, or the name of a published config: "
-            f"{', '.join(shipped())}"
+            f"no config at {str(path)!r}; pass the path of a config.json, params.json, model_config.yaml or .gguf file, or of its folder, "
+            f"or the name of a published config: {', '.join(shipped())}"
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError(f"{str(path)!r} is nested too deeply to be a config") from None
-    if not isinstance(content, dict):
-        raise TypeError(f"{str(path)!r} contains {describe(content)}, not a JSON object")
-    return cast(Config, content)
+    return content(path)
 
 
 def rotary_keys(config: Mapping[str, Any]) -> list[str]:

@@ -4,63 +4,24 @@
     5.x    rope_parameters = {"rope_type": ..., "rope_theta": ..., ...}, or one such dict per layer type
     older  rotary_emb_base, rotary_pct (GPT-NeoX), rope_local_base_freq (Gemma 3), global_rope_theta (ModernBERT)
 
-A value that is given twice must be the same twice. An unknown key about rotation is an error that names the nearest known one.
+A value that is given twice must be the same twice. Unknown keys are errors already, see silence.py.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from .._checks import describe, number
+from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
-from .load import Config, rotary_keys
+from .load import Config
+from .names import SCHEME_KEYS, SCHEME_NAMES, nearest, snake
 
 ByLayerType = dict[str, dict[str, Any] | None]
 """Rope parameters for each layer type, None for a type that does not rotate."""
 
-SYNONYMS = {
-    "rotary_emb_base": "rope_theta",
-    "rotary_embedding_base": "rope_theta",
-    "rotary_pct": "partial_rotary_factor",
-    "global_rope_theta": "rope_theta",
-    "local_rope_theta": "rope_local_base_freq",
-}
-KNOWN_KEYS = {
-    "rope_theta",
-    "rope_local_base_freq",
-    "rope_scaling",
-    "rope_parameters",
-    "rope_interleave",
-    "rope_scaling_layers",
-    "layer_rope_theta",
-    "no_rope_layers",
-    "no_rope_layer_interval",
-    "partial_rotary_factor",
-    "original_max_position_embeddings",
-    "qk_rope_head_dim",
-    "rotary",
-    "rotary_dim",
-    "rotary_value",
-    "use_dynamic_ntk",
-    "use_logn_attn",
-    "use_mem_rope",
-    "use_rotary_embedding",
-    "dual_chunk_attention_config",
-    *SYNONYMS,
-}
 _OLD_ROPE_TYPES = {"su": "longrope"}
-_SCHEME_KEYS = {
-    "factor",
-    "alpha",
-    "beta_fast",
-    "beta_slow",
-    "low_freq_factor",
-    "high_freq_factor",
-    "short_factor",
-    "long_factor",
-}
 
 
 def parameters(config: Config, layer_type: str | None) -> dict[str, Any]:
@@ -89,30 +50,31 @@ def layer_types(config: Config) -> tuple[str, ...]:
     return tuple(name for name, rope in by_layer_type.items() if rope is not None)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest known name, or all of them if none is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-
-
 def _family(config: Config) -> Family:
     return FAMILIES.get(config.get("model_type"), {})  # type: ignore[arg-type]
 
 
 def _collect(config: Config, family: Family) -> tuple[dict[str, Any], dict[str, Any], ByLayerType | None]:
     """(top-level rotary keys under their 5.x names, rope parameters, the same per layer type or None if all layers share them)."""
-    unknown = [key for key in rotary_keys(config) if key not in KNOWN_KEYS]
-    if unknown:
-        key = unknown[0]
-        raise TypeError(f"unknown rotary key {key!r} ({describe(config[key])}) in the config{nearest(key, KNOWN_KEYS)}")
-    top_level = _top_level(config)
+    top_level = _top_level(config, family)
     rope = _merged(
         "rope_scaling", _mapping(config, "rope_scaling"), "rope_parameters", _mapping(config, "rope_parameters")
     )
     if rope and all(isinstance(value, Mapping) or value is None for value in rope.values()):
+        _check_layer_type_names(rope)
         return top_level, rope, cast(ByLayerType, rope)
+    if family.get("stated"):
+        _check_stated(top_level, rope, family)
     return top_level, rope, _split(top_level, rope, family)
+
+
+def _check_layer_type_names(rope: dict[str, Any]) -> None:
+    for name in rope:
+        if snake(name) in SCHEME_NAMES or snake(name) in ("linear", "dynamic", "default"):
+            raise ValueError(
+                f"rope parameters contain a block {name!r}, which is the name of a scheme and no layer type; write its keys one level up, "
+                f"with rope_type: {name!r}"
+            )
 
 
 def _mapping(config: Config, key: str) -> dict[str, Any]:
@@ -124,7 +86,28 @@ def _mapping(config: Config, key: str) -> dict[str, Any]:
     return dict(cast("Mapping[str, Any]", value))
 
 
-def _top_level(config: Config) -> dict[str, Any]:
+def _check_stated(top_level: dict[str, Any], rope: dict[str, Any], family: Family) -> None:
+    """ValueError for a config that transformers fills with other defaults than those of the family."""
+    base = family.get("base", 10000.0)
+    for key, default in (("rope_theta", base), ("partial_rotary_factor", family.get("partial", 1.0))):
+        usual = 10000.0 if key == "rope_theta" else 1.0
+        if rope and rope.get(key) is None and top_level.get(key) is None and default != usual:
+            raise ValueError(
+                f"missing {key}: beside other rope parameters transformers takes {usual} for it in this model_type, and {default} only "
+                f"where none are given; write it"
+            )
+        if not rope and top_level.get(key) not in (None, default):
+            raise ValueError(
+                f"{key} {describe(top_level[key])} has no effect at the top level of a config of this model_type; write rope_parameters"
+            )
+
+
+def _top_level(config: Config, family: Family) -> dict[str, Any]:
+    local = family.get("local_base")
+    for key in ("rope_local_base_freq", "local_rope_theta"):
+        if config.get(key) is not None and key != local and isinstance(family.get("base"), dict):
+            remedy = f"its key is {local}" if local else "write rope_parameters per layer type"
+            raise ValueError(f"{key} ({describe(config[key])}) is not read in models of this model_type; {remedy}")
     keys = {key: config[key] for key in KNOWN_KEYS if key in config and key not in SYNONYMS}
     for synonym, name in SYNONYMS.items():
         if config.get(synonym) is not None:
@@ -146,7 +129,8 @@ def _merged(a_source: str, a: dict[str, Any], b_source: str, b: dict[str, Any]) 
 def _split(top_level: dict[str, Any], rope: dict[str, Any], family: Family) -> ByLayerType | None:
     """Rope parameters per layer type from a 4.x config, None if the family has one set for all layers.
 
-    In 4.x the scaling belongs to full attention only, and both bases are top-level keys: they are moved out of top_level.
+    In 4.x both bases are top-level keys: they are moved out of top_level. The scaling belongs to full attention alone, except in the
+    families that are scaled_everywhere (ModernBERT).
     """
     bases = family.get("base")
     if not isinstance(bases, dict):
@@ -165,13 +149,21 @@ def _split(top_level: dict[str, Any], rope: dict[str, Any], family: Family) -> B
     if local_base is not None:
         number("rope_local_base_freq", local_base)
         sliding_base = local_base
-    elif full_base is not None and bases["full_attention"] == bases["sliding_attention"]:
-        sliding_base = full_base  # Olmo 3: both layer types have one base, and no key exists for a second
+    elif full_base is not None and bases["full_attention"] == sliding_base != full_base:  # Olmo 3
+        raise ValueError(
+            f"rope_theta {describe(full_base)}: transformers 4 gives it to both layer types, transformers 5 to full attention alone; "
+            f"write rope_parameters per layer type"
+        )
     rope = _merged("rope_scaling", rope, "config", {"rope_theta": full_base} if full_base is not None else {})
     return {
         "full_attention": {"rope_theta": bases["full_attention"]} | rope,
-        "sliding_attention": {"rope_theta": sliding_base},
+        "sliding_attention": (_without_base(rope) if family.get("scaled_everywhere") else {})
+        | {"rope_theta": sliding_base},
     }
+
+
+def _without_base(rope: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in rope.items() if key != "rope_theta"}
 
 
 def _of_layer_type(by_layer_type: ByLayerType, layer_type: str | None) -> dict[str, Any]:
@@ -220,7 +212,7 @@ def _with_rope_type(rope: dict[str, Any]) -> dict[str, Any]:
     types = {_OLD_ROPE_TYPES.get(rope[key], rope[key]) for key in ("type", "rope_type") if key in rope}
     if len(types) > 1:
         raise ValueError(f"conflicting rope_type {rope['rope_type']!r} and type {rope['type']!r}; keep one")
-    scheme_keys = sorted(rope.keys() & _SCHEME_KEYS)
+    scheme_keys = sorted(rope.keys() & SCHEME_KEYS)
     if not types and scheme_keys:
         key = scheme_keys[0]
         raise ValueError(f"missing rope_type: {key!r} ({describe(rope[key])}) belongs to a scheme, and none is named")
@@ -235,7 +227,7 @@ def _add_family_defaults(rope: dict[str, Any], family: Family, config: Config) -
         raise ValueError(f"missing rope_parameters (or rope_scaling): models of type {name!r} have no plain rotation")
     if "rope_theta" not in rope:
         base = family.get("base", 10000.0)
-        if name not in FAMILIES or isinstance(base, dict):
+        if name not in FAMILIES or isinstance(base, dict) or family.get("asks_base"):
             raise ValueError(
                 f"missing rope_theta: model_type {name!r} does not determine a base; write rope_theta, 10000.0 in most older models"
             )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import WIDEST, describe, even_dim, flag, number
+from .._checks import describe, flag, number
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .extras import notes, temperatures, unrotated_layer_types
-from .families import FAMILIES, REASONS, Family
-from .load import Config, load, rotary_keys, text_part
-from .normalize import nearest, parameters
+from .families import FAMILIES, REASONS, Family, unrotated
+from .load import Config, rotary_keys
+from .names import nearest
+from .normalize import parameters
 from .schemes import make_scheme
+from .spelling import Spelled, spelled
+from .widths import check_derived, first_integer, rotated_width, width_of_head
 
 _UNSUPPORTED = {
     "use_dynamic_ntk": "changes the base with the length: NTK(2 ** ceil(log2(length / seq_length) + 1) - 1) beyond seq_length; set "
@@ -34,6 +36,7 @@ class Arguments:
     window: context length [token] before any extension; target: context length that the model is meant for. None if not in the config.
     temperatures: factors of the queries besides the rotation; RotaryEmbedding does not apply them.
     notes: what else the caller must do, one sentence each.
+    dialect: the dialect that the config is written in.
     """
 
     dim: int
@@ -45,6 +48,7 @@ class Arguments:
     target: int | None = None
     temperatures: tuple[Temperature, ...] = ()
     notes: tuple[str, ...] = ()
+    dialect: str = "transformers"
 
 
 def read(
@@ -52,16 +56,19 @@ def read(
 ) -> Arguments:
     """Read everything about rotation from a model's config.
 
-    config: a dict, the path of a config.json or of its folder, the name of a published config (see shipped()), or a config object of
-        transformers; in the spelling of transformers 4.x or 5.x. Of a composite config the text model is read.
+    config: a dict, the path of a config file or of its folder, the name of a published config (see shipped()), or a config object of
+        transformers; in any dialect of docs/configs.md: transformers 4 and 5 and the remote code that follows them, Meta's and Mistral's
+        params.json, LitGPT, torchtune, Megatron-LM and NeMo, GGUF. Of a composite config the text model is read.
     layer_type: the type of the layers to read, if they differ ("full_attention", "sliding_attention").
     head_dim, interleaved: replace the values of the config, or supply those it lacks. Without interleaved, the pairing follows from
-        model_type; for an unknown one it is half, as in every checkpoint that was converted for transformers.
+        model_type or the dialect; for an unknown model_type it is half, as in every checkpoint that was converted for transformers, and
+        a dialect that does not fix it asks for it.
 
     ValueError or TypeError, with key, value and the nearest known name, for an unknown or missing key, conflicting values, an
     impossible number, and a rotation that RotaryEmbedding does not have. Keys that are not about rotation are not examined.
     """
-    config = text_part(load(config))
+    said = spelled(config)
+    config = said.config
     name = config.get("model_type")
     family: Family = FAMILIES.get(name, {})
     _check_rotates(config, name)
@@ -70,28 +77,34 @@ def read(
         raise ValueError(f"models of type {name!r} are refused: {_reason(family['refused'], config, family, head_dim)}")
     if layer_type in unrotated_layer_types(config, family):
         raise ValueError(f"layers of type {layer_type!r} do not rotate in models of type {name!r}")
-    target = _first(config, "max_position_embeddings")
+    target = first_integer(config, "max_position_embeddings")
     rope = parameters(config, layer_type)
     scheme = make_scheme(rope, config)
     base = number("rope_theta", rope["rope_theta"])
-    head_dim = _head_dim(config, layer_type, head_dim)
+    if family.get("derived_head_dim") and head_dim is None:
+        check_derived(config)
+    head_dim = width_of_head(config, layer_type, head_dim)
     return Arguments(
-        dim=_dim(rope, config, head_dim),
+        dim=rotated_width(rope, config, head_dim),
         base=base,
-        scaling=() if scheme is None else (scheme,),
-        interleaved=_pairing(config, family) if interleaved is None else flag("interleaved", interleaved),
+        scaling=(*(() if scheme is None else (scheme,)), *said.schemes),
+        interleaved=_pairing(said, family) if interleaved is None else flag("interleaved", interleaved),
         head_dim=head_dim,
-        window=_first(rope, "original_max_position_embeddings") or target,
+        window=first_integer(rope, "original_max_position_embeddings") or target,
         target=target,
         temperatures=temperatures(rope, config),
-        notes=notes(rope, config, family),
+        notes=(*notes(rope, config, family), *said.notes),
+        dialect=said.dialect,
     )
 
 
 def _check_rotates(config: Config, name: Any) -> None:
     for key, off in (("use_mem_rope", False), ("use_rotary_embedding", False), ("rotary", False), ("alibi", True)):
-        if config.get(key) is off and (name in FAMILIES or key != "alibi"):
+        if config.get(key) is off and (key != "alibi" or name in FAMILIES or rotary_keys(config)):
             raise ValueError(f"the config has {key} = {off}: this model does not rotate")
+    for key in ("rotary", "use_rotary_embedding", "use_mem_rope"):
+        if config.get(key) is not None:
+            flag(key, config[key])
     switch = FAMILIES[name].get("enabled_by") if name in FAMILIES else None
     if switch is not None and config.get(switch) not in ("rotary", "rope"):
         raise ValueError(f"the config has {switch} = {config.get(switch)!r}: this model does not rotate")
@@ -101,12 +114,17 @@ def _check_rotates(config: Config, name: Any) -> None:
     if name not in FAMILIES and not rotary_keys(config):
         suggestion = nearest(name, FAMILIES) if isinstance(name, str) and "?" in nearest(name, FAMILIES) else ""
         raise ValueError(f"no rotary key in the config, and model_type {name!r} is not known to rotate{suggestion}")
+    if name in unrotated():
+        raise ValueError(
+            f"models of type {name!r} do not rotate in transformers, though the config has {', '.join(rotary_keys(config))}; if other code "
+            f"rotates it, remove model_type and pass interleaved="
+        )
 
 
 def _reason(refused: str, config: Config, family: Family, head_dim: int | None) -> str:
     try:
         rope = parameters(config, None)
-        dim = _dim(rope, config, _head_dim(config, None, head_dim))
+        dim = rotated_width(rope, config, width_of_head(config, None, head_dim))
         plain = f"RotaryEmbedding({dim}, base={rope['rope_theta']}" + (
             ", interleaved=True)" if family.get("interleaved") else ")"
         )
@@ -115,101 +133,19 @@ def _reason(refused: str, config: Config, family: Family, head_dim: int | None) 
     return REASONS[refused].format(plain=plain)
 
 
-def _head_dim(config: Config, layer_type: str | None, head_dim: int | None) -> int:
-    if head_dim is not None:
-        return even_dim(head_dim)
-    if config.get("qk_rope_head_dim") is not None:
-        return _positive_integer("qk_rope_head_dim", config["qk_rope_head_dim"])
-    mla_keys = [key for key in ("kv_lora_rank", "qk_nope_head_dim") if config.get(key) is not None]
-    if mla_keys:
-        raise ValueError(
-            f"missing qk_rope_head_dim, the width of the rotated slice in a model with {mla_keys[0]}; add it, or pass head_dim="
-        )
-    for key in ("head_dim", "attention_head_dim", "kv_channels"):
-        if config.get(key) is not None:
-            return _width_in_layers(config, key, layer_type)
-    hidden = _first(config, "hidden_size", "n_embd", "d_model")
-    heads = _first(config, "num_attention_heads", "n_head", "n_heads", "encoder_num_attention_heads")
-    if hidden is None or heads is None:
-        raise ValueError(
-            "missing head_dim, and the config lacks hidden_size and num_attention_heads to derive it from; pass head_dim="
-        )
-    if hidden % heads:
-        raise ValueError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}; pass head_dim=")
-    return hidden // heads
+def _pairing(said: Spelled, family: Family) -> bool:
+    """The dialect's pairing, or rope_interleave if the config has it (as DeepSeek's have), else the family's pairing.
 
-
-def _width_in_layers(config: Config, key: str, layer_type: str | None) -> int:
-    """The value of key in layers of that type: global_head_dim or per_layer_config may replace it."""
-    if layer_type == "full_attention" and key == "head_dim" and "per_layer_config" not in config:
-        return _first(config, "global_head_dim", key) or 0
-    per_layer: Mapping[str, Any] = config.get("per_layer_config") or {}
-    types: list[str] = config.get("layer_types") or []
-    if layer_type is None or not per_layer or layer_type not in types:
-        return _positive_integer(key, config[key])
-    layers = {int(layer): layer_config for layer, layer_config in per_layer.items()}
-    values = {layers.get(i, {}).get(key, config[key]) for i, name in enumerate(types) if name == layer_type}
-    if len(values) != 1:
-        raise ValueError(f"{key} differs among layers of type {layer_type!r}: {sorted(values)}; pass head_dim=")
-    return _positive_integer(key, values.pop())
-
-
-def _first(config: Mapping[str, Any], *keys: str) -> int | None:
-    """The first of these keys that is not None, as an integer >= 1; None if all are."""
-    for key in keys:
-        if config.get(key) is not None:
-            return _positive_integer(key, config[key])
-    return None
-
-
-def _positive_integer(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{key} must be an integer, got {describe(value)}")
-    if value < 1:
-        raise ValueError(f"{key} must be >= 1, got {value}")
-    return value
-
-
-def _share(channels: int, partial: float) -> int:
-    """The channels that a partial_rotary_factor selects, rounded down as transformers does."""
-    if channels > WIDEST:
-        raise ValueError(f"head_dim must be at most {WIDEST:,} channels; is it the size of one head?")
-    return int(channels * partial)
-
-
-def _dim(rope: Mapping[str, Any], config: Config, head_dim: int) -> int:
-    partial = number("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
-    if partial > 1.0:
-        raise ValueError(f"partial_rotary_factor must be at most 1, got {partial}")
-    if rope["rope_type"] == "proportional":
-        source, dim = "head_dim", head_dim
-    elif config.get("qk_rope_head_dim") is not None:
-        source, dim = "qk_rope_head_dim", head_dim
-        whole = config.get("head_dim")
-        if "partial_rotary_factor" in rope and whole not in (None, dim) and _share(whole, partial) != dim:
-            raise ValueError(
-                f"conflicting qk_rope_head_dim {dim} and partial_rotary_factor {partial} of head_dim {whole}; keep one"
-            )
-    elif config.get("rotary_dim") is not None:
-        source, dim = "rotary_dim", _positive_integer("rotary_dim", config["rotary_dim"])
-        if "partial_rotary_factor" in rope and _share(head_dim, partial) != dim:
-            raise ValueError(
-                f"conflicting rotary_dim {dim} and partial_rotary_factor {partial} of head_dim {head_dim}; keep one"
-            )
-    else:
-        source, dim = f"partial_rotary_factor {partial} x head_dim {head_dim}", _share(head_dim, partial)
-    if dim < 2 or dim % 2 or dim > head_dim:
-        raise ValueError(
-            f"{source} gives {dim} rotated channels of {head_dim}; an even number from 2 to {head_dim} is needed"
-        )
-    return dim
-
-
-def _pairing(config: Config, family: Family) -> bool:
-    """rope_interleave if the config has it (as DeepSeek's have), else the family's pairing.
-
-    ValueError for an unknown model_type with qk_rope_head_dim: such models exist with either pairing.
+    ValueError for an unknown model_type with qk_rope_head_dim: such models exist with either pairing; and for a dialect that leaves it
+    open.
     """
+    config = said.config
+    if said.pairing_unknown:
+        raise ValueError(
+            f"{said.pairing_unknown}; pass interleaved=, True for neighbouring channels, False for half a head apart"
+        )
+    if said.interleaved is not None:
+        return said.interleaved
     rope_interleave = config.get("rope_interleave")
     if (
         rope_interleave is None

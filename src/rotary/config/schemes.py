@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .._checks import describe
-from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, Proportional, Scheme, YaRN
+from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, NTKMixed, Proportional, Scheme, YaRN
 from ..scaling.by_parts import mscale
 from ..scaling.scheme import check_window
 from .families import REASONS
 from .load import Config
-from .normalize import nearest
+from .names import nearest
 
 Parameters = Mapping[str, Any]
 _COMMON = {"rope_type", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
 INERT_WITH_ALPHA = {"factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
 """Keys that Hunyuan's configs have besides alpha, and that its code does not read."""
+FIXED_NTK = {"new", "gte"}
+"""Models of Alibaba's GTE, whose rope_type "ntk" divides plane i by factor^(2 (i + 1) / dim) (kexue.fm/archives/9706, equation 6)."""
 
 
 class RopeType(NamedTuple):
@@ -93,6 +95,18 @@ def _some(rope: Parameters, *keys: str) -> dict[str, Any]:
 
 def _linear(rope: Parameters, config: Config) -> Scheme:
     return Linear(rope["factor"])
+
+
+def _ntk(rope: Parameters, config: Config) -> Scheme:
+    """Alibaba-NLP/new-impl, modeling.py, and vLLM's rotary_embedding/ntk_scaling_rope.py: with mixed_b the mixed form, else fixed."""
+    if rope.get("mixed_b") is not None:
+        return NTKMixed(rope["factor"], rope["mixed_b"])
+    return NTKMixed(rope["factor"], 1.0) if config.get("model_type") in FIXED_NTK else NTK(rope["factor"])
+
+
+def _ntk_mixed(rope: Parameters, config: Config) -> Scheme:
+    """vivo-ai/BlueLM-7B-Chat-32K (Hugging Face), modeling_bluelm.py: power is the exponent."""
+    return NTKMixed(rope["factor"], rope["power"])
 
 
 def _dynamic(rope: Parameters, config: Config) -> Scheme:
@@ -175,6 +189,8 @@ TYPES: dict[str, RopeType] = {
     "default": RopeType(_keys(), _keys(_WINDOW), _plain),
     "linear": RopeType(_keys("factor"), _keys(_WINDOW), _linear),
     "dynamic": RopeType(_keys("factor"), _keys(_WINDOW, "alpha"), _dynamic),
+    "ntk": RopeType(_keys("factor"), _keys(_WINDOW, "mixed_b"), _ntk),
+    "ntkmixed": RopeType(_keys("factor", "power"), _keys(_WINDOW), _ntk_mixed),
     "yarn": RopeType(
         _keys(_WINDOW),
         _keys(

@@ -1,0 +1,103 @@
+"""Dialect: how one family of configs speaks of rotation, as a value; and Spelled, the same config in transformers' words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ..._checks import describe, number
+from ...scaling import Scheme
+from ..families import FAMILIES, unrotated
+from ..names import same
+from ..names import words as keys
+from ..silence import check_everything_is_owned
+
+__all__ = ["Config", "Dialect", "Spelled", "block", "could_be", "keys", "only", "real", "respelled"]
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A config in the words of transformers.
+
+    interleaved: the pairing that the dialect fixes; None where model_type decides.
+    pairing_unknown: why the caller must say the pairing, "" where it is known.
+    schemes: schemes after that of rope_scaling. notes: what the dialect leaves open or drops, one sentence each.
+    dialect: its name.
+    """
+
+    config: Config
+    interleaved: bool | None = None
+    pairing_unknown: str = ""
+    schemes: tuple[Scheme, ...] = ()
+    notes: tuple[str, ...] = ()
+    dialect: str = ""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A way to write a config.
+
+    name: as messages and `rotary show` give it. source: the repository and file that define what its keys mean.
+    recognises: whether a config is written so.
+    keys: every key about rotation that it has, "block/key" inside a block. Any other key about rotation is an error.
+    translate: the same config in the words of transformers, without these keys.
+    stems: beginnings of names that are about rotation in this dialect alone.
+    """
+
+    name: str
+    source: str
+    recognises: Callable[[Config], bool]
+    keys: frozenset[str]
+    translate: Callable[[Config], Spelled]
+    stems: tuple[str, ...] = ()
+
+    def read(self, config: Config) -> Spelled:
+        """The config in the words of transformers. TypeError for a key about rotation that the dialect does not have."""
+        check_everything_is_owned(config, self.name, self.keys, self.stems)
+        return replace(self.translate(config), dialect=self.name)
+
+
+def could_be(config: Config, *names: str) -> bool:
+    """Whether model_type is one of these, or none that transformers has: its own families have no keys of other dialects."""
+    name: Any = config.get("model_type")
+    return name in names or not (name in FAMILIES or name in unrotated())
+
+
+def respelled(config: Config, drop: frozenset[str], **new: Any) -> Config:
+    """The config without the keys in `drop` and with new ones, None left out; ValueError where it has another value already."""
+    result = {key: value for key, value in config.items() if key not in drop}
+    for key, value in new.items():
+        if value is not None:
+            result[key] = same(key, result.get(key), value, "config", "its own keys") if key in result else value
+    return result
+
+
+def block(config: Mapping[str, Any], key: str) -> Config:
+    """The block of that name, {} where it is missing; TypeError where it is no block."""
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{key} must be a dict, got {describe(value)}")
+    return dict(cast("Mapping[str, Any]", value))
+
+
+def real(config: Mapping[str, Any], key: str, default: float | None = None, name: str = "") -> float:
+    """The number of that name, > 0, as it is written; ValueError where it is missing and has no default."""
+    value = config.get(key)
+    if value is None:
+        if default is None:
+            raise ValueError(f"missing {name or key}")
+        return default
+    number(name or key, value)
+    return value
+
+
+def only(config: Mapping[str, Any], name: str, *known: str) -> None:
+    """TypeError for a key of a block that is not among the known ones."""
+    for key, value in config.items():
+        if key not in known and value is not None:
+            raise TypeError(f"unexpected key {key!r} ({describe(value)}) in {name}; known: {', '.join(known)}")

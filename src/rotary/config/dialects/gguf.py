@@ -1,0 +1,234 @@
+"""GGUF metadata: a dict of plain values, as ReaderField.contents() of the gguf package gives them, or a .gguf file.
+
+Three tensors belong to the rotation: rope_freqs.weight (Llama 3.1) and rope_factors_long/short.weight (LongRoPE). read() of a file
+brings them in as lists under these names; a dict may hold them, or None for a tensor that the file does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..._checks import describe
+from ...scaling import Gains, Scheme
+from ...scaling.by_parts import mscale
+from .dialect import Config, Dialect, Spelled, keys, real, respelled
+from .gguf_pairing import (
+    EVERY_FOURTH_STILL,
+    FULL_STILL,
+    LOCAL_BASE,
+    NEOX,
+    NONE,
+    NORM,
+    SECTIONS,
+    SLIDING_UNSCALED,
+    TWO_WIDTHS,
+)
+
+TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_ROPE = keys(
+    "dimension_count dimension_count_swa dimension_sections freq_base freq_base_swa scale_linear scaling.type scaling.factor scaling.alpha "
+    "scaling.attn_factor scaling.original_context_length scaling.finetuned scaling.yarn_log_multiplier scaling.yarn_ext_factor "
+    "scaling.yarn_attn_factor scaling.yarn_beta_fast scaling.yarn_beta_slow"
+)
+_TENTHS = {"deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa"}
+"""Architectures whose yarn_log_multiplier is a tenth of mscale_all_dim."""
+_LLAMA3_BASE = {500000.0: 8192}
+"""Base -> the longest context that models of architecture llama were trained for with it alone; Llama 3.1 adds a tensor."""
+
+_STRAY = {
+    "linear": ("scaling.yarn_", "scaling.attn_factor"),
+    "none": ("scaling.yarn_", "scaling.attn_factor"),
+    "yarn": ("scaling.alpha",),
+}
+"""Beginnings of keys that a type of scaling leaves without effect."""
+
+
+def _arch(config: Config) -> str | None:
+    arch = config.get("general.architecture")
+    return arch if isinstance(arch, str) else None
+
+
+def _owned(config: Config) -> frozenset[str]:
+    arch = _arch(config)
+    return frozenset({*TENSORS, *(f"{arch}.rope.{key}" for key in _ROPE)})
+
+
+def _translate(config: Config) -> Spelled:
+    arch = _arch(config)
+    if arch is None:
+        raise ValueError("missing general.architecture, which names the other keys")
+    rope = {
+        key.removeprefix(f"{arch}.rope."): value for key, value in config.items() if key.startswith(f"{arch}.rope.")
+    }
+    rest = {key.removeprefix(f"{arch}."): value for key, value in config.items() if key.startswith(f"{arch}.")}
+    if arch in NONE or arch in SECTIONS or rope.get("dimension_sections") or arch in TWO_WIDTHS:
+        why = "it does not rotate" if arch in NONE else "its planes are divided among several coordinates (M-RoPE)"
+        why = "its two layer types have heads of different widths; read its config.json" if arch in TWO_WIDTHS else why
+        raise ValueError(f"GGUF architecture {arch!r} is refused: {why}")
+    notes: list[str] = []
+    head_dim, dim = _widths(rope, rest)
+    scheme = _scheme(arch, rope, rest, config, notes)
+    base = real(rope, "freq_base", 10000.0, f"{arch}.rope.freq_base")
+    new: Config = {"max_position_embeddings": rest.get("context_length"), "num_hidden_layers": rest.get("block_count")}
+    new |= {"hidden_size": rest.get("embedding_length"), "sliding_window": rest.get("attention.sliding_window")}
+    if rest.get("attention.kv_lora_rank") is not None:
+        new["qk_rope_head_dim"] = dim
+    else:
+        new |= {"head_dim": head_dim, "rotary_dim": dim if dim != head_dim else None}
+    local = rope.get("freq_base_swa", LOCAL_BASE.get(arch))
+    if local is None and arch in SLIDING_UNSCALED and rest.get("attention.sliding_window"):
+        local = base
+    for key, value in (("rope.dimension_count", dim), ("attention.key_length", head_dim)):
+        other = rest.get(f"{key}_swa")
+        if other not in (None, value):
+            raise ValueError(
+                f"{arch}.{key}_swa {describe(other)} differs from {arch}.{key} {describe(value)}; give each kind of layer a dict of its own"
+            )
+    factors = _factors(arch, base, rope, rest, config, notes)
+    if local is not None and factors:
+        raise ValueError(f"{TENSORS[0]} in an architecture with two bases: which layers it belongs to is not known")
+    if local is not None:
+        new["rope_parameters"] = {
+            "full_attention": {**scheme, "rope_theta": base},
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        }
+    else:
+        new |= {"rope_theta": base, "rope_scaling": scheme}
+    if arch in EVERY_FOURTH_STILL:
+        new |= {"no_rope_layers": [], "no_rope_layer_interval": 4, "attn_temperature_tuning": arch == "llama4"}
+    if arch in FULL_STILL and rest.get("attention.sliding_window"):
+        notes.append("layers of type 'full_attention' do not rotate")
+    known = True if arch in NORM else False if arch in NEOX else None
+    unknown = "" if known is not None else f"llama.cpp's pairing of GGUF architecture {arch!r} is not listed here"
+    spelled = respelled({}, frozenset(), **new)
+    return Spelled(spelled, known, unknown, factors, tuple(notes))
+
+
+def _widths(rope: Config, rest: Config) -> tuple[int | None, int | None]:
+    """(channels of a head, channels that turn)"""
+    head_dim = rest.get("attention.key_length")
+    heads: Any = rest.get("attention.head_count")
+    if head_dim is None and isinstance(heads, int) and heads and isinstance(rest.get("embedding_length"), int):
+        head_dim = rest["embedding_length"] // heads
+    dim = rope.get("dimension_count")
+    return head_dim, head_dim if dim is None else dim
+
+
+def _scheme(arch: str, rope: Config, rest: Config, config: Config, notes: list[str]) -> Config:
+    """rope_scaling. llama.cpp takes "linear" for a missing type, and 1 for a missing factor or 0."""
+    kind, given = rope.get("scaling.type", "linear"), rope.get("scaling.factor", rope.get("scale_linear"))
+    factor = 1.0 if given == 0 else real({"factor": given}, "factor", 1.0, f"{arch}.rope.scaling.factor")
+    window = rope.get("scaling.original_context_length")
+    if config.get("rope_factors_long.weight") is not None or config.get("rope_factors_short.weight") is not None:
+        return _longrope(rope, rest, config)
+    if kind == "longrope" or (kind == "linear" and factor == 1.0 and window not in (None, rest.get("context_length"))):
+        raise ValueError(
+            f"the factors of LongRoPE are tensors of the file, {TENSORS[1]} and {TENSORS[2]}, and this dict has none; pass the .gguf file"
+        )
+    if kind not in ("none", "linear", "yarn"):
+        raise ValueError(f"unknown {arch}.rope.scaling.type {describe(kind)}; known: none, linear, yarn, longrope")
+    for key, value in rope.items():
+        if key.startswith(_STRAY[kind]):
+            raise ValueError(
+                f"{arch}.rope.{key} ({describe(value)}) has no effect with scaling.type {kind!r}; remove one of them"
+            )
+    if kind == "yarn":
+        return _yarn(arch, rope, rest, factor, notes)
+    if rope.get("scaling.alpha") and kind == "linear":
+        return {"rope_type": "dynamic", "alpha": real(rope, "scaling.alpha", name=f"{arch}.rope.scaling.alpha")}
+    if kind == "none" or factor == 1.0:
+        return {"rope_type": "default"}
+    return {"rope_type": "linear", "factor": factor}
+
+
+def _yarn(arch: str, rope: Config, rest: Config, factor: float, notes: list[str]) -> Config:
+    window = rope.get("scaling.original_context_length", rest.get("context_length"))
+    result: Config = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": window}
+    for theirs, ours in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+        if rope.get(f"scaling.{theirs}") is not None:
+            result[ours] = rope[f"scaling.{theirs}"]
+    if rope.get("scaling.yarn_ext_factor", 1.0) not in (1, 1.0, -1, -1.0):
+        raise ValueError(
+            f"{arch}.rope.scaling.yarn_ext_factor must be 1, the only supported value, got {rope['scaling.yarn_ext_factor']!r}"
+        )
+    amplitude = real(rope, "scaling.attn_factor", 1.0) * real(rope, "scaling.yarn_attn_factor", 1.0)
+    log_multiplier = real(rope, "scaling.yarn_log_multiplier", 0.0)
+    if log_multiplier and arch in _TENTHS:
+        # mscale equals mscale_all_dim: cos and sin keep amplitude 1, and the softmax has the factor
+        result |= {"mscale": round(10 * log_multiplier, 6), "mscale_all_dim": round(10 * log_multiplier, 6)}
+    elif log_multiplier:
+        result["attention_factor"] = mscale(factor) / mscale(factor, log_multiplier)
+    beta = rest.get("attention.temperature_scale")
+    if beta:
+        if rest.get("attention.temperature_length") not in (None, window):
+            raise ValueError(
+                f"{arch}.attention.temperature_length {rest['attention.temperature_length']} differs from original_context_length {window}"
+            )
+        result["llama_4_scaling_beta"] = beta
+    if amplitude != 1.0:
+        result["attn_factor"] = amplitude
+    if arch == "gpt-oss":
+        # openai/gpt-oss, gpt_oss/torch/model.py: the ramp ends between planes, which the metadata cannot say
+        result["truncate"] = False
+        notes.append(
+            "truncate is False, as gpt-oss was trained; the metadata does not hold it, and llama.cpp rounds to whole planes"
+        )
+    return result
+
+
+def _longrope(rope: Config, rest: Config, config: Config) -> Config:
+    long, short = config.get(TENSORS[1]), config.get(TENSORS[2])
+    if long is None or short is None:
+        raise ValueError(f"{TENSORS[1]} and {TENSORS[2]} belong together, and one is missing")
+    window = rope.get("scaling.original_context_length")
+    amplitude = real(rope, "scaling.attn_factor", 1.0)
+    return {
+        "rope_type": "longrope",
+        "long_factor": list(long),
+        "short_factor": list(short),
+        "attention_factor": amplitude,
+    } | {"original_max_position_embeddings": window}
+
+
+def _factors(
+    arch: str, base: float, rope: Config, rest: Config, config: Config, notes: list[str]
+) -> tuple[Scheme, ...]:
+    """The scheme of rope_freqs.weight, which divides each frequency; ValueError where it is missing and needed."""
+    factors = config.get(TENSORS[0])
+    if factors is not None:
+        return (Gains([1.0 / real({"factor": factor}, "factor", name=TENSORS[0]) for factor in factors]),)
+    if not config.keys().isdisjoint(TENSORS):
+        return ()
+    trained, longest = _LLAMA3_BASE.get(base), rest.get("context_length")
+    if (
+        arch == "llama"
+        and trained is not None
+        and isinstance(longest, int)
+        and longest > trained
+        and "scaling.type" not in rope
+    ):
+        raise ValueError(
+            f"context_length {longest:,} exceeds the {trained:,} tokens that Llama 3 was trained for with base {base:g}; "
+            f"Llama 3.1 scales it by a tensor of the file, {TENSORS[0]}, and this dict has none; pass the .gguf file, or "
+            f"{TENSORS[0]!r}: None where the file has no such tensor"
+        )
+    notes.append(f"read without the tensors of the file; pass the .gguf file if it has {', '.join(TENSORS)}")
+    return ()
+
+
+def dialect(config: Mapping[str, Any]) -> Dialect:
+    """The dialect of GGUF with the keys of one architecture."""
+    return Dialect(
+        "GGUF",
+        "ggml-org/ggml, docs/gguf.md; ggml-org/llama.cpp, gguf-py/gguf/constants.py, src/llama-model.cpp, src/llama-context.cpp",
+        recognises,
+        _owned(dict(config)),
+        _translate,
+        stems=("rope",),
+    )
+
+
+def recognises(config: Config) -> bool:
+    """Whether a config is GGUF metadata: it has general.architecture, or keys that end in .rope.freq_base and the like."""
+    return "general.architecture" in config or any(".rope." in key for key in map(str, config))

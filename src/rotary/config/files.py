@@ -1,0 +1,83 @@
+"""The content of a config file as a dict: JSON, YAML, or the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from .._checks import describe
+from .dialects.gguf import TENSORS
+from .names import same
+
+FOLDER = ("config.json", "params.json", "model_config.yaml", "lit_config.json")
+"""Files of a folder, in the order in which they are looked for."""
+
+
+def content(path: Path) -> dict[str, Any]:
+    """The file as a dict, by its ending: .yaml and .yml (PyYAML), .gguf (the gguf package), and JSON otherwise.
+
+    TypeError where the file holds something else; ImportError, with what to install, where the package is missing; ValueError for a
+    damaged file, and for a key that it gives twice with different values, of which parsers keep the last.
+    """
+    if path.suffix == ".gguf":
+        return _gguf(path)
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            found = _yaml(path)
+        else:
+            found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
+    except RecursionError:
+        raise ValueError(f"{str(path)!r} nests too deeply to be a config") from None
+    if not isinstance(found, dict):
+        what = "a YAML mapping" if path.suffix in (".yaml", ".yml") else "a JSON object"
+        raise TypeError(f"{str(path)!r} contains {describe(found)}, not {what}")
+    return cast("dict[str, Any]", found)
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        found[key] = same(key, found[key], value, "config", "the same block again") if key in found else value
+    return found
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError(f"reading {str(path)!r} needs PyYAML; pip install pyyaml") from None
+
+    class Loader(yaml.SafeLoader):
+        """Safe, and without keys that are given twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            self.flatten_mapping(node)
+            pairs = [
+                (self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value
+            ]
+            return _unambiguous(pairs)
+
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{str(path)!r} is not YAML: {error}") from None
+
+
+def _gguf(path: Path) -> dict[str, Any]:
+    """Every value of the metadata, and the tensors of the rotation as lists, None where the file has none. Weights are not read."""
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise ImportError(f"reading {str(path)!r} needs the gguf package; pip install 'rotary[gguf]'") from None
+    try:
+        reader: Any = GGUFReader(path)
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"{str(path)!r} is not a whole GGUF file: {error}") from None
+    found: dict[str, Any] = {
+        name: field.contents() for name, field in reader.fields.items() if not name.startswith(("GGUF.", "tokenizer."))
+    }
+    tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name in TENSORS}
+    for name in TENSORS:
+        found[name] = [float(value) for value in tensors[name].data.reshape(-1)] if name in tensors else None
+    return found

@@ -1,0 +1,88 @@
+"""spelled(config): a config of any source and dialect, in the words of transformers. The one reader of every config file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from .._checks import describe
+from .dialects import TRANSFORMERS, Spelled, recognise
+from .families import FAMILIES
+from .load import Config, load, rotary_keys, text_part
+
+__all__ = ["Spelled", "overridden", "spelled"]
+
+_BLOCKS = ("rope_scaling", "rope_parameters")
+_ALSO_INSIDE = ("rope_theta", "partial_rotary_factor")
+
+
+def spelled(source: Any) -> Spelled:
+    """The config in the words of transformers, with the name of its dialect; of a composite config the text model.
+
+    source: as read() takes it. ValueError or TypeError for a source that is no config, for a composite one that leaves open which part
+    is meant, and for a key about rotation that its dialect does not have.
+    """
+    config = load(source)
+    dialect = recognise(config)
+    if dialect is TRANSFORMERS:
+        config = text_part(config)
+        dialect = recognise(config)
+    if dialect is TRANSFORMERS and not _rotates(config):  # read() refuses it, and says why
+        return Spelled(config, dialect=dialect.name)
+    return dialect.read(config)
+
+
+def _rotates(config: Config) -> bool:
+    """Whether a config of transformers is one of a family that is read, or has a key about rotation."""
+    name: Any = config.get("model_type")
+    return "refused" not in FAMILIES[name] if name in FAMILIES else bool(rotary_keys(config))
+
+
+def overridden(config: Any, hf_overrides: Mapping[str, Any]) -> Config:
+    """The config with some keys replaced, as vLLM's hf_overrides (--hf-overrides) replaces them, for read() and from_config().
+
+    config: as read() takes it. hf_overrides: {"rope_parameters": {...}} or {"max_position_embeddings": 131072}; a key of a sub-config
+    inside a dict of its name, {"text_config": {...}}. The value of any other key is replaced as a whole, blocks too: a rope_scaling
+    that is given must be complete, but for the base and partial_rotary_factor of the old one, which stay. rope_scaling replaces
+    rope_parameters and the reverse, since vLLM keeps one of the two.
+
+    Source: vllm-project/vllm, vllm/transformers_utils/config.py (get_config), vllm/config/model.py (_apply_dict_overrides).
+
+    >>> overridden({"model_type": "llama", "rope_theta": 1e4}, {"rope_theta": 5e5})
+    {'model_type': 'llama', 'rope_theta': 500000.0}
+    """
+    if not isinstance(hf_overrides, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"hf_overrides must be a dict, got {describe(hf_overrides)}; a function is to be called by the caller"
+        )
+    return _replaced(load(config), hf_overrides)
+
+
+def _replaced(config: Config, overrides: Mapping[str, Any]) -> Config:
+    result = dict(config)
+    for key, value in overrides.items():
+        old = result.get(key)
+        if key.endswith("_config") and isinstance(value, Mapping) and isinstance(old, Mapping):
+            result[key] = _replaced(dict(cast("Mapping[str, Any]", old)), cast("Mapping[str, Any]", value))
+            continue
+        if key in _BLOCKS:
+            _replace_block(result, key, value)
+        elif key in _ALSO_INSIDE:
+            for name in _BLOCKS:
+                block = result.get(name)
+                if isinstance(block, Mapping) and key in block:
+                    result[name] = {k: v for k, v in cast("Mapping[str, Any]", block).items() if k != key}
+        result[key] = value
+    return result
+
+
+def _replace_block(config: Config, key: str, value: Any) -> None:
+    """Drop the other of the two blocks; what it said about base and share stays, where the new one is silent."""
+    given = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+    for name in _BLOCKS:
+        old = config.pop(name, None)
+        if not isinstance(old, Mapping) or any(isinstance(each, Mapping) for each in given.values()):
+            continue
+        for inner in _ALSO_INSIDE:
+            if old.get(inner) is not None and inner not in given:
+                config.setdefault(inner, old[inner])
