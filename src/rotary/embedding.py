@@ -10,7 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from . import _checks, _inputs
+from . import _checks, _inputs, _nested
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
@@ -133,7 +133,13 @@ class RotaryEmbedding(Built):
 
         read = configs.read(config, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
         module = cls(
-            read.dim, base=read.base, scaling=read.scaling, interleaved=read.interleaved, angles=angles, device=device
+            read.dim,
+            base=read.base,
+            scaling=read.scaling,
+            interleaved=read.interleaved,
+            angles=angles,
+            axes=read.axes,
+            device=device,
         )
         module.temperatures, module.notes = read.temperatures, read.notes
         if read.notes:
@@ -230,6 +236,8 @@ class RotaryEmbedding(Built):
         TypeError for positions in half precision, which cannot tell neighbours apart, or a missing role.
         """
         dtype = _checks.floating_dtype("dtype", dtype)
+        if type(positions) is not int and type(positions) is not Tensor and _nested.is_jagged(positions):
+            return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
         call = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
@@ -260,6 +268,7 @@ class RotaryEmbedding(Built):
         length: Length = None,
         role: None = None,
         seq_dim: int = -2,
+        conjugate: bool = False,
         inplace: bool = False,
     ) -> tuple[Tensor, Tensor]: ...
     @overload
@@ -274,6 +283,7 @@ class RotaryEmbedding(Built):
         length: Length = None,
         role: Role | None = None,
         seq_dim: int = -2,
+        conjugate: bool = False,
         inplace: bool = False,
     ) -> Tensor: ...
     def rotate(
@@ -287,6 +297,7 @@ class RotaryEmbedding(Built):
         length: Length = None,
         role: Role | None = None,
         seq_dim: int = -2,
+        conjugate: bool = False,
         inplace: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Rotated (q, k), or q alone where k is None.
@@ -294,6 +305,7 @@ class RotaryEmbedding(Built):
         q, k: (batch, heads, seq, head_dim), or any layout with channels last, the sequence at seq_dim and the batch, where there is
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
             For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
+            Nested (jagged) q and k of the same documents: positions count in each, and the result is jagged too.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
         positions: instead of offset, (seq,) or (1 or batch, seq) numbers of k's length, as in cos_sin; with axes (seq, coordinates) or
             (1 or batch, seq, coordinates). offset and cu_seqlens count the same number on every coordinate, as for text.
@@ -301,6 +313,7 @@ class RotaryEmbedding(Built):
             from offset (int or (documents,)) in each.
         length: tokens in the whole context, for schemes that depend on it, as in cos_sin.
         role: "query" or "key", which one tensor alone is; required for it with use_xpos.
+        conjugate: turn by minus the angles, which undoes a rotation that has no amplitude.
         inplace: write over q and k and return the same objects.
 
         Returns tensors of q's and k's dtypes and the strides of empty_like; the arithmetic is float32 (float64 for float64), rounded
@@ -309,6 +322,16 @@ class RotaryEmbedding(Built):
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
         Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
+        if type(q) is not Tensor and _nested.is_jagged(q):
+            given: Any = {
+                "offset": offset,
+                "positions": positions,
+                "cu_seqlens": cu_seqlens,
+                "length": length,
+                "role": role,
+                "conjugate": conjugate,
+            }
+            return _nested.rotate(self.rotate, q, k, seq_dim=seq_dim, inplace=inplace, **given)
         call = _inputs.for_rotate(
             q,
             k,
@@ -324,7 +347,7 @@ class RotaryEmbedding(Built):
             seq_dim=seq_dim,
         )
         table = self._table(call, call.role, q.dtype)
-        how: How = {"seq_dim": call.seq_dim, "interleaved": self.interleaved, "conjugate": False}
+        how: How = {"seq_dim": call.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
         if k is None:
             return rotate((q,), (table,), in_place=inplace, **how)[0]
         k_table = self._table(call, "key", q.dtype) if self.use_xpos else table

@@ -68,7 +68,7 @@ def test_a_contradiction(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ("changes", "reason"),
     [
         ({"rope_scaling": {"type": "yarm", "factor": 2.0}}, "did you mean 'yarn'?"),
-        ({"model_type": "qwen2_vl_text"}, "M-RoPE"),
+        ({"model_type": "qwen2_vl_text"}, "mrope_section (16, 24, 24) has 64 planes, the head"),
         ({"rope_wavelength": 3.0}, "unknown rotary key 'rope_wavelength'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -46,8 +47,11 @@ def test_convert(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_pairing(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["pairing", str(checkpoint)]) == 0
+    assert main(["pairing", str(checkpoint)]) == 3
     assert capsys.readouterr().out.startswith("unknown\n")
+    assert main(["pairing", str(checkpoint), "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["pairing"] == "unknown" and found["why"] and found["standard_errors"] < 4
     assert main(["pairing", str(checkpoint / "none")]) == 2
     assert "no safetensors file at" in capsys.readouterr().err
 

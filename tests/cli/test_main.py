@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_info_gives_the_reason_why_a_kernel_is_unavailable(
     assert "native   no compiler was found" in capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("arguments", [[], ["inform"], ["info", "--loud"]])
+@pytest.mark.parametrize("arguments", [["inform"], ["info", "--loud"]])
 def test_an_unknown_command_is_refused_with_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -81,7 +82,7 @@ def test_python_m_rotary_is_the_command():
     run = subprocess.run((sys.executable, "-m", "rotary", "info"), capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith(f"rotary   {rotary.__version__}\n")
-    assert subprocess.run((sys.executable, "-m", "rotary"), capture_output=True).returncode == 2
+    assert subprocess.run((sys.executable, "-m", "rotary", "inform"), capture_output=True).returncode == 2
 
 
 def test_a_pipe_that_is_closed_early_is_no_error():
@@ -102,3 +103,23 @@ def test_a_pipe_that_is_closed_from_the_start_is_no_error(arguments: list[str]):
             (sys.executable, "-m", "rotary", *arguments), stdout=pipe, stderr=subprocess.PIPE, text=True, env=buffered
         )
     assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"rotary {rotary.__version__}\n"
+
+
+def test_a_bare_command_prints_its_help(capsys: pytest.CaptureFixture[str]):
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    assert "usage: rotary" in printed and "pairing" in printed
+
+
+def test_info_as_json(capsys: pytest.CaptureFixture[str]):
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rotary"] == rotary.__version__
+    assert set(found["backends"]) == set(rotary.backends())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,23 @@ def test_every_default_config_of_transformers_rotates_as_in_transformers():
         readings = config_page.readings(config)
         for layer_type, arguments in readings.items() if isinstance(readings, dict) else ():
             loaded.add(name)
-            rope = RotaryEmbedding.from_config(config, layer_type=layer_type, angles="float32")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # notes on positions and temperatures
+                rope = RotaryEmbedding.from_config(config, layer_type=layer_type, angles="float32")
+            at = positions if rope.axes is None else positions[..., None].expand(1, 5, rope.coordinates)
             for module in config_page.rotary_modules(config):
                 inv_freq, factor = config_page.frequencies(module, layer_type)
                 if inv_freq is None or inv_freq.ndim != 1 or name in UNREAD:
                     continue
+                if rope.axes is not None:  # Ernie 4.5 VL keeps them in the order of its coordinates
+                    inv_freq = inv_freq.sort(descending=True).values
                 assert torch.equal(inv_freq, rope.inv_freq), (name, layer_type)
                 assert factor == rope.attention_factor, (name, layer_type)
                 for dim in (arguments.head_dim, arguments.dim):
                     heads = q[..., :dim], k[..., :dim]
                     expected = config_page.scores(config, module, layer_type, *heads, positions)
                     if expected is not None:
-                        scores = config_page.products(*rope.rotate(*heads, positions=positions))
+                        scores = config_page.products(*rope.rotate(*heads, positions=at))
                         torch.testing.assert_close(scores, expected, rtol=0, atol=1e-3, msg=f"{name}, {layer_type}")
                         compared.add(name)
                         break
@@ -56,7 +62,7 @@ def test_every_default_config_of_transformers_rotates_as_in_transformers():
         for name, config in config_page.parts()
         if name in loaded and config_page.modeling(config) and config_page.text(config) == name
     }
-    assert alone - compared - UNREAD <= {"gptj", "codegen", "roformer"}
+    assert alone - compared - UNREAD <= {"gptj", "codegen", "roformer", "cohere_compass_text"}
 
 
 def sines_and_cosines(name: str, n: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -226,7 +232,14 @@ REFUSALS: list[tuple[dict[str, Any], type[Exception], list[str]]] = [
         ValueError,
         ["short_factor", "64", "1"],
     ),
-    ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 24]}}, ValueError, ["mrope_section", "M-RoPE"]),
+    ({"rope_scaling": {"type": "default", "mrope_section": [16, 24, 20]}}, ValueError, ["mrope_section", "60 planes", "64"]),
+    ({"rope_scaling": {"type": "default", "mrope_section": [16, 48]}}, ValueError, ["mrope_section", "three numbers"]),
+    (
+        {"model_type": "qwen3_vl_text", "head_dim": 128, "rope_scaling": {"rope_type": "default", "mrope_interleaved": False,
+                                                                         "mrope_section": [24, 20, 20]}},
+        ValueError,
+        ["mrope_interleaved", "in turn"],
+    ),
     ({"rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}}, ValueError, ["'axial'", "coordinates"]),
     ({"model_type": "some_mla", "qk_rope_head_dim": 64}, ValueError, ["'some_mla'", "pass interleaved="]),
     ({"kv_lora_rank": 512}, ValueError, ["missing qk_rope_head_dim", "kv_lora_rank"]),

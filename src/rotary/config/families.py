@@ -17,6 +17,8 @@ families.json has one entry for every `model_type` of transformers that rotates.
     still_from_end          every n-th layer, counted from the last one, does not rotate without layer_rope_theta       none
     unrotated_layer_types   layer types that do not rotate if the config has a sliding window                   none
     enabled_by              the config key that must be "rotary" or "rope" for the model to rotate              none
+    axes                    how planes are dealt out to coordinates: see coordinates.py                                none
+    sections                the planes of each coordinate where the config does not say                                none
     refused                 why RotaryEmbedding cannot be this family's rotation, a key of REASONS              none
 """
 
@@ -32,8 +34,8 @@ _FILE = Path(__file__).with_name("families.json")
 _UNROTATED = Path(__file__).with_name("unrotated.json")
 
 REASONS = {
-    "mrope": "its planes are divided among several coordinates per token (M-RoPE), but RotaryEmbedding takes one position per token; "
-    "for text alone the coordinates are equal, and {plain} is the same rotation",
+    "mrope": "the two channels of a plane read different coordinates of an image, which is no rotation; for text alone the coordinates are "
+    "equal, and {plain} is the same rotation",
     "axial": "it rotates by two or three coordinates of an image or video, but RotaryEmbedding takes one position per token",
     "real": "it rotates by real-valued coordinates, but RotaryEmbedding takes integer positions",
     "learned": "its frequencies contain learned numbers, which are in the checkpoint and not in the config; if they are one per plane, "
@@ -63,6 +65,8 @@ class Family(TypedDict, total=False):
     still_from_end: int
     unrotated_layer_types: list[str]
     enabled_by: str
+    axes: str
+    sections: list[int]
     refused: str
 
 

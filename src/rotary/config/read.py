@@ -8,6 +8,7 @@ from typing import Any
 from .._checks import describe, flag, number
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
+from .coordinates import axes_of, is_dealt_out, note, without
 from .extras import notes, temperatures, unrotated_layer_types
 from .families import FAMILIES, REASONS, Family, unrotated
 from .load import Config, rotary_keys
@@ -36,6 +37,7 @@ class Arguments:
     window: context length [token] before any extension; target: context length that the model is meant for. None if not in the config.
     temperatures: factors of the queries besides the rotation; RotaryEmbedding does not apply them.
     notes: what else the caller must do, one sentence each.
+    axes: the coordinate that each plane reads, None where positions have none.
     dialect: the dialect that the config is written in.
     """
 
@@ -49,6 +51,7 @@ class Arguments:
     temperatures: tuple[Temperature, ...] = ()
     notes: tuple[str, ...] = ()
     dialect: str = "transformers"
+    axes: tuple[int, ...] | None = None
 
 
 def read(
@@ -79,13 +82,15 @@ def read(
         raise ValueError(f"layers of type {layer_type!r} do not rotate in models of type {name!r}")
     target = first_integer(config, "max_position_embeddings")
     rope = parameters(config, layer_type)
-    scheme = make_scheme(rope, config)
+    scheme = make_scheme(without(rope), config)
     base = number("rope_theta", rope["rope_theta"])
     if family.get("derived_head_dim") and head_dim is None:
         check_derived(config)
     head_dim = width_of_head(config, layer_type, head_dim)
+    dim = rotated_width(rope, config, head_dim)
+    dealt_out = is_dealt_out(rope, family)
     return Arguments(
-        dim=rotated_width(rope, config, head_dim),
+        dim=dim,
         base=base,
         scaling=(*(() if scheme is None else (scheme,)), *said.schemes),
         interleaved=_pairing(said, family) if interleaved is None else flag("interleaved", interleaved),
@@ -93,7 +98,8 @@ def read(
         window=first_integer(rope, "original_max_position_embeddings") or target,
         target=target,
         temperatures=temperatures(rope, config),
-        notes=(*notes(rope, config, family), *said.notes),
+        notes=(*notes(rope, config, family), *said.notes, *([note(config)] if dealt_out else [])),
+        axes=axes_of(rope, family, dim // 2) if dealt_out else None,
         dialect=said.dialect,
     )
 

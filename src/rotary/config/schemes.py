@@ -35,14 +35,8 @@ def make_scheme(rope: Parameters, config: Config) -> Scheme | None:
     ValueError for an unknown rope_type, a missing key or an impossible number; TypeError for an unknown key or a wrong type.
     """
     kind = rope["rope_type"]
-    if kind in ("axial", "mrope") or "mrope_section" in rope:
-        what = (
-            f"mrope_section ({describe(rope['mrope_section'])})" if "mrope_section" in rope else f"rope_type {kind!r}"
-        )
-        reason = REASONS["axial" if kind == "axial" else "mrope"].format(
-            plain=f"RotaryEmbedding(..., base={rope['rope_theta']})"
-        )
-        raise ValueError(f"{what} is not supported: {reason}")
+    if kind == "axial":
+        raise ValueError(f"rope_type {kind!r} is not supported: {REASONS['axial']}")
     if kind not in TYPES:
         raise ValueError(f"unknown rope_type {kind!r}{nearest(str(kind), TYPES)}")
     _check_keys(rope, config)

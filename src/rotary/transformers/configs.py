@@ -67,7 +67,8 @@ class Configs:
 def readings(config: Any, layer_type: str | None) -> list[Reading] | str:
     """What a config says of layers of that type, or of each type where it is None; or why it is refused."""
     try:
-        return [Reading(layer_type, _read(config, layer_type))]
+        found = _read(config, layer_type)
+        return [Reading(layer_type, found, any_order=found.axes is not None)]
     except Exception as error:  # a model's config may raise anything
         refused = f"its config is not read: {str(error) or type(error).__name__}"
     try:

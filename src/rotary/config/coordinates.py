@@ -1,0 +1,75 @@
+"""Which coordinate each plane reads: the mrope_section of a config, and the order in which its family's code deals planes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import axes
+from .._checks import describe, flag, index
+from .families import Family
+from .load import Config
+from .schemes import Parameters
+
+KEYS = ("mrope_section", "mrope_interleaved", "interleaved")
+"""Keys of rope parameters about coordinates. `interleaved` stands beside mrope_section in Qwen3-Omni's."""
+
+POSITIONS = "positions have three coordinates, (time, row, column): rotary.positions.multimodal makes them, and offset= counts for text"
+
+
+def is_dealt_out(rope: Parameters, family: Family) -> bool:
+    return "axes" in family or "mrope_section" in rope
+
+
+def axes_of(rope: Parameters, family: Family, planes: int) -> axes.Axes:
+    """The coordinate that each plane reads.
+
+    A family's code decides the order (transformers 5.23); for an unknown model_type mrope_interleaved does, as in vLLM
+    (model_executor/layers/rotary_embedding/mrope.py). ValueError for sections that do not fit, and for a key that contradicts the family.
+    """
+    order = family.get("axes", "strided" if _interleaved(rope) else "sections")
+    if order == "alternating":
+        return axes.alternating(2, planes)
+    given = rope.get("mrope_section", family.get("sections"))
+    numbers: Any = given
+    if not isinstance(given, list | tuple) or len(numbers) != 3:
+        raise ValueError(f"mrope_section must be three numbers of planes, got {describe(given)}")
+    sections = [index(f"mrope_section[{i}]", n) for i, n in enumerate(numbers)]
+    said = _interleaved(rope)
+    if said is not None and said != (order == "strided"):
+        raise ValueError(
+            f"mrope_interleaved = {said} contradicts the code of this family, which deals planes out {_WORDS[order]}"
+        )
+    if min(sections) < 1:
+        raise ValueError(f"mrope_section must be positive, got {tuple(sections)}")
+    if order == "strided":  # slices end where planes do, and planes past the sections read the time
+        return tuple(j % 3 if j < 3 * sections[j % 3] else 0 for j in range(planes))
+    if sum(sections) != planes:
+        raise ValueError(f"mrope_section {tuple(sections)} has {sum(sections)} planes, the head {planes}")
+    if order == "rows and columns first":
+        if sections[0] != sections[1]:
+            raise ValueError(f"mrope_section must begin with two equal numbers in this family, got {tuple(sections)}")
+        return (1, 2) * sections[0] + (0,) * sections[2]
+    return axes.sections(*sections)
+
+
+_WORDS = {
+    "sections": "in blocks",
+    "strided": "in turn",
+    "rows and columns first": "rows and columns in turn, then the time",
+}
+
+
+def _interleaved(rope: Parameters) -> bool | None:
+    said: list[Any] = [rope[key] for key in ("mrope_interleaved", "interleaved") if rope.get(key) is not None]
+    return flag("mrope_interleaved", said[0]) if said else None
+
+
+def without(rope: Parameters) -> Parameters:
+    """The parameters of the spectrum alone; rope_type "mrope" is that of older configs for "default"."""
+    plain = {key: value for key, value in rope.items() if key not in KEYS}
+    return {**plain, "rope_type": "default"} if plain.get("rope_type") == "mrope" else plain
+
+
+def note(config: Config) -> str:
+    """What the caller must know about positions."""
+    return POSITIONS if config.get("model_type") != "neomme" else "positions have two coordinates, (row, column)"
