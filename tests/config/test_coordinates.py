@@ -33,8 +33,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         sections(8, 12, 12),
     ),
     "Ernie 4.5 VL": ({"model_type": "ernie4_5_vl_moe_text", **HEAD}, (1, 2) * 22 + (0,) * 20),
-    "NeoMME": ({"model_type": "neomme", "hidden_size": 512, "num_attention_heads": 8, "head_dim": 64, "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
-               alternating(2, 8)),
+    "NeoMME": (
+        {"model_type": "neomme", "hidden_size": 512, "num_attention_heads": 8, "head_dim": 64,
+         "rope_parameters": {
+             "full_attention": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+         }},
+        alternating(2, 8),
+    ),
     "Qwen3.5: planes end before the sections": ({"model_type": "qwen3_5_text", **HEAD, "head_dim": 256}, strided((11, 11, 10))),
     "an unknown model": ({"model_type": "unheard_of", **HEAD, "rope_theta": 1e4,
                           "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]}}, sections(16, 24, 24)),
