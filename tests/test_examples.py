@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,25 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     [
         ("patch.py", ["tokens agree", "removed: as before", "exact angles"]),
         ("convert.py", ["interleaved  is interleaved", "back         is half", "there and back: the same bits"]),
+        ("multimodal.py", ["exact angles of coordinates", "multimodal: all 5 checks passed"]),
         ("train.py", ["train: every loss agrees within 1e-05"]),
+        ("streaming.py --quick", ["recomputed", "streaming: moved sinks are raw keys rotated afresh"]),
     ],
 )
 def test_it_runs(script: str, words: list[str]):
-    run = subprocess.run((sys.executable, EXAMPLES / script), capture_output=True, text=True)
+    name, *options = script.split()
+    run = subprocess.run((sys.executable, EXAMPLES / name, *options), capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert [word for word in words if word not in run.stdout] == []
+
+
+def test_vision_runs_and_draws(tmp_path: Path):
+    for needed in ("sklearn", "rich", "matplotlib"):
+        pytest.importorskip(needed)
+    command = (sys.executable, EXAMPLES / "vision.py", "--quick", "--out", tmp_path)
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stdout + run.stderr
+    words = ("learned absolute", "axial, placed", "RoPE-Mixed", "too short to learn")
+    assert [word for word in words if word not in run.stdout] == []
+    picture = (tmp_path / "vision.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 50_000

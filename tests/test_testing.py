@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding
-from rotary.testing import assert_angles, assert_rotation
+from rotary import RotaryEmbedding, apply_rotary
+from rotary.scaling import YaRN
+from rotary.testing import assert_angles, assert_rerotation, assert_rotation
 
 ROPE = RotaryEmbedding(16)
 
@@ -43,6 +47,60 @@ BROKEN = {
 def test_every_mistake_breaks_a_law(law: str):
     with pytest.raises(AssertionError, match=law):
         assert_rotation(BROKEN[law], head_dim=20, dim=16)
+
+
+def moved(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    return ROPE.rerotate(k, p, q)
+
+
+def test_our_moves_obey():
+    for rope in (RotaryEmbedding(16, interleaved=True), RotaryEmbedding(16, scaling=YaRN(8.0, 2048))):
+        for head_dim in (16, 20):
+            assert_rerotation(
+                lambda x, p, rope=rope: rope.rotate(x, positions=p),
+                rope.rerotate,
+                head_dim=head_dim,
+                dim=16,
+                furthest=1 << 31,
+                tolerance=1e-14,
+            )
+    for dtype, tolerance in ((torch.float32, 3e-7), (torch.bfloat16, 2.01 * 2**-9), (torch.float16, 2.01 * 2**-12)):
+        assert_rerotation(ours, moved, head_dim=20, dim=16, furthest=1 << 31, dtype=dtype, tolerance=tolerance)
+
+
+def at_call(n: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Moves that are right but for one call."""
+    calls = itertools.count(1)
+    return lambda k, p, q: moved(k, p, q + (next(calls) == n))
+
+
+WRONG_MOVES = {
+    "rotated afresh": lambda k, p, q: moved(k, q, p),
+    "given are left alone": lambda k, p, q: ROPE.rerotate(k, p, q, inplace=True),
+    "pass through": lambda k, p, q: torch.cat((moved(k, p, q)[..., :16], -k[..., 16:]), -1),
+    "that do not move keep": lambda k, p, q: moved(moved(k, p, 0 * p), 0 * p, q),  # there and back, rounded twice
+    "there and back": at_call(4),
+    "two moves are one": at_call(6),
+    "one token alone": lambda k, p, q: moved(k, p, q + (k.shape[2] == 1) * 3),
+    "float64": lambda k, p, q: moved(k, p, q).float(),
+    "a shift of all": lambda k, p, q: moved(k, p, torch.where((q - p == 1000).all(), q + 1, q)),
+}
+
+
+@pytest.mark.parametrize("law", WRONG_MOVES)
+def test_every_mistake_in_a_move_breaks_a_law(law: str):
+    with pytest.raises(AssertionError, match=law):
+        assert_rerotation(ours, WRONG_MOVES[law], head_dim=20, dim=16)
+
+
+def test_float32_differences_do_not_obey_far_out():
+    def naive(k: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        angles = (q - p)[:, None].float() * ROPE.inv_freq
+        cos, sin = angles.cos().double(), angles.sin().double()
+        return apply_rotary(k, cos, sin)
+
+    with pytest.raises(AssertionError, match="rotated afresh"):
+        assert_rerotation(ours, naive, head_dim=16)
 
 
 def test_angles():

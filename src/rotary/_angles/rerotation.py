@@ -21,8 +21,7 @@ from .._types import CosSin, Length, Role
 from ..positions import sequence
 from .cos_sin import Tables
 from .frequencies import Spectrum
-from .turns import _turns as turns_along
-from .turns import cos_sin_of_turns, in_blocks, in_one_word, turns_per_token
+from .turns import cos_sin_of_turns, in_blocks, in_one_word, turns_along, turns_per_token
 from .xpos import XPos
 
 Turning = Callable[[Tensor], Tensor]

@@ -116,10 +116,10 @@ def turns(positions: Tensor, high: Tensor, low: Tensor | None = None) -> Tensor:
     float64 tables need both words, split so that no product leaves int64 for any int64 position; float32 tables need one, that of
     in_one_word().
     """
-    return _turns(positions[..., None], high, low)
+    return turns_along(positions[..., None], high, low)
 
 
-def _turns(positions: Tensor, high: Tensor, low: Tensor | None) -> Tensor:
+def turns_along(positions: Tensor, high: Tensor, low: Tensor | None) -> Tensor:
     """The same for positions (..., 1), or (..., P), one for each plane."""
     if low is None:
         return positions * high
@@ -132,7 +132,8 @@ def sum_of_turns(positions: Tensor, high: Tensor, low: Tensor) -> Tensor:
     The products wrap, so that the sum over coordinates is exact but for the last bit of each word.
     """
     made = [
-        _turns(positions[..., c, None], high[..., None, :, c], low[..., None, :, c]) for c in range(positions.shape[-1])
+        turns_along(positions[..., c, None], high[..., None, :, c], low[..., None, :, c])
+        for c in range(positions.shape[-1])
     ]
     return torch.stack(made).sum(0)
 
@@ -147,10 +148,10 @@ def exact_cos_sin(
     """
 
     def table(positions: Tensor) -> CosSin:
-        angles = _turns(positions, high, low)
+        angles = turns_along(positions, high, low)
         if low is not None and dtype != torch.float64:
             near = (positions >= -FAR) & (positions <= FAR)
-            angles = torch.where(near, _turns(positions, in_one_word(high, low), None), angles)
+            angles = torch.where(near, turns_along(positions, in_one_word(high, low), None), angles)
         return cos_sin_of_turns(angles, dtype, amplitude(positions))
 
     return table(positions) if high.ndim > 1 or traced else in_blocks(table, positions, high.shape[-1], dtype)
