@@ -11,7 +11,7 @@ NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/build.
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
 ON_GPU := tests/_rotation tests/_angles -k "triton or test_gpu"
 
-.PHONY: run test docs sanitize models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
+.PHONY: run test docs hub sanitize models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -25,6 +25,10 @@ test: $(VENV)/.dev
 # The site, in site/. Strict: a broken link or a page outside the navigation is an error. Nothing is fetched.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The folder for the kernels hub, in out/hub, loaded from there once.
+hub: $(VENV)/.dev
+	$(BIN)/python -m tools.hub
 
 sanitize: $(VENV)/.dev
 	ROTARY_FUZZ=$${ROTARY_FUZZ:-10000} tests/_native/sanitize.sh $(BIN)/python

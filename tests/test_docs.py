@@ -146,6 +146,7 @@ NAMESPACES = (
     "pairing",
     "positions",
     "scaling",
+    "tables",
     "testing",
     "transformers",
 )

@@ -510,3 +510,12 @@ def test_a_subclass_may_take_arguments_of_its_own():
 
     assert Mine(4).heads == 4
     assert Mine.from_inv_freq([1.0, 0.5]).dim == 4
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotate_conjugate_undoes_a_rotation(interleaved: bool):
+    rope, x = RotaryEmbedding(16, interleaved=interleaved), torch.randn(2, 3, 9, 16, dtype=torch.float64)
+    y = rope.rotate(x, offset=5)
+    assert torch.allclose(rope.rotate(y, offset=5, conjugate=True), x, rtol=0, atol=1e-14)
+    q, k = rope.rotate(y, y.clone(), offset=5, conjugate=True)
+    assert torch.equal(q, k) and torch.allclose(q, x, rtol=0, atol=1e-14)

@@ -156,3 +156,16 @@ def test_queries_narrower_than_the_tables_are_named():
     cos, sin = RotaryEmbedding(8).cos_sin(9)
     with pytest.raises(ValueError, match=r"rotary dim 8 exceeds head_dim 6 of q with shape \(1, 9, 6\)"):
         apply_rotary_qk(torch.randn(1, 9, 6), torch.randn(1, 9, 8), cos, sin)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cos_and_sin_in_the_place_of_freqs_and_scale_are_refused(dtype: torch.dtype):
+    """apply_rotary_pos_emb(q, cos, sin) of other libraries was served, with the cosines taken for angles."""
+    cos, sin = (torch.cat((t, t), -1).to(dtype) for t in RotaryEmbedding(8).cos_sin(6))
+    with pytest.raises(ValueError, match=r"are cosines and sines.*from_full_width\(cos, sin\)"):
+        apply_rotary_pos_emb(torch.randn(2, 3, 6, 8), cos, sin)
+    for n, factor in ((1, 1.0), (2, 1.0), (6, 1.0), (6, 1000.0), (600, 1.0)):
+        freqs, scale = RotaryEmbedding(8, use_xpos=True, interpolation_factor=factor)(n)
+        for first in (0, n - 1):
+            x = torch.randn(2, 3, n - first, 8)
+            assert apply_rotary_pos_emb(x, freqs[first:], scale[first:]).shape == x.shape

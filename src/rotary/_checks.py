@@ -168,9 +168,14 @@ def number_of_any_sign(name: str, value: Any) -> float:
 
 def dense(name: str, value: Tensor) -> None:
     """Raise for nested, sparse and other layouts that have no strides."""
+    if value.is_nested and value.layout is torch.jagged:
+        raise TypeError(
+            f"{name} is a jagged nested tensor, which is not served here: give its values(), with cu_seqlens=its offsets()"
+        )
     if value.is_nested:
         raise TypeError(
-            f"{name} is a nested tensor, which is not served: rotate its values() with cu_seqlens=its offsets(), seq_dim=0"
+            f"{name} is a nested tensor of strided layout, which torch no longer develops: make it jagged, by "
+            f"torch.nested.nested_tensor([...], layout=torch.jagged)"
         )
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; call {name}.to_dense() first")

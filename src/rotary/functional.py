@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks, _inputs
+from . import _checks, _inputs, _nested
 from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
 from ._rotation.autograd import rotate
 from ._torch import has_float64
@@ -33,7 +33,8 @@ def apply_rotary(
     """Rotate x by the angles whose cosines and sines are given.
 
     x: (..., seq, head_dim) or any layout with the sequence at seq_dim and channels last; float64, float32, float16 or bfloat16.
-        The batch is dimension 0. dim <= head_dim: channels past dim pass through bit for bit.
+        The batch is dimension 0. dim <= head_dim: channels past dim pass through bit for bit. Or nested (jagged), with tables that
+        are jagged alike, or dense ones of which each document takes the first rows.
     cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype, on x's device; used as they are given, in
         float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
         they require a gradient they get it.
@@ -51,6 +52,11 @@ def apply_rotary(
     tensor([[1., 0.],
             [0., 1.]])
     """
+    if type(x) is not Tensor and _nested.is_jagged(x):
+        how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
+        return _nested.apply(
+            lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how
+        )
     axis, table = _inputs.for_table(x, cos, sin, seq_dim)
     return rotate(
         (x,),
@@ -84,6 +90,15 @@ def apply_rotary_qk(
 
     Returns (q, k).
     """
+    if type(q) is not Tensor and _nested.is_jagged(q):
+        how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
+        return _nested.apply(
+            lambda xs, t, **how: apply_rotary_qk(*xs, *t[:2], key_cos=t[2], key_sin=t[3], **how),
+            (q, k),
+            (cos, sin, key_cos, key_sin),
+            seq_dim=seq_dim,
+            **how,
+        )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     q, k = rotate(
         (q, k),
@@ -145,7 +160,10 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     Differentiable in each argument. Radians in float32 are only as good as float32 is at that size:
     RotaryEmbedding.rotate is exact at every position.
 
-    TypeError for a t that is not floating; ValueError for shapes that do not fit.
+    Functions of this name elsewhere take (q, k, cos, sin): that is apply_rotary_qk here, with tables of half width (rotary.tables).
+
+    TypeError for a t that is not floating; ValueError for shapes that do not fit, and, on the CPU, for cos and sin in the place of freqs
+    and scale.
     """
     _inputs.for_freqs(t, freqs, scale)
     seq, dim = t.shape[-2], freqs.shape[-1]

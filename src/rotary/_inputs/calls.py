@@ -168,6 +168,25 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
         raise ValueError(
             f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"
         )
+    if isinstance(scale, Tensor) and scale.ndim and freqs.numel() and freqs.device.type == "cpu" and not tracing():
+        _check_no_cosines(freqs, scale)
+
+
+def _check_no_cosines(freqs: Tensor, scale: Tensor) -> None:
+    """Raise where freqs and scale are cos and sin: other libraries' functions of the name take them at these places. One row tells
+    almost all of them apart; small angles beside a scale of 1 have squares near 1 as well, and no cosine is so small in all planes."""
+    tolerance = 0.02  # the rounding of bfloat16, and some
+    for rows in (slice(0, 1), slice(None)):
+        squares = freqs[rows].float().square() + scale[rows].float().square()
+        if (
+            not torch.allclose(squares, torch.ones_like(squares), rtol=0, atol=tolerance)
+            or freqs[rows].abs().max() < 0.5
+        ):
+            return
+    raise ValueError(
+        f"freqs and scale {tuple(freqs.shape)} are cosines and sines, and apply_rotary_pos_emb(t, freqs, scale) takes angles [rad], as "
+        f"RotaryEmbedding.forward() gives them: for ready tables call apply_rotary(t, *rotary.tables.from_full_width(cos, sin))"
+    )
 
 
 def for_directions(positions: Tensor, directions: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import signal
 import sys
 import threading
@@ -11,6 +12,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+UNKNOWN = 3
+"""The exit status of `pairing` where nothing decides."""
 
 
 def register(commands: Any) -> None:
@@ -28,13 +32,16 @@ def register(commands: Any) -> None:
         help="the pairing it has (default: its family's)",
     )
     convert.set_defaults(run=_convert)
-    pairing = commands.add_parser("pairing", help="tell which pairing a checkpoint has, or that it is unknown")
+    pairing = commands.add_parser(
+        "pairing", help="tell which pairing a checkpoint has, or that it is unknown (status 3)"
+    )
     pairing.add_argument("source", help="a file of safetensors, or a folder of them")
     pairing.add_argument(
         "--text",
         help="a text file of a kind that the model was trained on: decide by the loss on it, with the model's tokenizer",
     )
     pairing.add_argument("--tokens", type=int, default=1024, help="how many tokens of the text to use (default 1024)")
+    pairing.add_argument("--json", action="store_true", help="print one object of JSON")
     pairing.set_defaults(run=_pairing)
     for parser in (convert, pairing):
         parser.add_argument("--config", help="a config.json (default: the one next to the tensors)")
@@ -105,9 +112,12 @@ def _pairing(options: argparse.Namespace) -> int:
         model: Any = AutoModelForCausalLM.from_pretrained(options.source)
         tokens = encoded["input_ids"][:, : options.tokens]
         verdict = by_text(model.eval(), tokens, config=options.config, like=options.like)
-    print(verdict.pairing)
-    print(f"{verdict.why}; {verdict.confidence:.1f} standard errors")
-    return 0
+    if options.json:
+        print(json.dumps({"pairing": verdict.pairing, "why": verdict.why, "standard_errors": verdict.confidence}))
+    else:
+        print(verdict.pairing)
+        print(f"{verdict.why}; {verdict.confidence:.1f} standard errors")
+    return UNKNOWN if verdict.pairing == "unknown" else 0
 
 
 @contextlib.contextmanager

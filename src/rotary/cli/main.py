@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
+from .._version import __version__
 from . import bench, check, convert, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 1 for findings of `check`, or 2 after an error, which is printed in one line."""
+    """Run one command and return the exit status: 0, 1 for findings of `check`, 3 for a pairing that is unknown, or 2 after an error,
+    which is printed in one line."""
     try:
         try:
             return _run(arguments)
@@ -25,14 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="rotary", description="Rotary position embeddings: exact at every position.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"rotary {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     info = commands.add_parser("info", help="versions, the device, and which kernels are available, or why not")
+    info.add_argument("--json", action="store_true", help="print one object of JSON")
     info.set_defaults(run=_info)
     show.register(commands)
     check.register(commands)
     convert.register(commands)
     bench.register(commands)
     options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
     try:
         return options.run(options)
     except BrokenPipeError:
@@ -50,19 +58,19 @@ def _one_line(error: Exception) -> str:
 def _info(options: argparse.Namespace) -> int:
     import torch
 
-    from .. import __version__, backends
+    from .. import backends
     from .._native import library
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"rotary   {__version__}")
-    print(f"torch    {torch.__version__}")
-    print(f"python   {sys.version.split()[0]}")
-    print(f"device   {device}")
+    found = {"rotary": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0], "device": device}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unavailable kernel warns at its first use; here the reason is printed
         states = backends()
     if states["native"] == "available":
         states["native"] += f", {library.threads()}"
-    for name, state in states.items():
+    if options.json:
+        print(json.dumps(found | {"backends": states}))
+        return 0
+    for name, state in (found | states).items():
         print(f"{name:8} {state}")
     return 0

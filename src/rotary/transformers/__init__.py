@@ -3,22 +3,39 @@
     handle = patch(model)        ...        handle.remove()
     print(check(model))          is the rotation in there what the config says?
     rerotate(cache, handle, old, new)     keys of its cache, moved in place
+    with use_kernels(): ...      the same kernels through the hook that transformers has for the kernels hub
 
-A model's rotation function is recognised by what it computes (probe), not by its name or source. transformers itself is not imported.
+A model's rotation function is recognised by what it computes (probe), not by its name or source. transformers itself is not imported,
+but by use_kernels().
 """
 
 import warnings
 from typing import Any
 
+from . import layers
 from .caches import rerotate
 from .check import check
 from .findings import Finding, Findings
 from .handle import Handle, Report
+from .kernel_mapping import KernelMapping, use_kernels
 from .patch import patch
 from .probe import probe
 from .spec import RotationSpec
 
-__all__ = ["Finding", "Findings", "Handle", "Report", "RotationSpec", "check", "patch", "probe", "rerotate"]
+__all__ = [
+    "Finding",
+    "Findings",
+    "Handle",
+    "KernelMapping",
+    "Report",
+    "RotationSpec",
+    "check",
+    "layers",
+    "patch",
+    "probe",
+    "rerotate",
+    "use_kernels",
+]
 
 
 def __getattr__(name: str) -> Any:

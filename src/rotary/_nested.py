@@ -1,0 +1,137 @@
+"""Nested jagged tensors (torch.nested): documents of their own lengths, one after the other in one dense tensor, which is rotated.
+
+A jagged x (batch, tokens, heads, head_dim), or with the tokens at another dimension, holds values() with the batch and the tokens folded
+into one dimension, and offsets() (batch + 1,). Positions count from 0 in each document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._torch import tracing
+from ._types import CosSin
+from .positions import packed
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+
+def is_jagged(x: Any) -> TypeGuard[Tensor]:
+    """Callers ask `type(x) is not Tensor` first, which costs less and is false for every plain tensor."""
+    return isinstance(x, Tensor) and x.layout is torch.jagged
+
+
+class Jagged(NamedTuple):
+    """values: dense, with the tokens of all documents at dimension tokens - 1. tokens: their dimension in the jagged tensor."""
+
+    values: Tensor
+    offsets: Tensor
+    tokens: int
+
+    @property
+    def seq_dim(self) -> int:
+        return self.tokens - 1
+
+    def like(self, values: Tensor) -> Tensor:
+        """A jagged tensor of these values, with the same documents at the same dimension."""
+        return torch.nested.nested_tensor_from_jagged(values, self.offsets, jagged_dim=self.tokens)
+
+
+def parts(name: str, x: Tensor, seq_dim: int | None = None) -> Jagged:
+    """What a jagged tensor is made of. ValueError where seq_dim is not where its documents differ in length, and for holes between
+    documents."""
+    tokens = next(d for d, n in enumerate(x.shape) if not isinstance(n, int))  # pyright: ignore[reportUnnecessaryIsInstance]
+    if seq_dim is not None and (seq_dim + x.ndim if seq_dim < 0 else seq_dim) != tokens:
+        raise ValueError(
+            f"the documents of {name} with shape {tuple(x.shape)} lie along dimension {tokens}: pass seq_dim={tokens}, got {seq_dim}"
+        )
+    if x.lengths() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(f"{name} is a jagged tensor with holes between its documents: call {name}.contiguous() first")
+    return Jagged(x.values(), x.offsets(), tokens)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def rotate(call: Callable[..., Any], q: Tensor, k: Any, *, seq_dim: int, inplace: bool, **arguments: Any) -> Any:
+    """RotaryEmbedding.rotate, which is `call`, for jagged q and k: its values, with the offsets as cu_seqlens."""
+    _refuse_in_place(inplace)
+    if arguments["cu_seqlens"] is not None:
+        raise TypeError("a jagged tensor says itself where its documents begin: leave cu_seqlens out")
+    q_parts = parts("q", q, seq_dim)
+    documents: dict[str, Any] = {"cu_seqlens": q_parts.offsets}
+    if arguments["positions"] is not None:
+        documents = {"positions": _values_of("positions", arguments["positions"], q, q_parts), "cu_seqlens": None}
+    how = {**arguments, **documents, "seq_dim": q_parts.seq_dim}
+    if k is None:
+        return q_parts.like(call(q_parts.values, **how))
+    k_parts = _same_documents("k", k, q, q_parts, seq_dim)
+    ys = call(q_parts.values, k_parts.values, **how)
+    return q_parts.like(ys[0]), k_parts.like(ys[1])
+
+
+def cos_sin(call: Callable[..., CosSin], positions: Tensor, dtype: torch.dtype, **arguments: Any) -> CosSin:
+    """RotaryEmbedding.cos_sin, which is `call`, for jagged positions (batch, tokens): jagged tables (batch, tokens, dim/2)."""
+    found = parts("positions", positions)
+    cos, sin = call(found.values, dtype, **arguments)
+    return found.like(cos), found.like(sin)
+
+
+def apply(call: Callable[..., Any], xs: tuple[Any, ...], tables: tuple[Any, ...], *, seq_dim: int, **how: Any) -> Any:
+    """apply_rotary or apply_rotary_qk, which is `call`, for jagged xs.
+
+    tables: jagged ones of the same documents, or dense ones, (rows, dim/2), of which each document takes the first.
+    """
+    _refuse_in_place(how["inplace"])
+    names = ("x",) if len(xs) == 1 else ("q", "k")
+    first = parts(names[0], xs[0], seq_dim)
+    jagged = [first, *(_same_documents("k", k, xs[0], first, seq_dim) for k in xs[1:])]
+    rows = [None if t is None else _rows("cos" if i % 2 == 0 else "sin", t, xs[0], first) for i, t in enumerate(tables)]
+    ys = call(tuple(j.values for j in jagged), rows, seq_dim=first.seq_dim, **how)
+    return jagged[0].like(ys) if len(xs) == 1 else tuple(j.like(y) for j, y in zip(jagged, ys, strict=True))
+
+
+def _rows(name: str, table: Any, x: Tensor, of: Jagged) -> Tensor:
+    """A row for each token of all documents."""
+    if is_jagged(table):
+        return _values_of(name, table, x, of)
+    if not isinstance(table, Tensor) or table.ndim != 2:
+        raise ValueError(
+            f"{name} must be jagged as x is, or have shape (rows, dim/2), of which each document takes the first, got "
+            f"{tuple(getattr(table, 'shape', ()))}"
+        )
+    offsets = of.offsets
+    if not tracing() and offsets.device.type == "cpu":
+        longest = int(offsets.diff().max()) if offsets.numel() > 1 else 0
+        if longest > table.shape[0]:
+            raise ValueError(f"{name} has {table.shape[0]} rows, the longest document {longest}")
+    return table[packed(offsets, of.values.shape[of.seq_dim])]
+
+
+def _values_of(name: str, value: Any, x: Tensor, of: Jagged) -> Tensor:
+    if not is_jagged(value) or not _alike(parts(name, value).offsets, of.offsets):
+        raise ValueError(f"{name} must be jagged with the documents of x {tuple(x.shape)}, got {type(value).__name__}")
+    return parts(name, value).values
+
+
+def _same_documents(name: str, k: Any, q: Tensor, of: Jagged, seq_dim: int) -> Jagged:
+    if not is_jagged(k):
+        raise TypeError(f"q is a jagged tensor, {name} is {type(k).__name__}: both must be")
+    found = parts(name, k, seq_dim)
+    if not _alike(found.offsets, of.offsets):
+        raise ValueError(
+            f"q {tuple(q.shape)} and {name} {tuple(k.shape)} have documents of other lengths: rotate them one by one, with positions="
+        )
+    return found
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and bool(torch.equal(a, b)))
+
+
+def _refuse_in_place(inplace: bool) -> None:
+    if inplace:
+        raise TypeError(
+            "a jagged tensor is not written over: leave inplace out, or rotate its values() in place with cu_seqlens"
+        )

@@ -1,0 +1,148 @@
+"""Layers in the form of the kernels hub: stateless modules whose forward takes the place of a model's rotation function.
+
+    apply_rotary_transformers   queries and keys        transformers maps "rotary_pos_emb" to a layer of this name
+    apply_rotary_transformers_one   one tensor          functions of queries alone, as those of Gemma 3n and Gemma 4
+
+`kernelize` of the package kernels binds forward to the function that a model decorated. What that function does is found out by calling
+it, as patch() does (probe): half or interleaved, partial, against the direction of others, or with tables of another layout, all under
+the one name "rotary_pos_emb". A function that is no known rotation runs as it is, and a warning says so. Called by itself, a layer goes
+by its tables.
+
+The names are those of the hub, which looks classes up by them. The hub allows a layer no constructor and no other members.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks
+from .._types import CosSin
+from ..functional import apply_rotary
+from .probe import probe
+from .rows import rows_of
+from .spec import RotationSpec
+from .wrapper import HalfTables, Replacement
+
+_HALF, _INTERLEAVED = RotationSpec(widths="cat"), RotationSpec(widths="repeat", interleaved=True)
+_tables = ((_HALF, HalfTables()), (_INTERLEAVED, HalfTables()))
+_replacements: weakref.WeakKeyDictionary[nn.Module, Replacement | None] = weakref.WeakKeyDictionary()
+
+
+class apply_rotary_transformers(nn.Module):
+    """Queries and keys rotated by a model's own cos and sin, in float32, rounded once, with gradients.
+
+    forward(q, k, cos, sin, unsqueeze_dim=1):
+
+    q, k: (batch, heads, seq, head_dim), or any layout that the tables broadcast against once they have an axis at unsqueeze_dim. k may be
+        None: q alone.
+    cos, sin: (batch, seq, dim) or (seq, dim), a column per channel. Halves that are alike mean half pairing, neighbours that are alike
+        interleaved; dim < head_dim leaves the later channels as they are. Tables that are both rotate as halves.
+    unsqueeze_dim: where the tables get the axis of the heads.
+
+    Returns (q, k). In place of a decorated function the function decides instead, and under torch.compile it runs itself: its formula
+    fuses with what is around it.
+
+    TypeError for arguments that are no floating tensors; ValueError for shapes that do not go together, and for tables that are
+    neither: the two channels of a plane need one angle.
+
+    >>> cos, sin = torch.ones(1, 5, 8), torch.zeros(1, 5, 8)
+    >>> q, k = apply_rotary_transformers()(torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8), cos, sin)
+    >>> q.shape, k.shape
+    (torch.Size([1, 4, 5, 8]), torch.Size([1, 2, 5, 8]))
+    """
+
+    can_torch_compile = True
+    has_backward = True
+
+    def forward(self, q: Tensor, k: Tensor | None, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        return _rotated(self, q, k, cos, sin, unsqueeze_dim)
+
+
+class apply_rotary_transformers_one(nn.Module):
+    """One tensor rotated by a model's own cos and sin: forward(x, cos, sin, unsqueeze_dim=1) -> x; else as apply_rotary_transformers.
+
+    >>> x = torch.randn(1, 4, 5, 8)
+    >>> torch.equal(apply_rotary_transformers_one()(x, torch.ones(5, 8), torch.zeros(5, 8), 0), x)
+    True
+    """
+
+    can_torch_compile = True
+    has_backward = True
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> Any:
+        return _rotated(self, x, cos, sin, unsqueeze_dim)
+
+
+LAYERS: tuple[type[nn.Module], ...] = (apply_rotary_transformers, apply_rotary_transformers_one)
+
+
+def _rotated(layer: nn.Module, *arguments: Any) -> Any:
+    """What the layer returns: in place of the function behind it, or by the tables where there is none."""
+    if isinstance(layer, LAYERS):
+        *xs, cos, sin, axis = arguments
+        ys = _by_tables(xs, cos, sin, axis)
+        return tuple(ys) if len(ys) > 1 else ys[0]
+    if torch.compiler.is_compiling():
+        return type(layer).forward(layer, *arguments)
+    if layer not in _replacements:
+        _replacements[layer] = _replacement(layer)
+    replacement = _replacements[layer]
+    return type(layer).forward(layer, *arguments) if replacement is None else replacement(*arguments)
+
+
+def _replacement(layer: nn.Module) -> Replacement | None:
+    """The function behind a layer on this library's kernels, or None where it is no known rotation."""
+    kind, alive = type(layer), weakref.ref(layer)  # a strong reference would keep the layer in the dictionary for ever
+
+    def original(*args: Any, **kwargs: Any) -> Any:
+        return kind.forward(alive(), *args, **kwargs)
+
+    original.__signature__ = inspect.signature(kind.forward.__get__(layer))
+    spec = probe(original)
+    if isinstance(spec, str):
+        name = getattr(layer, "__name__", None) or getattr(kind, "kernel_layer_name", kind.__name__)
+        warnings.warn(f"{name} is no rotation that is known ({spec}): it runs as it is", stacklevel=4)
+        return None
+    return Replacement(original, spec, lambda: True)
+
+
+def _by_tables(xs: list[Any], cos: Any, sin: Any, axis: Any) -> list[Tensor | None]:
+    for name, value in (("q", xs[0]), ("cos", cos), ("sin", sin)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"{name} must be a floating tensor, got {_checks.describe(value)}")
+    if cos.shape != sin.shape or cos.ndim < 2 or not cos.shape[-1] or cos.shape[-1] % 2:
+        raise ValueError(
+            f"cos and sin must both have shape (batch, seq, dim) or (seq, dim), dim even, got {tuple(cos.shape)} and {tuple(sin.shape)}"
+        )
+    spec, halves = _halved(cos, sin)
+    return [None if x is None else _one(x, spec, halves, axis) for x in xs]
+
+
+def _halved(cos: Tensor, sin: Tensor) -> tuple[RotationSpec, CosSin]:
+    if torch.compiler.is_compiling():  # values cannot be compared there
+        return _HALF, (cos[..., : cos.shape[-1] // 2], sin[..., : sin.shape[-1] // 2])
+    for spec, halved in _tables:
+        found = halved((cos, sin), spec)
+        if found is not None:
+            return spec, found
+    raise ValueError(
+        f"neither the halves nor the neighbours of cos {tuple(cos.shape)} and sin are alike, so they say no pairing: double each "
+        f"column, or give tables of half width to rotary.apply_rotary_qk"
+    )
+
+
+def _one(x: Tensor, spec: RotationSpec, halves: CosSin, axis: Any) -> Tensor:
+    rows = [rows_of(table, x, axis) for table in halves]
+    cos, sin = rows
+    if cos is None or sin is None or 2 * halves[0].shape[-1] > x.shape[-1]:
+        raise ValueError(
+            f"tables of {tuple(halves[0].shape[:-1])} rows and {2 * halves[0].shape[-1]} channels do not go with "
+            f"{_checks.describe(x)} at unsqueeze_dim {axis}"
+        )
+    return apply_rotary(x, cos[1], sin[1], seq_dim=cos[0], interleaved=spec.interleaved)
