@@ -140,8 +140,8 @@ def write(folder: Path) -> Path:
 def check(folder: Path) -> str:
     """Load the folder as the hub's loader does, rotate once by its layer, and say what was found. RuntimeError where bits differ."""
     import torch
-
     from kernels import get_local_kernel
+
     from rotary.transformers.layers import apply_rotary_transformers
 
     kernel = get_local_kernel(folder, backend="cpu")
