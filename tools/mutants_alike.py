@@ -27,7 +27,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reas
     "_rotation/backends.py": {"    /,": MARKER},
     "_rotation/overlap.py": {"size == y_start": "the early way out of a search that finds the same"},
     "embedding.py": {"@overload": "for readers and type checkers alone"},
-    "positions.py": {
+    "positions/counted.py": {
         "steps % offset": "a sum with positions that are none",
         "documents <= 0": "a count is not negative",
     },
