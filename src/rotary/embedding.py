@@ -103,8 +103,10 @@ class RotaryEmbedding(Built):
             axes=None if axes is None else checked(axes, dim // 2),
         )
         xpos = XPos(dim, _checks.number("scale_base", scale_base))
-        self.base, self.base_rescale_factor = base, base_rescale_factor
-        self.scale_base, self.interpolation_factor = scale_base, interpolation_factor
+        self.base: float | None = base
+        self.base_rescale_factor: float = base_rescale_factor
+        self.scale_base: float = scale_base
+        self.interpolation_factor: float = interpolation_factor
         self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
 
     @classmethod

@@ -45,7 +45,9 @@ class KernelMapping:
             (mode.INFERENCE, mode.TRAINING, mode.INFERENCE | mode.TORCH_COMPILE, mode.TRAINING | mode.TORCH_COMPILE),
             repository,
         )
-        self.devices, self.name, self.layer = devices, name, layer
+        self.devices: tuple[str, ...] = devices
+        self.name: str = name
+        self.layer: str = layer
         self._undo: contextlib.ExitStack = contextlib.ExitStack()
         of_devices = dict.fromkeys(devices, modes)
         self._undo.enter_context(_Entered(kernels.use_kernel_mapping({name: of_devices})))
