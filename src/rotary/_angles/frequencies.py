@@ -128,22 +128,16 @@ class Spectrum:
             if table is not None:
                 return table
         inv_freq, factor = self.frequencies(device, length, traced=traced)
-        rows = (
-            inv_freq.ndim == 2
-        )  # a spectrum for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
-        if rows:
-            factor = factor[:, None, None] if isinstance(factor, Tensor) and factor.ndim else factor
-        along = positions[..., None]
-        if coordinates:  # gather takes a quarter of the time of index_select along the last dimension
-            axes = self._axes.on(device, traced=traced)
-            along = positions.gather(-1, axes.expand(*positions.shape[:-1], axes.shape[0]))
+        rows = inv_freq.ndim == 2  # one for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
+        if isinstance(factor, Tensor) and factor.ndim:
+            factor = factor[:, None, None]
+        along = self.along(positions, traced=traced) if coordinates else positions[..., None]
 
         def amplitude(positions: Tensor) -> float | Tensor:
             return factor if scale is None else scale(positions[..., 0]) * factor
 
         if self.angles == "float32":
-            inv_freq = self._divided(inv_freq, device, length)
-            return float32_cos_sin(along, inv_freq[:, None] if rows else inv_freq, dtype, amplitude, traced=traced)
+            return float32_cos_sin(along, self.divided(inv_freq, length), dtype, amplitude, traced=traced)
         if real:
             radians = self._real.on(device, traced=traced) if fixed else self._radians(inv_freq, device, length)
             return real_cos_sin(along, radians[:, None] if rows else radians, dtype, amplitude, traced=traced)
@@ -151,12 +145,29 @@ class Spectrum:
         if fixed and near:
             words = self._one_word.on(device, traced=traced)
             return exact_cos_sin(along, words, None, dtype, amplitude, traced=traced)
-        high, low = self._words.on(device, traced=traced).unbind(0) if fixed else self._turns(inv_freq, device, length)
-        if rows:
-            high, low = high[:, None], low[:, None]
+        high, low = self.words(inv_freq, length, traced=traced)
         if near:
             high, low = in_one_word(high, low), None
         return exact_cos_sin(along, high, low, dtype, amplitude, traced=traced)
+
+    def along(self, positions: Tensor, *, traced: bool = False) -> Tensor:
+        """What each plane reads of positions (..., coordinates): (..., dim/2)."""
+        axes = self._axes.on(positions.device, traced=traced)
+        # a quarter of the time of index_select along the last dimension
+        return positions.gather(-1, axes.expand(*positions.shape[:-1], axes.shape[0]))
+
+    def words(self, inv_freq: Tensor, length: Length = None, *, traced: bool = False) -> tuple[Tensor, Tensor]:
+        """The two words of turns per token of what frequencies() gave: (dim/2,), or (batch, 1, dim/2) where it has a row per batch."""
+        if self._fixed(length):
+            high, low = self._words.on(inv_freq.device, traced=traced).unbind(0)
+            return high, low
+        high, low = self._turns(inv_freq, inv_freq.device, length)
+        return (high[:, None], low[:, None]) if high.ndim == 2 else (high, low)
+
+    def divided(self, inv_freq: Tensor, length: Length = None) -> Tensor:
+        """The same in radians, float32, for the arithmetic of transformers."""
+        radians = self._divided(inv_freq, inv_freq.device, length)
+        return radians[:, None] if radians.ndim == 2 else radians
 
     def _fixed(self, length: Length) -> bool:
         """True if the frequencies are those made once, whatever the length of the context."""

@@ -20,7 +20,6 @@ from .._torch import has_float64
 from .._types import CosSin, Length, Role
 from ..positions import sequence
 from .cos_sin import Tables
-from .frequencies import Spectrum
 from .turns import cos_sin_of_turns, in_blocks, in_one_word, turns_along, turns_per_token
 from .xpos import XPos
 
@@ -135,35 +134,23 @@ def _table_of_places(
 
 def _turning(place: Place, device: torch.device, traced: bool) -> tuple[Turning, float | Tensor, bool]:
     """Turns at positions, the attention factor, and whether they differ for the rows of a batch."""
-    spectrum = place.tables.spectrum
-    fixed = spectrum._fixed(place.length)
-    inv_freq, factor = spectrum.frequencies(device, place.length, traced=traced)
-    per_row = inv_freq.ndim == 2
+    spectrum, length = place.tables.spectrum, place.length
+    inv_freq, factor = spectrum.frequencies(device, length, traced=traced)
     if isinstance(factor, Tensor) and factor.ndim:
         factor = factor[:, None, None]
+
+    def along(positions: Tensor) -> Tensor:
+        return positions if positions.shape[-1] == 1 else spectrum.along(positions, traced=traced)
+
     if spectrum.angles == "float32":
-        radians = spectrum._divided(inv_freq, device, place.length)
-        radians = radians[:, None] if per_row else radians
+        radians = spectrum.divided(inv_freq, length)
 
         def as_made(positions: Tensor) -> Tensor:
-            angles = _along(spectrum, positions, traced).to(torch.float32) * radians
-            return in_one_word(*turns_per_token(angles))
+            return in_one_word(*turns_per_token(along(positions).to(torch.float32) * radians))
 
-        return as_made, factor, per_row
-    if fixed:
-        high, low = spectrum._words.on(device, traced=traced).unbind(0)
-    else:
-        high, low = spectrum._turns(inv_freq, device, place.length)
-    if per_row:
-        high, low = high[:, None], low[:, None]
-    return lambda positions: turns_along(_along(spectrum, positions, traced), high, low), factor, per_row
-
-
-def _along(spectrum: Spectrum, positions: Tensor, traced: bool) -> Tensor:
-    """What each plane reads of positions (..., coordinates): (..., P), or (..., 1) where all read one number."""
-    if positions.shape[-1] == 1:
-        return positions
-    return positions.index_select(-1, spectrum._axes.on(positions.device, traced=traced))
+        return as_made, factor, inv_freq.ndim == 2
+    high, low = spectrum.words(inv_freq, length, traced=traced)
+    return lambda positions: turns_along(along(positions), high, low), factor, inv_freq.ndim == 2
 
 
 def _tokens(a: XPos | None, b: XPos | None, before: Tensor, after: Tensor) -> Tensor:
