@@ -121,13 +121,15 @@ def _same_documents(name: str, k: Any, q: Tensor, of: Jagged, seq_dim: int) -> J
     found = parts(name, k, seq_dim)
     if not _alike(found.offsets, of.offsets):
         raise ValueError(
-            f"q {tuple(q.shape)} and {name} {tuple(k.shape)} have documents of other lengths: rotate them one by one, with positions="
+            f"q {tuple(q.shape)} and {name} {tuple(k.shape)} have documents of other lengths, or offsets of their own where values are "
+            f"not read (on a device, while traced): make {name} with q.offsets(), or rotate them one by one, with positions="
         )
     return found
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and bool(torch.equal(a, b)))
+    """Whether offsets are the same: one tensor, or equal numbers on the CPU. Elsewhere numbers are not read, and others are not taken."""
+    return a is b or (a.device.type == "cpu" and not tracing() and a.shape == b.shape and torch.equal(a, b))
 
 
 def _refuse_in_place(inplace: bool) -> None:

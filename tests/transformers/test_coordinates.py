@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rotary.transformers import patch
+from rotary.transformers import patch, rerotate
 from rotary.transformers.coordinates import Reading, layouts, read
 
 transformers = pytest.importorskip("transformers")
@@ -83,6 +83,22 @@ def test_with_an_image_and_far_out(name: str):
         assert float((original.double() - wanted).abs().max()) > 1e-3
     handle.remove()
     assert "forward" not in vars(rotary)
+
+
+def test_a_cache_of_several_coordinates_is_refused_whatever_the_config_says():
+    """By what the module does: configs of Qwen2-VL may leave mrope_section out, and keys of images would move wrongly."""
+    model = made("Qwen2_5_VL")
+    inputs = with_image()
+    cache = transformers.DynamicCache()
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache, use_cache=True)
+    handle = patch(model)
+    for config in (model.config, model.config.text_config):
+        config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
+    before = cache.layers[0].keys.clone()
+    with pytest.raises(ValueError, match="several positions per token"):
+        rerotate(cache, handle, 0, 100)
+    assert torch.equal(cache.layers[0].keys, before)
 
 
 class Dealt(nn.Module):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rotary import RotaryEmbedding
 from rotary.transformers import layers
 from rotary.transformers.layers import apply_rotary_transformers, apply_rotary_transformers_one
 
@@ -213,3 +214,17 @@ def test_nothing_is_kept_of_a_model_that_is_gone():
     del holder, layer
     gc.collect()
     assert gone() is None
+
+
+def test_by_itself_under_compile_a_layer_does_not_guess_the_pairing():
+    """Tables that say "interleaved" would be read as halves, and nobody would be told."""
+    cos, sin = (t.repeat_interleave(2, -1)[None] for t in RotaryEmbedding(8).cos_sin(5))
+    q = torch.randn(1, 2, 5, 8)
+    layer = layers.apply_rotary_transformers()
+    with pytest.raises(Exception, match="say no pairing"):
+        torch.compile(layer, backend="eager", fullgraph=True)(q, q, cos, sin)
+    torch.compiler.reset()
+    found = torch.compile(layer, backend="eager")(q, q, cos, sin)[
+        0
+    ]  # falls back to eager mode, where values are compared
+    assert torch.equal(found, RotaryEmbedding(8, interleaved=True).rotate(q))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from .._checks import describe, number
+from .dialects.dialect import block
 from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
 from .load import Config
@@ -57,9 +58,7 @@ def _family(config: Config) -> Family:
 def _collect(config: Config, family: Family) -> tuple[dict[str, Any], dict[str, Any], ByLayerType | None]:
     """(top-level rotary keys under their 5.x names, rope parameters, the same per layer type or None if all layers share them)."""
     top_level = _top_level(config, family)
-    rope = _merged(
-        "rope_scaling", _mapping(config, "rope_scaling"), "rope_parameters", _mapping(config, "rope_parameters")
-    )
+    rope = _merged("rope_scaling", block(config, "rope_scaling"), "rope_parameters", block(config, "rope_parameters"))
     if rope and all(isinstance(value, Mapping) or value is None for value in rope.values()):
         _check_layer_type_names(rope)
         return top_level, rope, cast(ByLayerType, rope)
@@ -75,15 +74,6 @@ def _check_layer_type_names(rope: dict[str, Any]) -> None:
                 f"rope parameters contain a block {name!r}, which is the name of a scheme and no layer type; write its keys one level up, "
                 f"with rope_type: {name!r}"
             )
-
-
-def _mapping(config: Config, key: str) -> dict[str, Any]:
-    value = config.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{key} must be a dict, got {describe(value)}")
-    return dict(cast("Mapping[str, Any]", value))
 
 
 def _check_stated(top_level: dict[str, Any], rope: dict[str, Any], family: Family) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.load import load
 from ..embedding import RotaryEmbedding
 from ..functional import apply_rotary
 from .configs import Configs
+from .coordinates import understood
 from .handle import Handle
 from .measured import Rotary, holders
 from .spec import RotationSpec
@@ -191,7 +191,7 @@ def _rope(rotary: Rotary, configs: Configs, exact: bool, interleaved: bool) -> R
     rope_type = getattr(rotary.module, "rope_type", "default")
     if isinstance(rope_type, dict):
         rope_type = rope_type[rotary.layer_type]
-    if _several(rotary.module):
+    if understood(rotary.module, held) is not None:
         raise ValueError(
             f"{name} takes several positions per token (M-RoPE): move keys by RotaryEmbedding(axes=...).rerotate"
         )
@@ -210,9 +210,3 @@ def _rope(rotary: Rotary, configs: Configs, exact: bool, interleaved: bool) -> R
             f"the frequencies of {name} are not those of its config, by which keys at other lengths are moved"
         )
     return rope
-
-
-def _several(module: nn.Module) -> bool:
-    """Whether a rotary module takes positions of several coordinates, as its config says."""
-    config = getattr(module, "config", None)
-    return config is not None and "mrope_section" in str(load(config))

@@ -20,6 +20,7 @@ Layout = Literal["first", "last", "rows"]
 
 CLOSE = 1e-5
 COORDINATES = (2, 3, 4)
+LAYOUTS: tuple[Layout, ...] = ("first", "rows", "last")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,22 @@ def layouts(position_ids: Tensor) -> list[tuple[Layout, int]]:
     elif position_ids.ndim == 2:
         found = [("rows", shape[-1])]
     return [(layout, n) for layout, n in found if n in COORDINATES]
+
+
+def understood(module: nn.Module, inv_freq: Tensor) -> bool | None:
+    """Whether what the planes of a module of several coordinates read is known, in some layout; None for one of one coordinate."""
+    forward = type(module).forward
+    every = [read(module, forward, inv_freq, layout, n) for layout in LAYOUTS for n in COORDINATES]
+    if any(isinstance(found, Reading) for found in every):
+        return True
+    return False if any(_takes(module, forward, inv_freq, n) for n in COORDINATES) else None
+
+
+def _takes(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, n: int) -> bool:
+    """True if forward takes positions (n, 1, seq) as coordinates of one row: tables for one row come back."""
+    return not isinstance(
+        _tables(module, forward, inv_freq, torch.tensor([[[0, 1, 2, 5]]] * n, device=inv_freq.device), 4), str
+    )
 
 
 def read(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, layout: Layout, n: int) -> Reading | str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
-from .coordinates import COORDINATES, Layout, Reading, layouts, read
+from .coordinates import Layout, Reading, layouts, read, understood
 from .findings import Finding
 from .handle import Handle
 from .rebind import mark_as_patched
@@ -31,23 +31,16 @@ def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wro
     for module in model.modules():
         if isinstance(module, RotaryEmbedding) or not _is_rotary(module):
             continue
-        owner, inv_freq = type(module).__name__, getattr(module, "inv_freq", None)
-        if not isinstance(inv_freq, Tensor) or inv_freq.ndim != 1:
-            reason = "it has no inv_freq of shape (dim/2,), but perhaps several"
-        elif "forward" in module.__dict__:
-            reason = "its forward is overridden on the instance"
-        else:
-            reason = _disqualified(module, inv_freq)
+        owner = type(module).__name__
+        several, reason = _judged(module)
         if reason is None and id(module) in wrong:
             reason = f"{wrong[id(module)].kind}: {wrong[id(module)].text}; trust='module' takes them as they are"
         if reason is not None:
             handle.report().left[owner, "forward"] = reason
-            warnings.warn(f"the tables of {owner} stay the model's own: {reason}", stacklevel=4)
+            warnings.warn(f"the tables of {owner} stay the model's own: {reason}", stacklevel=3)
             continue
         handle.replace(module, "forward", _exact_forward(type(module).forward, handle))
-        assert isinstance(inv_freq, Tensor)
-        several = _reads_coordinates(module, inv_freq)
-        replaced[owner, "forward", "cos and sin", "exact angles" + (" of coordinates" if several else "")] += 1
+        replaced[owner, "forward", "cos and sin", "exact angles of coordinates" if several else "exact angles"] += 1
 
 
 def _is_rotary(module: nn.Module) -> bool:
@@ -55,27 +48,31 @@ def _is_rotary(module: nn.Module) -> bool:
     return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
 
 
-def _disqualified(module: nn.Module, inv_freq: Tensor) -> str | None:
-    """The reason why this module's tables cannot be computed from its inv_freq, or None."""
+def _judged(module: nn.Module) -> tuple[bool, str | None]:
+    """Whether a module takes several coordinates, and the reason why its tables stay its own, or None."""
+    inv_freq = getattr(module, "inv_freq", None)
+    if not isinstance(inv_freq, Tensor) or inv_freq.ndim != 1:
+        return False, "it has no inv_freq of shape (dim/2,), but perhaps several"
+    if "forward" in module.__dict__:
+        return False, "its forward is overridden on the instance"
+    reason = _unfit(module, inv_freq)
+    if reason is not None:
+        return False, reason
+    several = understood(module, inv_freq)
+    if several is None:
+        return False, _not_one_axis(module, inv_freq)
+    return True, None if several else "it takes several positions per token, and what its planes read is not clear"
+
+
+def _unfit(module: nn.Module, inv_freq: Tensor) -> str | None:
+    """The reason why no tables can be computed from these frequencies, or None."""
     if inv_freq.is_meta or not bool(inv_freq.isfinite().all()):
         return "its inv_freq is on the meta device or not finite"
     if inv_freq.dtype not in (torch.float32, torch.float64):
         return f"its inv_freq was cast to {inv_freq.dtype}: exact cosines of rounded frequencies would be wrong"
     if getattr(module, "rope_type", "default") in ("dynamic", "longrope"):
         return f"its frequencies depend on the length (rope_type {module.rope_type!r})"
-    several = _reads_coordinates(module, inv_freq)
-    if several is None:
-        return _not_one_axis(module, inv_freq)
-    return None if several else "it takes several positions per token, and what its planes read is not clear"
-
-
-def _reads_coordinates(module: nn.Module, inv_freq: Tensor) -> bool | None:
-    """True if what the planes of a module of several coordinates read is known, in some layout; None if it takes one coordinate."""
-    forward = type(module).forward
-    for layout in ("first", "rows", "last"):
-        if any(isinstance(read(module, forward, inv_freq, layout, n), Reading) for n in COORDINATES):
-            return True
-    return False if any(_accepts(module, inv_freq, n) for n in COORDINATES) else None
+    return None
 
 
 def _not_one_axis(module: nn.Module, inv_freq: Tensor) -> str | None:
@@ -93,18 +90,6 @@ def _not_one_axis(module: nn.Module, inv_freq: Tensor) -> str | None:
     except Exception as error:  # the model's code may raise anything
         return f"calling forward(x, position_ids) raised {type(error).__name__}"
     return None
-
-
-def _accepts(module: nn.Module, inv_freq: Tensor, n: int) -> bool:
-    """True if forward takes positions (n, 1, seq) as coordinates of one row: tables for one row come back."""
-    positions = torch.tensor([[0, 1, 2, 5]], device=inv_freq.device).expand(n, 1, 4)
-    x = torch.zeros(1, 4, 2 * inv_freq.shape[0], device=inv_freq.device)
-    try:
-        with torch.no_grad():
-            cos, _ = type(module).forward(module, x, positions)
-    except Exception:  # the model's code may raise anything
-        return False
-    return isinstance(cos, Tensor) and cos.shape[0] == 1
 
 
 class _Exact:
@@ -130,7 +115,7 @@ class _Exact:
             module = self._module()
             if torch.compiler.is_compiling() or module is None or _not_one_axis(module, self.inv_freq) is not None:
                 return None
-            self._one = RotaryEmbedding.from_inv_freq(self.inv_freq.float(), attention_factor=self.scaling)
+            self._one = RotaryEmbedding.from_inv_freq(self.inv_freq, attention_factor=self.scaling)
         cos, sin = self._one.cos_sin(position_ids)
         return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
 
@@ -142,7 +127,7 @@ class _Exact:
             found = read(module, self._original, self.inv_freq, layout, n)
             self._several[layout, n] = None
             if isinstance(found, Reading):
-                chosen = self.inv_freq.float()[list(found.index)]
+                chosen = self.inv_freq[list(found.index)]
                 rope = RotaryEmbedding.from_inv_freq(chosen, axes=found.axes, attention_factor=self.scaling)
                 self._several[layout, n] = (found, rope)
         return self._several[layout, n]

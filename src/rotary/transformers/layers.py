@@ -49,7 +49,7 @@ class apply_rotary_transformers(nn.Module):
     fuses with what is around it.
 
     TypeError for arguments that are no floating tensors; ValueError for shapes that do not go together, and for tables that are
-    neither: the two channels of a plane need one angle.
+    neither: the two channels of a plane need one angle; and, called by itself, under torch.compile, where values cannot be compared.
 
     >>> cos, sin = torch.ones(1, 5, 8), torch.zeros(1, 5, 8)
     >>> q, k = apply_rotary_transformers()(torch.randn(1, 4, 5, 8), torch.randn(1, 2, 5, 8), cos, sin)
@@ -125,8 +125,11 @@ def _by_tables(xs: list[Any], cos: Any, sin: Any, axis: Any) -> list[Tensor | No
 
 
 def _halved(cos: Tensor, sin: Tensor) -> tuple[RotationSpec, CosSin]:
-    if torch.compiler.is_compiling():  # values cannot be compared there
-        return _HALF, (cos[..., : cos.shape[-1] // 2], sin[..., : sin.shape[-1] // 2])
+    if torch.compiler.is_compiling():
+        raise ValueError(
+            "under torch.compile the values of cos and sin cannot be compared, so that they say no pairing: call "
+            "rotary.apply_rotary_qk with tables of half width (rotary.tables) and interleaved="
+        )
     for spec, halved in _tables:
         found = halved((cos, sin), spec)
         if found is not None:
