@@ -39,7 +39,7 @@ Peers that were not there:
 
 ## Time of each peer over that of rotary, cold: least to most over heads, pairings and lengths
 
-{summary(records)}
+{summary(records, result["copies"])}
 
 ## Targets
 
@@ -72,8 +72,8 @@ def times(records: list[Record], show: Callable[[Record], str]) -> str:
     return table(["", *peers], rows)
 
 
-def summary(records: list[Record]) -> str:
-    """A row per peer and range of tokens, a column per mode; the last row is a copy of the same bytes."""
+def summary(records: list[Record], copies: dict[str, Any]) -> str:
+    """A row per peer and range of tokens, a column per mode; then a copy of the same bytes, a row per shape."""
     modes = _values(records, "mode")
     ranges = {
         "1 to 256 tokens": lambda r: _tokens(r) <= SMALL,
@@ -91,6 +91,13 @@ def summary(records: list[Record]) -> str:
                 cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
             if any(cells):
                 rows.append([f"{peer}, {span}", *cells])
+    for where, copy in copies.items():
+        cells = []
+        for mode in modes:
+            ours = [r for r in records if r["peer"] == OURS and r["mode"] == mode and "cold" in r]
+            found = [copy[0] / r["cold"][0] for r in ours if f"{r['heads']} heads {_shape(r)}" == where]
+            cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
+        rows.append([f"a copy of the same bytes, {where}", *cells])
     return table(["", *modes], rows)
 
 

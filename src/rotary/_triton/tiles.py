@@ -24,7 +24,8 @@ class Share(NamedTuple):
 
 
 # Measured on an H100, 43 tiles of bfloat16 and float32 heads of 128 channels (benchmarks/results/gpu_tiles.md).
-# LARGE: work that gives every multiprocessor a program; within 1 % of the fastest tile at 4,096 tokens and more. SMALL: less work than
+# LARGE: work that gives every multiprocessor a program; within 1 % of the fastest tile at 4,096 tokens and more in bfloat16, within
+# 4 % in float32. SMALL: less work than
 # that, where the time is the latency of one program; more threads with half an access each are 8 to 10 % faster at one token.
 LARGE = Share(heads=2, warps=4, bytes=ACCESS)
 SMALL = Share(heads=1, warps=4, bytes=ACCESS // 2)
