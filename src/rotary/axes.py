@@ -12,7 +12,6 @@ Any other order is typed out: (1, 2) * 22 + (0,) * 20 is that of Ernie-4.5-VL.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 from . import _checks
@@ -116,15 +115,6 @@ def _repeated(axes: Axes) -> list[str]:
         parts.append(f"{pattern}" + (f" * {times}" if times > 1 else ""))
         start += length * times
     return parts
-
-
-def runs(axes: Axes) -> list[tuple[int, int]]:
-    """(coordinate, planes) of the runs of equal coordinates.
-
-    >>> runs((0, 0, 1, 0))
-    [(0, 2), (1, 1), (0, 1)]
-    """
-    return [(axis, len(list(run))) for axis, run in groupby(axes)]
 
 
 def _planes(name: str, value: Any) -> int:
