@@ -14,7 +14,7 @@ import rotary
 from benchmarks import schemes
 from rotary.cli import main
 from test_guides import PAGES as GUIDES
-from test_readme import foreign_rows
+from test_readme import foreign_lines, foreign_rows
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -37,6 +37,7 @@ def test_links_lead_somewhere(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_rows_of_measured_tables_are_rows_of_their_results(page: Path):
     assert foreign_rows(page.read_text(encoding="utf-8")) == []
+    assert foreign_lines(page.read_text(encoding="utf-8")) == []
 
 
 def test_the_table_of_schemes_is_what_they_do():

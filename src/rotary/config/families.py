@@ -36,8 +36,10 @@ _UNROTATED = Path(__file__).with_name("unrotated.json")
 REASONS = {
     "mrope": "the two channels of a plane read different coordinates of an image, which is no rotation; for text alone the coordinates are "
     "equal, and {plain} is the same rotation",
-    "axial": "it rotates by two or three coordinates of an image or video, but RotaryEmbedding takes one position per token",
-    "real": "it rotates by real-valued coordinates, but RotaryEmbedding takes integer positions",
+    "axial": "it rotates by two or three coordinates of an image or video, and how its planes are dealt out to them is not read from "
+    "configs; make it by RotaryEmbedding.axial",
+    "real": "it rotates by real-valued coordinates, and its frequencies are not read from configs; make it by "
+    "RotaryEmbedding.from_inv_freq(..., axes=)",
     "learned": "its frequencies contain learned numbers, which are in the checkpoint and not in the config; if they are one per plane, "
     "pass them to RotaryEmbedding.from_inv_freq",
     "trailing": "it rotates the last channels of a head, and rotates its output back; pass those channels to rotary.apply_rotary "

@@ -72,7 +72,8 @@ def readings(config: Any, layer_type: str | None) -> list[Reading] | str:
     except Exception as error:  # a model's config may raise anything
         refused = f"its config is not read: {str(error) or type(error).__name__}"
     try:
-        if "is the same rotation" in refused:  # refused for how positions are made: the frequencies are plain ones
+        # refused for how positions are made, or how planes are dealt out to them: the frequencies are plain ones
+        if "is the same rotation" in refused or "mrope_section" in refused:
             return [Reading(layer_type, _read(_for_text_alone(load(config)), layer_type), any_order=True)]
         if layer_type is not None:
             return [Reading(None, _read(config, None))]
