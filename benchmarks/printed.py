@@ -1,6 +1,6 @@
 """What longer programs print: the examples on real input, and the check of every family. The documentation quotes lines of it.
 
-python -m benchmarks.printed              15 minutes on two cores; writes results/printed.json and results/printed.md
+python -m benchmarks.printed              8 minutes on two cores; writes results/printed.json and results/printed.md
 python -m benchmarks.printed multimodal   one of them; what the files hold of the others stays
 """
 
