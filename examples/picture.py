@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from mpmath import mp
+from sheet import GREY, INK, PAPER, sheet, title
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -15,7 +17,7 @@ from rotary import RotaryEmbedding, apply_rotary
 
 DIM = 64
 LETTERS = 48
-OURS, USUAL, INK, GREY, PAPER = "#1f6f8b", "#c8553d", "#1d2733", "#7b838b", "#fbfaf7"
+OURS, USUAL = "#1f6f8b", "#c8553d"
 WAVE = (USUAL, "#eec9bd", PAPER, "#bcd8df", OURS)
 
 
@@ -27,31 +29,16 @@ def usual_cos_sin(inv_freq: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 def draw(text: bytes, path: Path) -> str:
     """Save the picture and return its path, or return the reason why there is none."""
-    try:
-        import matplotlib
-    except ImportError:
+    if find_spec("matplotlib") is None:
         return "none, because matplotlib is not installed (pip install 'rotary[plot]')"
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    spines = {"axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context({**colours, **spines, "font.size": 9.5, "axes.facecolor": PAPER, "axes.titlepad": 10}):
-        figure, axes = pyplot.subplots(2, 2, figsize=(12, 9.6), layout="constrained", facecolor=PAPER)
+    with sheet(path, titlepad=10) as figure:
+        axes = figure.subplots(2, 2)
         rope = RotaryEmbedding(DIM)
         _turning(axes[0, 0], rope)
         _scores(axes[0, 1], rope, text)
         _errors(axes[1, 0], rope)
         _same_pair(axes[1, 1], rope)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=90)
-        pyplot.close(figure)
     return str(path)
-
-
-def _title(axis: Any, title: str, note: str) -> None:
-    axis.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
-    axis.text(0, 1.025, note, transform=axis.transAxes, color=GREY)
 
 
 def _image(axis: Any, values: Tensor, **options: Any) -> Any:
@@ -64,7 +51,7 @@ def _image(axis: Any, values: Tensor, **options: Any) -> Any:
 
 def _turning(axis: Any, rope: RotaryEmbedding) -> None:
     cos, _ = rope.cos_sin(256)
-    _title(
+    title(
         axis, "Each plane turns at a speed of its own", f"cos(position × inv_freq[j]), {DIM // 2} planes, base 10,000"
     )
     _image(axis, cos.T)
@@ -78,7 +65,7 @@ def _scores(axis: Any, rope: RotaryEmbedding, text: bytes) -> None:
     vectors = torch.randn(256, DIM, generator=torch.Generator().manual_seed(1))
     x = rope.rotate(normalize(vectors, dim=-1)[list(shown)])
     scores = (x @ x.T).masked_fill(torch.ones(LETTERS, LETTERS).triu(1).bool(), float("nan"))
-    _title(axis, "A text meets itself", "a letter scores high with its like, and higher when near; random unit vectors")
+    title(axis, "A text meets itself", "a letter scores high with its like, and higher when near; random unit vectors")
     image = _image(axis, scores)
     scale = axis.inset_axes((0.55, 0.86, 0.42, 0.03))
     axis.figure.colorbar(image, cax=scale, orientation="horizontal", ticks=(-1, 0, 1)).outline.set_visible(False)
@@ -95,7 +82,7 @@ def _errors(axis: Any, rope: RotaryEmbedding) -> None:
     positions = torch.tensor(chosen)
     truth = [[mp.cos_sin(p * mp.mpf(f)) for f in rope.inv_freq.tolist()] for p in chosen]
     exact = torch.tensor([[[float(v) for v in pair] for pair in row] for row in truth], dtype=torch.float64)
-    _title(axis, "Exact at every position", "largest error of cos and sin over all planes, judged by mpmath")
+    title(axis, "Exact at every position", "largest error of cos and sin over all planes, judged by mpmath")
     for tables, colour in ((usual_cos_sin(rope.inv_freq, positions), USUAL), (rope.cos_sin(positions), OURS)):
         axis.loglog(positions, (torch.stack(tables, -1) - exact).abs().amax((1, 2)), color=colour, linewidth=2)
     axis.text(2.5e3, 1.2e-3, "the usual\nfloat32 product", color=USUAL, ha="right")
@@ -116,7 +103,7 @@ def _same_pair(axis: Any, rope: RotaryEmbedding) -> None:
     usual = score(usual_cos_sin(rope.inv_freq, starts), usual_cos_sin(rope.inv_freq, starts + 33))
     ours = score(rope.cos_sin(starts), rope.cos_sin(starts + 33))
     note = "one query and one key, 33 tokens apart: their score at ever later positions"
-    _title(axis, "Attention knows the distance alone, however far", note)
+    title(axis, "Attention knows the distance alone, however far", note)
     axis.semilogx(starts, usual, ".", color=USUAL, markersize=4, markeredgewidth=0)
     axis.semilogx(starts, ours, color=OURS, linewidth=2)
     axis.text(2e4, float(ours[0]) + 0.03, "rotary", color=OURS, fontweight="bold")

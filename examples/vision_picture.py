@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sheet import GREY, INK, PAPER, sheet, title
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
 from rotary.positions import grid
 
-INK, GREY, PAPER = "#1d2733", "#7b838b", "#fbfaf7"
 COLOURS = {"learned": "#c8553d", "axial": "#1f6f8b", "RoPE-Mixed": "#8a5a9e", "no": "#9aa1a8"}
 FINE = 96
 """Points of a side of the maps, which have no need to be patches."""
@@ -26,15 +26,7 @@ def draw(
     models: Mapping[Any, Any],
 ) -> str:
     """Save the picture and return its path. lines: for each name the accuracies at each of sides, one list for each seed."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    spines = {"axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False}
-    with pyplot.rc_context({**colours, **spines, "font.size": 9.5, "axes.facecolor": PAPER, "axes.titlepad": 6}):
-        figure = pyplot.figure(figsize=(12, 9.6), layout="constrained", facecolor=PAPER)
+    with sheet(path, titlepad=6) as figure:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.08))
         left, right = top.subfigures(1, 2, width_ratios=(1.75, 1))
         _accuracies(left.subplots(), sides, lines)
@@ -44,15 +36,7 @@ def draw(
         _directions(right.subplots(), models)
         for part in (top, bottom, *top.subfigs, *bottom.subfigs):
             part.set_facecolor(PAPER)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=90)
-        pyplot.close(figure)
     return str(path)
-
-
-def _title(axis: Any, title: str, note: str) -> None:
-    axis.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
-    axis.text(0, 1.025, note, transform=axis.transAxes, color=GREY)
 
 
 def _heading(figure: Any, title: str, note: str) -> None:
@@ -65,7 +49,7 @@ def _colour(name: str) -> str:
 
 
 def _accuracies(axis: Any, sides: Sequence[int], lines: Mapping[str, list[list[float]]]) -> None:
-    _title(
+    title(
         axis,
         "Trained at one resolution, judged at others",
         "held-out digits; mean of the seeds, and their range shaded",
@@ -132,7 +116,7 @@ def _score(directions: Tensor, apart: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _directions(axis: Any, models: Mapping[Any, Any]) -> None:
-    _title(axis, "Where the planes turn", "RoPE-Mixed: lines start where training began")
+    title(axis, "Where the planes turn", "RoPE-Mixed: lines start where training began")
     for block in models["mixed"].blocks:
         before, after = (x.flatten(0, 1) for x in (block.mixed.first, block.mixed.directions))
         for a, b in zip(before.tolist(), after.tolist(), strict=True):
