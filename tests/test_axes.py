@@ -150,6 +150,26 @@ def test_orders_of_positions_and_planes():
     assert "".join(map(str, strided((8, 12, 12)))) == want["strided (8,12,12)"]
 
 
+def test_centres_keep_the_aspect_ratio_where_asked():
+    """timm's normalize_coords (layers/pos_embed_sincos.py): each axis by its own size, by the largest, or by the smallest."""
+    rows = {"each": (-0.5, 0.5), "max": (-0.25, 0.25), "min": (-0.5, 0.5)}
+    columns = {"each": (-0.75, 0.75), "max": (-0.75, 0.75), "min": (-1.5, 1.5)}
+    for by in ("each", "max", "min"):
+        found = centres(2, 4, by=by)
+        assert (found[0].tolist(), found[-1].tolist()) == tuple(map(list, zip(rows[by], columns[by], strict=True)))
+
+
+def test_tokens_in_front_of_each_row_of_a_batch():
+    at = prefixed(torch.stack((grid(1, 2), grid(2, 1))) + 5, 2)
+    assert at.tolist() == [[[0, 0], [0, 0], [5, 5], [5, 6]], [[0, 0], [0, 0], [5, 5], [6, 5]]]
+
+
+def test_multimodal_of_nothing_and_of_an_empty_span():
+    positions, following = multimodal(start=7)
+    assert tuple(positions.shape) == (0, 3) and following == 7
+    assert multimodal(2, (0, 4, 4), 1)[0].tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2]]
+
+
 # --- laws ---------------------------------------------------------------------------------------------------------------------------
 
 SCHEMES = {
@@ -363,6 +383,8 @@ def test_repr_is_short_and_true():
         (lambda: sections(3, 0), "at least 1"),
         (lambda: merged(3, 4, 2), "do not divide"),
         (lambda: multimodal((2, 3)), "frames, rows, columns"),
+        (lambda: multimodal((2, 3, 4, 5)), "frames, rows, columns"),
+        (lambda: RotaryEmbedding(8, axes=(0, 0, 2, 4)), "no plane reads coordinate 1"),
         (lambda: grids([(2, 3), (2, 3, 4)]), "one number of coordinates"),
         (lambda: grid(2, 3, start=(1,)), "start has 1"),
         (lambda: cos_sin_of(torch.ones(3, 2).long(), torch.ones(4, 3)), "the planes read 3"),

@@ -114,6 +114,8 @@ def test_drafts_stand_at_their_depth():
     old, new = positions.tree(torch.tensor([10, 50]), depth)
     assert old.tolist() == [[10, 11, 12, 13, 14], [50, 51, 52, 53, 54]]
     assert new.tolist() == [[10, 10, 11, 11, 12], [50, 50, 51, 51, 52]]
+    for prefix in (10, torch.tensor(10)):
+        assert [t.tolist() for t in positions.tree(prefix, depth)] == [old[0].tolist(), new[0].tolist()]
     x = raw(2, 5, 32)
     moved = ROPE.rerotate(ROPE.rotate(x, positions=old), old, new)
     path = ROPE.rotate(x[:, [0, 2, 4]], offset=torch.tensor([10, 50]))  # an accepted branch: 0 -> 2 -> 4

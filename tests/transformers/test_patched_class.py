@@ -28,6 +28,7 @@ class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(8))
+        self.shared: list[int] = []
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         q, k = rotate(self.weight * x, self.weight * x, cos, sin)
@@ -75,6 +76,15 @@ def test_a_copy_runs_its_own_weights(kind: type[nn.Module], copied: Any):
     assert type(model) is kind
     torch.testing.assert_close(twin(*arguments), 2 * expected, rtol=0, atol=1e-6)
     assert handle.calls == before + 2
+
+
+def test_a_shallow_copy_shares_what_a_deep_one_does_not():
+    model = Attention()
+    model.shared = [1]
+    with patch(model):
+        shallow, deep = copy.copy(model), copy.deepcopy(model)
+        assert shallow.weight is model.weight and shallow.shared is model.shared
+        assert deep.weight is not model.weight and deep.shared == [1] and deep.shared is not model.shared
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
