@@ -349,7 +349,10 @@ def test_repr_is_short_and_true():
     )
     assert "strided((24, 20, 20))" in repr(RotaryEmbedding(128, axes=strided((24, 20, 20))))
     assert "(1, 2) * 22 + (0,) * 20" in repr(RotaryEmbedding(128, axes=(1, 2) * 22 + (0,) * 20))
-    assert "parts=(16, 56, 56)" in repr(axial(16, 56, 56))
+    assert repr(axial(16, 56, 56)) == "RotaryEmbedding(128, parts=(16, 56, 56), axes=sections(8, 28, 28))"
+    assert repr(RotaryEmbedding.from_inv_freq([1.0, 0.5], axes=(1, 0))) == (
+        "RotaryEmbedding(4, inv_freq=given, axes=(1, 0))"
+    )
     for axes in (sections(2, 3), strided((3, 2, 2)), alternating(3, 7), (1, 2) * 2 + (0,), (0, 1, 1, 0, 2)):
         assert tuple(eval(shown(axes))) == axes
 

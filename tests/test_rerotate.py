@@ -407,3 +407,12 @@ def test_what_cannot_be_honoured_is_refused_before_anything_is_written(
     with pytest.raises(error, match=words):
         call(KEY)
     assert torch.equal(KEY, before)
+
+
+def test_positions_for_each_row_need_a_batch_at_dimension_0():
+    rope = RotaryEmbedding(8)
+    k = torch.randn(5, 3, 8)
+    with pytest.raises(ValueError, match="seq_dim other than 0"):
+        rope.rerotate(k, torch.arange(5).expand(3, 5), 0, seq_dim=0)
+    assert torch.equal(rope.rerotate(k, torch.arange(5).expand(1, 5), 9, seq_dim=0), rope.rerotate(k, 0, 9, seq_dim=0))
+    assert rope.rerotate(k.mT.contiguous().mT, torch.arange(3).expand(5, 3), 9, seq_dim=1).shape == k.shape
