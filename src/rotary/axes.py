@@ -99,8 +99,9 @@ def shown(axes: Axes) -> str:
 
 
 def _repeated(axes: Axes) -> list[str]:
-    """The tuple as repetitions of short patterns, longest repetition first."""
+    """The tuple as repetitions of short patterns, longest repetition first, and what lies between."""
     parts: list[str] = []
+    between: Axes = ()
     start = 0
     while start < len(axes):
         best = (1, 1)  # length of the pattern, repetitions
@@ -112,9 +113,13 @@ def _repeated(axes: Axes) -> list[str]:
                 best = (length, times)
         length, times = best
         pattern = axes[start : start + length]
-        parts.append(f"{pattern}" + (f" * {times}" if times > 1 else ""))
+        if times == 1:
+            between += pattern
+        else:
+            parts += [*([str(between)] if between else []), f"{pattern} * {times}"]
+            between = ()
         start += length * times
-    return parts
+    return [*parts, *([str(between)] if between else [])]
 
 
 def _planes(name: str, value: Any) -> int:
