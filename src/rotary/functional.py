@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from . import _checks, _inputs, _nested
-from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
+from ._angles.exact import cos_sin_of_turns
+from ._angles.turns import sum_of_turns, turns_per_token
 from ._rotation.autograd import rotate
 from ._torch import has_float64
 
