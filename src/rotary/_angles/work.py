@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ WORDS = ONE, BOTH, BOTH_WHERE_FAR = 1, 2, 3
 """Turns per token in one word; in two words; in two words where |position| > 2^31, and in one made of them elsewhere."""
 
 
-@dataclass(frozen=True, eq=False)
-class Work:
+class Work(NamedTuple):
     """Tables (batch, rows, planes) in memory; all tensors are contiguous and on one device.
 
     shape: of each table, as the caller sees it.
