@@ -46,7 +46,7 @@ def cos_sin(
     made = None
     if not traced and type(positions) is Tensor and (kernel := _kernel(positions)) is not None:
         if amplitude is None:
-            amplitude = torch.as_tensor(factor, dtype=torch.float64, device=positions.device).reshape(-1)
+            amplitude = _as_tensor(factor, positions.device)
         powers = None if decay is None else decay.powers.on(positions.device)
         given = work(positions, high, low, dtype, axes=axes, amplitude=amplitude, decay=powers)
         made = None if given is None else _filled(kernel, given, dtype)
@@ -69,7 +69,7 @@ def cos_sin_of_turns(turns: Tensor, dtype: torch.dtype, amplitude: Tensor | floa
         return eager.cos_sin_of_turns(turns, dtype, amplitude)
     device, planes = turns.device, turns.shape[-1]
     alone = not isinstance(amplitude, Tensor)  # a tensor multiplies before the one rounding, as anywhere
-    factor = torch.tensor((float(amplitude),), dtype=torch.float64, device=device) if alone else _ONE.on(device)
+    factor = _as_tensor(1.0 if isinstance(amplitude, Tensor) else amplitude, device)
     own, once = _each_its_own(planes)
     wanted = dtype if alone else torch.float64
     given = work(turns, once.on(device), None, wanted, axes=own.on(device), amplitude=factor, decay=None)
@@ -99,6 +99,13 @@ def read_along(positions: Tensor, axes: Tensor) -> Tensor:
     """What each plane reads of positions (..., coordinates): (..., planes)."""
     # a quarter of the time of index_select along the last dimension
     return positions.gather(-1, axes.expand(*positions.shape[:-1], axes.shape[0]))
+
+
+def _as_tensor(factor: float | Tensor, device: torch.device) -> Tensor:
+    """A number or (batch,) numbers as (1,) or (batch,) float64, without a copy from the host, which would wait for a device."""
+    if isinstance(factor, Tensor):
+        return factor.to(device, torch.float64).reshape(-1).contiguous()
+    return _ONE.on(device) if factor == 1.0 else torch.full((1,), factor, dtype=torch.float64, device=device)
 
 
 def _kernel(positions: Tensor) -> str | None:

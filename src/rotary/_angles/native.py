@@ -55,7 +55,7 @@ def fill(work: Work, cos: Tensor, sin: Tensor) -> None:
     )
     if status < 0:
         raise RuntimeError("torch's thread pool reported an error in torch_parallel_for; the tables are not complete")
-    assert status == 0, f"the native library does not know how to make tables from {work}: status {status}"
+    assert status == 0, f"the native library declined with status {status}"  # counts and sizes are those of work()
 
 
 def _bind() -> Callable[[bytes], int]:
