@@ -1,6 +1,7 @@
 """How long do exact tables of cos and sin take on a CPU: by the native library, and by torch operations where there is none?
 
     python -m benchmarks.tables        a minute; writes results/tables.json and results/tables.md
+    python -m benchmarks.tables 1      the same on one thread, by the time that it computed: fit for a machine that does other work too
 
 Tables are (tokens, 64), positions int64 and ready. Everything is measured in turn, round by round; a ratio is the median over the rounds
 of a time beside that of the float32 product in the same round: position x frequency, cos and sin, which is what transformers computes.
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.axes import in_turn
+from benchmarks.axes import clock_of, in_turn
 from benchmarks.record import circumstances, table, write
 from rotary import RotaryEmbedding, use_backend
 from rotary._angles import exact, polynomials
@@ -100,10 +101,11 @@ def works(tokens: int) -> dict[str, Callable[[], Any]]:
 
 
 def main() -> None:
+    clock, clocked = clock_of()
     best, cases, rows = library.instruction_set(), {}, {}
     for tokens in TOKENS:
         group = works(tokens)
-        taken = dict(zip(group, in_turn(list(group.values()), ROUNDS), strict=True))
+        taken = dict(zip(group, in_turn(list(group.values()), ROUNDS, clock), strict=True))
         library.use_instruction_set(best)
         for name, times in taken.items():
             median = 1e3 * statistics.median(times)
@@ -113,12 +115,12 @@ def main() -> None:
     at = circumstances()
     page = f"""# Exact tables on a CPU
 
-Microseconds, and in brackets beside the float32 product; medians of {ROUNDS} rounds. `python -m benchmarks.tables`, {at["device"]},
-torch {at["versions"]["torch"]}, commit {at["commit"]}. Best instruction set here: {best}.
+Microseconds ({clocked}), and in brackets beside the float32 product; medians of {ROUNDS} rounds. `python -m benchmarks.tables`,
+{at["device"]}, torch {at["versions"]["torch"]}, commit {at["commit"]}. Best instruction set here: {best}.
 
 {table(["tables of 64 planes, tokens:", *(f"{n:,}" for n in TOKENS)], list(rows.values()))}
 """
-    write("tables", {**at, "instruction_set": best, "cases": cases}, page)
+    write("tables", {**at, "instruction_set": best, "clock": clocked, "cases": cases}, page)
     print(page)
     for tokens, target in TARGET.items():
         print(
