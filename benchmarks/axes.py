@@ -87,9 +87,9 @@ def main() -> None:
     at = circumstances()
     made_page = f"""# Tables for several coordinates
 
-Time of `cos_sin` ({clocked}), medians of {ROUNDS} rounds ({ROUNDS // 3} for {SIDE**3:,} rows), measured in turn; ratio: median over the rounds
-of the time beside one coordinate in the same round. `python -m benchmarks.axes`, {at["device"]}, torch {at["versions"]["torch"]},
-commit {at["commit"]}.
+Time of `cos_sin` ({clocked}), medians of {ROUNDS} rounds ({ROUNDS // 3} for {SIDE**3:,} rows), measured in turn; ratio: median over
+the rounds of the time beside one coordinate in the same round. `python -m benchmarks.axes`, {at["device"]}, torch
+{at["versions"]["torch"]}, commit {at["commit"]}.
 
 {table(["tables of 64 planes", "rows", "ms", "ratio"], rows)}
 """
