@@ -27,7 +27,7 @@ REPORT = "build.txt"
 SECONDS = 600
 """How long one compiler may take."""
 
-ONCE = ("instruction_sets.cpp", "rotate.cpp", "self_check.cpp", "threads.cpp")
+ONCE = ("call.cpp", "instruction_sets.cpp", "overlap.cpp", "rotate.cpp", "self_check.cpp", "threads.cpp", "torch.cpp")
 EACH = ("rows.cpp",)
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
