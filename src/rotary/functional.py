@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import _checks, _inputs, _nested
-from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
+from ._angles.exact import cos_sin_of_turns
+from ._angles.turns import sum_of_turns, turns_per_token
 from ._rotation import call
 from ._rotation.autograd import rotate
 from ._torch import has_float64

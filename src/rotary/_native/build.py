@@ -27,8 +27,17 @@ REPORT = "build.txt"
 SECONDS = 600
 """How long one compiler may take."""
 
-ONCE = ("call.cpp", "instruction_sets.cpp", "overlap.cpp", "rotate.cpp", "self_check.cpp", "threads.cpp", "torch.cpp")
-EACH = ("rows.cpp",)
+ONCE = (
+    "call.cpp",
+    "instruction_sets.cpp",
+    "overlap.cpp",
+    "rotate.cpp",
+    "self_check.cpp",
+    "tables.cpp",
+    "threads.cpp",
+    "torch.cpp",
+)
+EACH = ("rows.cpp", "table_loops.cpp")
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]

@@ -8,6 +8,7 @@
 #define ROTARY_INSTRUCTION_SETS_H
 
 #include "rows.h"
+#include "tables.h"
 
 namespace rotary {
 
@@ -15,12 +16,14 @@ struct InstructionSet {
   const char* name;
   bool (*runs)();  // whether this processor and its operating system run it
   const RowLoops* rows;
+  const TableLoops* tables;
 };
 
 // What every source that is compiled for a set defines.
-#define ROTARY_DECLARE_SET(set) \
-  namespace set {               \
-  extern const RowLoops rows;   \
+#define ROTARY_DECLARE_SET(set)   \
+  namespace set {                 \
+  extern const RowLoops rows;     \
+  extern const TableLoops tables; \
   }
 
 // The set in use: the best that the processor runs, or the one that rotary_use_instruction_set() has chosen.

@@ -72,6 +72,7 @@ def _declare(library: ctypes.CDLL) -> None:
         (library.rotary_rounds_twice, ctypes.c_int32, (ctypes.c_char_p,)),
         (library.rotary_use_instruction_set, ctypes.c_int32, (ctypes.c_char_p,)),
         (library.rotary_threads, None, (ctypes.c_void_p,)),
+        (library.rotary_tables, ctypes.c_int32, (ctypes.c_char_p,)),
     ):
         function.restype, function.argtypes = returned, arguments
 
