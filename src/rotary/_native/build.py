@@ -29,8 +29,10 @@ SECONDS = 600
 
 ONCE = (
     "call.cpp",
+    "call_at.cpp",
     "instruction_sets.cpp",
     "overlap.cpp",
+    "plan.cpp",
     "rotate.cpp",
     "self_check.cpp",
     "tables.cpp",

@@ -1,26 +1,12 @@
-// A whole call in one crossing from Python: tensors are read, checked, made and rotated here.
-//
-// Nothing is refused here. A call with anything out of the ordinary returns None before anything is written, and Python, whose way it
-// then goes, says what is wrong with it or does what is asked (_rotation/call.py says what is ordinary).
+// Rotation by ready tables in one crossing from Python, and what every such call ends with.
+
+#include "call.h"
 
 #include "exported.h"
 #include "overlap.h"
-#include "rotate.h"
-#include "torch.h"
 
 namespace rotary {
 namespace {
-
-constexpr Index kAlone = 64 * 1024;  // bytes read and written from which on other threads of Python may run meanwhile
-
-struct Table {
-  Layout cos, sin;
-};
-
-PyObject* declined() {
-  Py_IncRef(constants().none);
-  return constants().none;
-}
 
 Index bytes_of(const Layout& x) {
   Index bytes = element_size(x.dtype);
@@ -28,7 +14,7 @@ Index bytes_of(const Layout& x) {
   return bytes;
 }
 
-// Whether a table goes with x, `rows` long at `axis`: what _inputs/shapes.py checks, which has the words.
+// Whether a table goes with x, `rows` long along the axis: table_of of _inputs/shapes.py.
 bool fits(const Table& table, const Layout& x, int axis, Index rows) {
   const Layout &cos = table.cos, &sin = table.sin;
   const Index work = x.dtype == kFloat64 ? kFloat64 : kFloat32;
@@ -39,30 +25,78 @@ bool fits(const Table& table, const Layout& x, int axis, Index rows) {
   return cos.dims == 2 || cos.shape[0] == 1 || (axis != 0 && cos.shape[0] == x.shape[0]);
 }
 
-// Whether q and k belong to one attention: check_pair of _inputs/shapes.py.
-bool paired(const Layout& q, const Layout& k, int axis) {
-  return q.dtype == k.dtype && q.dims == k.dims && (axis == 0 || q.dims <= 3 || q.shape[0] == k.shape[0]) &&
+// rotate(q, k | None, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place)
+PyObject* rotate_by_tables(PyObject*, PyObject* const* given, PySize count) {
+  enum { kQ, kK, kCos, kSin, kKeyCos, kKeySin, kSeqDim, kInterleaved, kConjugate, kInPlace, kCount };
+  if (count != kCount) return declined();
+  for (int i = kInterleaved; i < kCount; ++i)
+    if (!is_flag(given[i])) return declined();
+  PyObject *const none = constants().none, *const yes = constants().yes;
+  const bool own = given[kKeyCos] != none;
+  Call call;
+  if (own != (given[kKeySin] != none) || !read_tensors(call, given[kQ], given[kK], given[kSeqDim])) return declined();
+  const bool pair = call.count == 2;
+  const Layout &q = call.x[0], &k = call.x[pair];
+  const Index rows = k.shape[call.axis];
+  Table& table = call.table[0];
+  if (!read(given[kCos], table.cos) || !read(given[kSin], table.sin)) return declined();
+  if (!fits(table, k, call.axis, rows) || (pair && !fits(table, q, call.axis, rows))) return declined();
+  if (own) {
+    if (!read(given[kKeyCos], call.table[1].cos) || !read(given[kKeySin], call.table[1].sin)) return declined();
+    if (!fits(call.table[1], k, call.axis, rows)) return declined();
+  } else if (pair) {
+    call.table[1] = table;
+  }
+  if (q.shape[call.axis] != rows) cut_to(table.cos, q.shape[call.axis]), cut_to(table.sin, q.shape[call.axis]);
+  call.interleaved = given[kInterleaved] == yes, call.conjugate = given[kConjugate] == yes, call.in_place = given[kInPlace] == yes;
+  return rotated(call);
+}
+
+PyMethodDef kRotate = {"rotate", rotate_by_tables, kPyFastCall,
+                       "rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, in_place) -> tensors, or None"};
+
+}  // namespace
+
+PyObject* declined() {
+  Py_IncRef(constants().none);
+  return constants().none;
+}
+
+bool read_tensors(Call& call, PyObject* q_object, PyObject* k_object, PyObject* seq_dim) {
+  call.count = k_object == constants().none ? 1 : 2;
+  call.object[0] = q_object, call.object[1] = k_object;
+  Layout& q = call.x[0];
+  Index axis;
+  if (!is_integer(seq_dim, axis) || !read(q_object, q) || q.dtype > kFloat16 || q.dims < 2 || !nothing_intercepts()) return false;
+  if (axis < 0) axis += q.dims;
+  if (axis < 0 || axis >= q.dims - 1) return false;
+  call.axis = static_cast<int>(axis);
+  if (call.count == 1) return true;
+  Layout& k = call.x[1];
+  return read(k_object, k) && q.dtype == k.dtype && q.dims == k.dims && (axis == 0 || q.dims <= 3 || q.shape[0] == k.shape[0]) &&
          q.shape[axis] <= k.shape[axis];
 }
 
-// The last rows of a table: queries that follow cached keys.
 void cut_to(Layout& table, Index rows) {
   const int row = table.dims - 2;
   table.data += (table.shape[row] - rows) * table.strides[row] * element_size(table.dtype);
   table.shape[row] = rows;
 }
 
-struct Rotated {  // what a call rotates: q and k, or one tensor; read and found to be plain
-  int count = 0;
-  PyObject* object[kMaxTensors];
-  Layout x[kMaxTensors];
-  const Table* table[kMaxTensors];
-  int axis = 0;
-  bool interleaved = false, conjugate = false, in_place = false;
-};
+Index bytes_moved(const Call& call) {
+  Index bytes = 0;
+  for (int i = 0; i < call.count; ++i) bytes += 2 * bytes_of(call.x[i]);
+  return bytes;
+}
 
-// Rotate what has been checked. A new reference to the tensor or the tuple of two; None where the loops do not serve their memory.
-PyObject* rotated(const Rotated& call) {
+bool writable(const Call& call) {
+  for (int i = 0; i < call.count; ++i)
+    if (overlaps_itself(call.x[i])) return false;
+  return call.count == 1 || !overlap(call.x[0], call.x[1], element_size(call.x[0].dtype));
+}
+
+PyObject* rotated(const Call& call) {
+  if (call.in_place && !writable(call)) return declined();
   Layout out[kMaxTensors];
   PyObject* made[kMaxTensors] = {nullptr, nullptr};
   const auto released = [&made](PyObject* answer) {
@@ -70,18 +104,11 @@ PyObject* rotated(const Rotated& call) {
       if (one) Py_DecRef(one);
     return answer;
   };
-  if (call.in_place) {
-    for (int i = 0; i < call.count; ++i)
-      if (overlaps_itself(call.x[i])) return declined();
-    if (call.count == 2 && overlap(call.x[0], call.x[1], element_size(call.x[0].dtype))) return declined();
-  }
   Rotation rotation;
-  rotation.dtype = static_cast<Dtype>(call.x[0].dtype);
+  rotation.dtype = static_cast<Dtype>(call.x[0].dtype), rotation.seq_dim = call.axis, rotation.tensors = call.count;
   rotation.interleaved = call.interleaved, rotation.conjugate = call.conjugate;
-  rotation.seq_dim = call.axis, rotation.tensors = call.count;
-  Index bytes = 0;
   for (int i = 0; i < call.count; ++i) {
-    const Layout &x = call.x[i], &cos = call.table[i]->cos, &sin = call.table[i]->sin;
+    const Layout &x = call.x[i], &cos = call.table[i].cos, &sin = call.table[i].sin;
     if (call.in_place) {
       made[i] = call.object[i];
       Py_IncRef(made[i]);
@@ -89,69 +116,32 @@ PyObject* rotated(const Rotated& call) {
       return released(declined());
     }
     const Layout& to = call.in_place ? x : out[i];
-    rotation.tensor[i] = {x.data, cos.data, sin.data, to.data,   x.dims,    cos.dims,
+    rotation.tensor[i] = {x.data,  cos.data,  sin.data,   to.data,   x.dims,      cos.dims,
                           x.shape, x.strides, to.strides, cos.shape, cos.strides, sin.strides};
-    bytes += 2 * bytes_of(x);
   }
-  PyThreadState* python = bytes >= kAlone ? PyEval_SaveThread() : nullptr;
+  PyThreadState* python = bytes_moved(call) >= kAlone ? PyEval_SaveThread() : nullptr;
   const Reason reason = rotate(rotation);
   if (python) PyEval_RestoreThread(python);
-  if (reason < 0) return released(PyObject_CallFunctionObjArgs(constants().threads_failed, nullptr));  // which raises
+  if (reason < 0) return released(threads_failed());
   if (reason) return released(declined());
   if (call.in_place && !raise_versions(call.object, call.count)) return released(nullptr);
   if (call.count == 1) return made[0];
   return released(PyTuple_Pack(2, made[0], made[1]));
 }
 
-// rotate(q, k | None, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place)
-PyObject* rotate_by_tables(PyObject*, PyObject* const* given, PySize count) {
-  enum { kQ, kK, kCos, kSin, kKeyCos, kKeySin, kSeqDim, kInterleaved, kConjugate, kInPlace, kCount };
-  PyObject* const none = constants().none;
-  if (count != kCount) return declined();
-  for (int i = kInterleaved; i < kCount; ++i)
-    if (!is_flag(given[i])) return declined();
-  const bool pair = given[kK] != none, own = given[kKeyCos] != none;
-  Index axis;
-  if (own != (given[kKeySin] != none) || !is_integer(given[kSeqDim], axis) || !nothing_intercepts()) return declined();
-  const bool recording = autograd_records();
-
-  Rotated call;
-  Table table[kMaxTensors];
-  Layout &q = call.x[0], &k = call.x[pair];
-  if (!read(given[kQ], recording, q) || (pair && !read(given[kK], recording, k))) return declined();
-  if (!read(given[kCos], recording, table[0].cos) || !read(given[kSin], recording, table[0].sin)) return declined();
-  if (own && (!read(given[kKeyCos], recording, table[1].cos) || !read(given[kKeySin], recording, table[1].sin))) return declined();
-
-  if (axis < 0) axis += q.dims;
-  if (q.dtype > kFloat16 || q.dims < 2 || axis < 0 || axis >= q.dims - 1) return declined();
-  call.axis = static_cast<int>(axis);
-  if (pair && !paired(q, k, call.axis)) return declined();
-  const Index rows = k.shape[axis];
-  if (!fits(table[0], k, call.axis, rows) || (pair && !fits(table[0], q, call.axis, rows))) return declined();
-  if (own && !fits(table[1], k, call.axis, rows)) return declined();
-  if (pair && !own) table[1] = table[0];
-  if (pair && q.shape[axis] != rows) cut_to(table[0].cos, q.shape[axis]), cut_to(table[0].sin, q.shape[axis]);
-
-  call.count = 1 + pair;
-  call.object[0] = given[kQ], call.object[1] = given[kK];
-  call.table[0] = &table[0], call.table[1] = &table[1];
-  call.interleaved = given[kInterleaved] == constants().yes, call.conjugate = given[kConjugate] == constants().yes;
-  call.in_place = given[kInPlace] == constants().yes;
-  return rotated(call);
-}
-
-PyMethodDef kRotateByTables = {"rotate", rotate_by_tables, kPyFastCall,
-                               "rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, in_place) -> tensors or None"};
-
-}  // namespace
 }  // namespace rotary
 
-// The functions of this file as objects of Python, a tuple, once torch's answers are kept. Called with the interpreter's lock held.
+// The functions of these files as objects of Python, once torch is kept; None where this torch's tensors cannot be read. Called with the
+// interpreter's lock held.
 EXPORTED PyObject* rotary_functions(PyObject* torch) {
   using namespace rotary;
-  if (!keep_torch(torch)) return nullptr;
-  PyObject* function = PyCFunction_NewEx(&kRotateByTables, nullptr, nullptr);
-  PyObject* functions = function ? PyTuple_Pack(1, function) : nullptr;
-  if (function) Py_DecRef(function);
+  bool reads = false;
+  if (!keep_torch(torch, reads)) return nullptr;
+  if (!reads) return declined();
+  PyObject* made[] = {PyCFunction_NewEx(&kRotate, nullptr, nullptr), PyCFunction_NewEx(&kPlan, nullptr, nullptr),
+                      PyCFunction_NewEx(&kRotateAt, nullptr, nullptr), PyCFunction_NewEx(&kTablesAt, nullptr, nullptr)};
+  PyObject* functions = made[0] && made[1] && made[2] && made[3] ? PyTuple_Pack(4, made[0], made[1], made[2], made[3]) : nullptr;
+  for (PyObject* function : made)
+    if (function) Py_DecRef(function);
   return functions;
 }

@@ -32,6 +32,13 @@ WEAK PyObject* PyObject_GetAttr(PyObject*, PyObject* name);
 WEAK PyObject* PyObject_CallFunctionObjArgs(PyObject* function, ...);  // the arguments end with a null
 WEAK int PyObject_IsTrue(PyObject*);
 WEAK long long PyLong_AsLongLong(PyObject*);
+WEAK PyObject* PyLong_FromLongLong(long long);
+WEAK PyObject* PyObject_Call(PyObject* function, PyObject* arguments, PyObject* by_name);
+WEAK int PyBytes_AsStringAndSize(PyObject*, char** data, PySize* size);
+WEAK PyObject* PyTuple_New(PySize count);
+WEAK int PyTuple_SetItem(PyObject*, PySize, PyObject* stolen);
+WEAK PyObject* PyCapsule_New(void*, const char* name, void (*destructor)(PyObject*));
+WEAK int PyCapsule_IsValid(PyObject*, const char* name);
 WEAK PyObject* PyTuple_Pack(PySize count, ...);
 WEAK PySize PyTuple_Size(PyObject*);
 WEAK PyObject* PyTuple_GetItem(PyObject*, PySize);

@@ -1,7 +1,7 @@
-"""The library's functions of Python: those that take tensors as they are, read them in C, and return tensors (call.cpp).
+"""The library's functions of Python: they take tensors as they are, read and make them in C, and return tensors (call.cpp, call_at.cpp).
 
-They are built by the library itself, from CPython's stable ABI, and are no extension module: one library without Python's headers serves
-every Python, and a call costs what a call of any built-in function costs (docs/design/0011).
+The library makes them itself from CPython's stable ABI and is no extension module: one library, built without Python's headers, serves
+every Python, and a call costs what that of any built-in function costs (docs/design/0011).
 """
 
 from __future__ import annotations
@@ -21,44 +21,60 @@ THREADS_FAILED = "torch's thread pool reported an error in torch_parallel_for; t
 
 
 class Functions(NamedTuple):
+    """All but plan() return None, before anything is written, for what is not ordinary: see _rotation/call.py."""
+
     rotate: Callable[..., Any]
-    """rotate(q, k | None, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place): the rotated tensor, the
-    tuple of two, or None, before anything is written, for what is not ordinary: see _rotation/call.py."""
+    """rotate(q, k or None, cos, sin, key_cos or None, key_sin or None, seq_dim, interleaved, conjugate, in_place)"""
+    plan: Callable[[bytes], Any]
+    """What the next two take first, from the numbers of _angles/plan.py."""
+    rotate_at: Callable[..., Any]
+    """rotate_at(plan, q, k or None, offset, positions or None, cu_seqlens or None, length or None, role or None, seq_dim, interleaved,
+    conjugate, in_place)"""
+    tables_at: Callable[..., Any]
+    """tables_at(plan, positions or how many, a tensor where the tables are wanted, dtype, role or None, length or None) -> (cos, sin)"""
 
 
 @functools.cache
-def load(questions: tuple[Callable[[], Any], ...]) -> Functions | str:
-    """The functions, or the reason why there are none. questions: what else has to answer false before a call, beside torch's own."""
+def load(question: Callable[[], Any]) -> Functions | str:
+    """The functions, or the reason why there are none. question: asked beside torch's own; its answer is false where a call is ordinary."""
     loaded = library.load()
     if isinstance(loaded, str):
         return loaded
-    api, asked = _torch.exchange_api(), _torch.questions()
+    api, questions = _torch.exchange_api(), _torch.questions()
     if api is None:
-        return f"torch {torch.__version__} has no exchange table of DLPack (2.10 and later have it)"
-    if asked is None:
-        return f"torch {torch.__version__} cannot be asked what is on around a call"
-    answers = (  # as torch.cpp reads them
+        return f"torch {torch.__version__} has no C exchange table of DLPack (2.10 and later have it)"
+    if questions is None:
+        return f"torch {torch.__version__} does not say what is on around a call"
+    given = (  # in the order of keep_torch() in torch.cpp
         api,
         torch.Tensor,
         torch.empty_like,
+        torch.empty,
+        {"dtype": torch.float32, "device": "cpu"},
+        {"dtype": torch.float64, "device": "cpu"},
         torch.is_grad_enabled,
         torch.Tensor.is_neg,
         torch.Tensor.is_inference,
         _torch.increment_versions,
         forward_ad,
-        (*asked, *questions),
+        (*questions, question),
+        threads_failed,
         None,
         True,
         False,
         int,
-        threads_failed,
+        "query",
+        "key",
+        torch.float32,
+        torch.float64,
     )
     try:
         make = ctypes.PyDLL(str(library.LIBRARY)).rotary_functions
         make.restype, make.argtypes = ctypes.py_object, (ctypes.py_object,)
-        return Functions(*make(answers))
+        made = make(given)
     except (OSError, AttributeError, ValueError) as error:
         return f"the functions of the native library cannot be made: {error}"
+    return f"torch {torch.__version__} has another version of DLPack's exchange table" if made is None else Functions(*made)
 
 
 def threads_failed() -> NoReturn:

@@ -6,8 +6,10 @@ namespace rotary {
 namespace {
 
 struct {
+  bool kept;
   int (*read)(void* object, DLTensor* out);
-  PyObject *tensor, *empty_like, *is_grad_enabled, *is_neg, *is_inference, *increment_versions, *forward_ad, *questions;
+  PyObject *tensor, *empty_like, *empty, *as_float32, *as_float64;
+  PyObject *is_grad_enabled, *is_neg, *is_inference, *increment_versions, *forward_ad, *questions, *threads_failed;
   PyObject *requires_grad, *current_level;  // names
   PySize number_of_questions;
   Constants constants;
@@ -56,29 +58,55 @@ bool read_layout(PyObject* object, Layout& layout) {
   return true;
 }
 
-}  // namespace
-
-bool keep_torch(PyObject* answers) {
-  constexpr PySize kCount = 14;
-  PyObject* item[kCount];
-  if (PyTuple_Size(answers) != kCount) return false;
-  for (PySize i = 0; i < kCount; ++i) {
-    if (!(item[i] = PyTuple_GetItem(answers, i))) return false;
-    Py_IncRef(item[i]);
-  }
-  const auto* api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(item[0], "dlpack_exchange_api"));
-  if (!api) return false;
-  torch.read = api->header.major == kDLPackMajor ? api->dltensor_from_py_object_no_sync : nullptr;
-  torch.tensor = item[1], torch.empty_like = item[2], torch.is_grad_enabled = item[3], torch.is_neg = item[4];
-  torch.is_inference = item[5], torch.increment_versions = item[6], torch.forward_ad = item[7], torch.questions = item[8];
-  torch.constants = {item[9], item[10], item[11], item[12], item[13]};
-  torch.requires_grad = PyUnicode_InternFromString("requires_grad");
-  torch.current_level = PyUnicode_InternFromString("_current_level");
-  torch.number_of_questions = PyTuple_Size(torch.questions);
-  return torch.requires_grad && torch.current_level && torch.number_of_questions >= 0;
+// A new tensor that can be read, or null where it cannot or is none.
+PyObject* readable(PyObject* made, Layout& layout) {
+  if (made && is_plain_class(made) && read_layout(made, layout)) return made;
+  if (made) Py_DecRef(made);
+  PyErr_Clear();
+  return nullptr;
 }
 
-bool reads_tensors() { return torch.read != nullptr; }
+}  // namespace
+
+bool keep_torch(PyObject* given, bool& reads) {
+  PyObject** const places[] = {&torch.tensor,
+                               &torch.empty_like,
+                               &torch.empty,
+                               &torch.as_float32,
+                               &torch.as_float64,
+                               &torch.is_grad_enabled,
+                               &torch.is_neg,
+                               &torch.is_inference,
+                               &torch.increment_versions,
+                               &torch.forward_ad,
+                               &torch.questions,
+                               &torch.threads_failed,
+                               &torch.constants.none,
+                               &torch.constants.yes,
+                               &torch.constants.no,
+                               &torch.constants.integer,
+                               &torch.constants.query,
+                               &torch.constants.key,
+                               &torch.constants.float32,
+                               &torch.constants.float64};
+  if (!torch.kept) {
+    const auto* api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(PyTuple_GetItem(given, 0), "dlpack_exchange_api"));
+    if (!api) return false;
+    PySize i = 1;
+    for (PyObject** place : places) {
+      if (!(*place = PyTuple_GetItem(given, i++))) return false;
+      Py_IncRef(*place);  // for the life of the process
+    }
+    torch.requires_grad = PyUnicode_InternFromString("requires_grad");
+    torch.current_level = PyUnicode_InternFromString("_current_level");
+    torch.number_of_questions = PyTuple_Size(torch.questions);
+    if (!torch.requires_grad || !torch.current_level || torch.number_of_questions < 0) return false;
+    torch.read = api->header.major == kDLPackMajor ? api->dltensor_from_py_object_no_sync : nullptr;
+    torch.kept = true;
+  }
+  reads = torch.read != nullptr;
+  return true;
+}
 
 bool nothing_intercepts() {
   for (PySize i = 0; i < torch.number_of_questions; ++i)
@@ -91,23 +119,31 @@ bool nothing_intercepts() {
   return outside;
 }
 
-bool autograd_records() { return truth(PyObject_CallFunctionObjArgs(torch.is_grad_enabled, nullptr)); }
-
-bool read(PyObject* object, bool recording, Layout& layout) {
+bool read(PyObject* object, Layout& layout) {
   return is_plain_class(object) && read_layout(object, layout) &&
-         !(recording && truth(PyObject_GetAttr(object, torch.requires_grad))) &&
+         !(truth(PyObject_GetAttr(object, torch.requires_grad)) &&
+           truth(PyObject_CallFunctionObjArgs(torch.is_grad_enabled, nullptr))) &&
          !truth(PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr));
 }
 
 PyObject* empty_like(PyObject* like, Layout& layout) {
-  PyObject* made = PyObject_CallFunctionObjArgs(torch.empty_like, like, nullptr);
-  if (!made) {
-    PyErr_Clear();
-    return nullptr;
+  return readable(PyObject_CallFunctionObjArgs(torch.empty_like, like, nullptr), layout);
+}
+
+PyObject* empty(const Index* shape, int dims, Dtype dtype, Layout& layout) {
+  PyObject* sizes = PyTuple_New(dims);
+  for (int d = 0; sizes && d < dims; ++d) {
+    PyObject* size = PyLong_FromLongLong(shape[d]);
+    if (!size || PyTuple_SetItem(sizes, d, size)) {
+      Py_DecRef(sizes);
+      sizes = nullptr;
+    }
   }
-  if (is_plain_class(made) && read_layout(made, layout)) return made;
-  Py_DecRef(made);
-  return nullptr;
+  PyObject* arguments = sizes ? PyTuple_Pack(1, sizes) : nullptr;
+  PyObject* made = arguments ? PyObject_Call(torch.empty, arguments, dtype == kFloat64 ? torch.as_float64 : torch.as_float32) : nullptr;
+  if (arguments) Py_DecRef(arguments);
+  if (sizes) Py_DecRef(sizes);
+  return readable(made, layout);
 }
 
 bool raise_versions(PyObject* const* tensors, int count) {
@@ -122,6 +158,8 @@ bool raise_versions(PyObject* const* tensors, int count) {
   if (done) Py_DecRef(done);
   return done != nullptr;
 }
+
+PyObject* threads_failed() { return PyObject_CallFunctionObjArgs(torch.threads_failed, nullptr); }
 
 const Constants& constants() { return torch.constants; }
 
