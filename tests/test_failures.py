@@ -84,7 +84,8 @@ def test_F04_float32_angles_at_long_positions():
 
 
 def test_F05_devices_without_float64():
-    from rotary._angles.turns import cos_sin_without_float64, in_one_word, turns, turns_per_token
+    from rotary._angles.eager import cos_sin_without_float64
+    from rotary._angles.turns import in_one_word, turns, turns_per_token
 
     rope = RotaryEmbedding(64)
     words = turns_per_token(rope.inv_freq)

@@ -75,9 +75,7 @@ class Tables:
             )
         if position_range is not None:
             xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
-        return self.spectrum.cos_sin(
-            positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced
-        )
+        return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 
 def _as_int64(positions: Tensor, traced: bool) -> Tensor:

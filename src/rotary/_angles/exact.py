@@ -91,7 +91,7 @@ def read_along(positions: Tensor, axes: Tensor) -> Tensor:
 
 
 def _kernel(positions: Tensor) -> str | None:
-    """"native" or "triton" where it serves positions here, chosen as for rotations; None: plain torch operations."""
+    """ "native" or "triton" where it serves positions here, chosen as for rotations; None: plain torch operations."""
     chosen = backends.chosen()
     if chosen in (None, "triton") and gpu.serves(positions) and gpu.unavailable() is None:
         return "triton"

@@ -62,7 +62,10 @@ def code(
     """The kernel for this dtype and number of planes; its constants are planes, the rows of one program, and what it reads."""
     rows = max(_VALUES >> (planes - 1).bit_length(), 1)
     return Code(
-        _kernel, device.index or 0, _WARPS, (planes, rows, coordinates, words, int(batched), int(amplitudes), int(decay))
+        _kernel,
+        device.index or 0,
+        _WARPS,
+        (planes, rows, coordinates, words, int(batched), int(amplitudes), int(decay)),
     )
 
 

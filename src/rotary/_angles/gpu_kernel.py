@@ -1,4 +1,4 @@
-"""cos and sin in one launch: turns.py and polynomials.py as one Triton kernel. Imported by gpu.py at its first launch, and by nothing else."""
+"""cos and sin in one launch: turns.py and polynomials.py as a Triton kernel. Imported by gpu.py at its first launch, by nothing else."""
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -57,22 +57,26 @@ def tables_kernel(
     plane = tl.arange(0, triton.next_power_of_2(PLANES))[None, :]
     here = (row < rows) & (plane < PLANES)
     place = row.to(tl.int64)
-    batch = row // per_batch if BATCHED else 0
-    token = (row % per_batch + batch.to(tl.int64) * step) if BATCHED else place
+    if BATCHED:
+        batch = (row // per_batch).to(tl.int64)
+        token = row % per_batch + batch * step
+        words, words_here = batch * PLANES + plane, here
+    else:
+        batch, token = 0, place
+        words, words_here = plane, plane < PLANES
     if COORDINATES > 0:
         axis = tl.load(axes + plane, mask=plane < PLANES)
         p = tl.load(positions + token * COORDINATES + axis, mask=here)
     else:
         p = tl.load(positions + token, mask=row < rows)
-    words = batch.to(tl.int64) * PLANES + plane if BATCHED else plane
-    h = tl.load(high + words, mask=here if BATCHED else plane < PLANES)
+    h = tl.load(high + words, mask=words_here)
     turns = p * h
     if WORDS != _ONE:
-        l = tl.load(low + words, mask=here if BATCHED else plane < PLANES)
-        turns = turns + (p >> 31) * l + (((p & 0x7FFFFFFF) * l) >> 31)
+        more = tl.load(low + words, mask=words_here)
+        turns = turns + (p >> 31) * more + (((p & 0x7FFFFFFF) * more) >> 31)
         if WORDS == _BOTH_WHERE_FAR:
             near = (p >= -_FAR) & (p <= _FAR)
-            turns = tl.where(near, p * (h + (l >> 30)), turns)
+            turns = tl.where(near, p * (h + (more >> 30)), turns)
     c, s = _cos_sin(turns)
     factor = tl.load(amplitude + batch, mask=row < rows) if AMPLITUDES else tl.load(amplitude)
     if DECAY:

@@ -12,7 +12,8 @@ as those of torch's own cos and sin do.
     cos x = 1 - (z / 2 - z (z C(z)))              Taylor series to x^16
     the quarter says which of the two is cos, and the signs
 
-The series are cut where the next term is below 2^-57: |error| <= 1.4e-16 in float64 before any amplitude.
+The series are cut where the next term is below 2^-57. |error| <= 2^-52 before any amplitude; the largest of 12 million was 1.94e-16, of
+torch's cos and sin of the same angles 4.6e-16.
 """
 
 from __future__ import annotations

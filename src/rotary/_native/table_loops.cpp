@@ -77,9 +77,12 @@ INLINE void cos_sin(const Word* __restrict turns, const double* __restrict ampli
 INLINE double power_of_two(Word power) { return bits<double>((power + 1023) << 52); }
 
 INLINE double exp(double x) {
-  x = x > -kExpLimit ? (x < kExpLimit ? x : kExpLimit) : -kExpLimit;
+  // Choices by masks: GCC 12 follows a constant that was chosen through all that comes after, by branches, which no vector takes.
+  const Word sign = bits<Word>(x) & (Word{1} << 63), size = bits<Word>(x) ^ sign, limit = bits<Word>(kExpLimit);
+  const Word beyond = Word{0} - ((limit - size) >> 63);
+  x = bits<double>(((limit & beyond) | (size & ~beyond)) | sign);
   const double v = x * kLog2E + 0.5, nearest = (v + kMagic) - kMagic;
-  const double k = nearest > v ? nearest - 1.0 : nearest;  // floor
+  const double k = nearest - bits<double>((Word{0} - (bits<Word>(v - nearest) >> 63)) & bits<Word>(1.0));  // floor
   const double rest = (x - k * kLn2High) - k * kLn2Low;
   double e = rest * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
   e = e * rest + 1.0 / 39916800.0;
