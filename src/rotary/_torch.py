@@ -48,8 +48,8 @@ _private("torch.autograd.forward_ad", "_current_level")  # read at each call, si
 _AutoDispatchBelowAutograd = _private("torch._C", "_AutoDispatchBelowAutograd")
 # How a view was made (torch 1.11). Without it: autograd refuses some in-place calls itself, in its own words.
 _get_creation_meta = _private("torch._C._autograd", "_get_creation_meta")
-# How many modes of __torch_function__ are on (torch 2.0). Without it: no call goes whole into C.
-_len_torch_function_stack = _private("torch._C", "_len_torch_function_stack")
+# Whether a mode of __torch_function__ is on (torch 2.2). Without it: no call goes whole into C.
+_is_torch_function_mode_enabled = _private("torch._C", "_is_torch_function_mode_enabled")
 # Raises the version counters of several tensors at once (torch 2.5). Without it: the public function, which takes one a time there.
 _increment_version = _private("torch._C", "_increment_version")
 # The extension module, through which libtorch's C function torch_parallel_for is found. Without it: CPU loops run on one thread.
@@ -161,7 +161,7 @@ def exchange_api() -> Any:
 def questions() -> tuple[Callable[[], Any], ...] | None:
     """Functions whose answers are all false where an operation on plain tensors is no more than that: no mode, no transform, no
     trace. None where this version of torch cannot be asked one of them."""
-    asked = (_len_torch_dispatch_stack, _len_torch_function_stack, _peek_interpreter_stack, _is_tracing)
+    asked = (_len_torch_dispatch_stack, _is_torch_function_mode_enabled, _peek_interpreter_stack, _is_tracing)
     return None if None in asked else asked
 
 

@@ -56,7 +56,7 @@ def apply_rotary(
             [0., 1.]])
     """
     if not is_compiling():
-        rotated = call.rotate(x, None, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
+        rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
     if type(x) is not Tensor and _nested.is_jagged(x):

@@ -25,7 +25,7 @@ bool fits(const Table& table, const Layout& x, int axis, Index rows) {
   return cos.dims == 2 || cos.shape[0] == 1 || (axis != 0 && cos.shape[0] == x.shape[0]);
 }
 
-// rotate(q, k | None, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place)
+// rotate(q, k | False, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place)
 PyObject* rotate_by_tables(PyObject*, PyObject* const* given, PySize count) {
   enum { kQ, kK, kCos, kSin, kKeyCos, kKeySin, kSeqDim, kInterleaved, kConjugate, kInPlace, kCount };
   if (count != kCount) return declined();
@@ -34,7 +34,7 @@ PyObject* rotate_by_tables(PyObject*, PyObject* const* given, PySize count) {
   PyObject *const none = constants().none, *const yes = constants().yes;
   const bool own = given[kKeyCos] != none;
   Call call;
-  if (own != (given[kKeySin] != none) || !read_tensors(call, given[kQ], given[kK], given[kSeqDim])) return declined();
+  if (own != (given[kKeySin] != none) || !read_tensors(call, given[kQ], given[kK] == constants().no ? nullptr : given[kK], given[kSeqDim])) return declined();
   const bool pair = call.count == 2;
   const Layout &q = call.x[0], &k = call.x[pair];
   const Index rows = k.shape[call.axis];
@@ -63,7 +63,7 @@ PyObject* declined() {
 }
 
 bool read_tensors(Call& call, PyObject* q_object, PyObject* k_object, PyObject* seq_dim) {
-  call.count = k_object == constants().none ? 1 : 2;
+  call.count = k_object ? 2 : 1;
   call.object[0] = q_object, call.object[1] = k_object;
   Layout& q = call.x[0];
   Index axis;

@@ -29,7 +29,7 @@ struct Call {
 // A new reference to None.
 PyObject* declined();
 
-// Read q, and k unless it is None, and see whether they belong to one attention: what _inputs/shapes.py checks of them, which has the
+// Read q, and k unless it is null, and see whether they belong to one attention: what _inputs/shapes.py checks of them, which has the
 // words. False where they are not ordinary, or where something around the call is not.
 bool read_tensors(Call& call, PyObject* q, PyObject* k, PyObject* seq_dim);
 

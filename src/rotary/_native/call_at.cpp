@@ -156,7 +156,7 @@ PyObject* rotate_at(PyObject*, PyObject* const* given, PySize count) {
   for (int i = kInterleaved; i < kCount; ++i)
     if (!is_flag(given[i])) return declined();
   Call call;
-  if (!read_tensors(call, given[kQ], given[kK], given[kSeqDim])) return declined();
+  if (!read_tensors(call, given[kQ], given[kK] == none ? nullptr : given[kK], given[kSeqDim])) return declined();
   const bool pair = call.count == 2;
   const int role = pair ? (given[kRole] == none ? 0 : -1) : role_of(*plan, given[kRole]);
   const Layout &q = call.x[0], &k = call.x[pair];

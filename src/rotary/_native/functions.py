@@ -24,7 +24,7 @@ class Functions(NamedTuple):
     """All but plan() return None, before anything is written, for what is not ordinary: see _rotation/call.py."""
 
     rotate: Callable[..., Any]
-    """rotate(q, k or None, cos, sin, key_cos or None, key_sin or None, seq_dim, interleaved, conjugate, in_place)"""
+    """rotate(q, k or False for one tensor alone, cos, sin, key_cos or None, key_sin or None, seq_dim, interleaved, conjugate, in_place)"""
     plan: Callable[[bytes], Any]
     """What the next two take first, from the numbers of _angles/plan.py."""
     rotate_at: Callable[..., Any]
@@ -74,7 +74,11 @@ def load(question: Callable[[], Any]) -> Functions | str:
         made = make(given)
     except (OSError, AttributeError, ValueError) as error:
         return f"the functions of the native library cannot be made: {error}"
-    return f"torch {torch.__version__} has another version of DLPack's exchange table" if made is None else Functions(*made)
+    return (
+        f"torch {torch.__version__} has another version of DLPack's exchange table"
+        if made is None
+        else Functions(*made)
+    )
 
 
 def threads_failed() -> NoReturn:

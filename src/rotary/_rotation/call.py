@@ -37,7 +37,6 @@ def load() -> None:
 
 def declined(*arguments: Any) -> None:
     """What every function here is where the library's are not to be had."""
-    return None
 
 
 def _rotate(*arguments: Any) -> Any:
