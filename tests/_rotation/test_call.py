@@ -258,7 +258,7 @@ def drawn(draw: random.Random) -> tuple[list[Any], dict[str, Any]]:
             x = torch.cat((x, x), -1).unflatten(-1, (2, -1)).transpose(-1, -2)[..., 0] if shape[-1] else x
         if kind == "expanded" and shape[0] > 1:
             x = x[:1].expand(shape)
-        return x * 1 if kind == "graph" and draw.random() < 0.3 and x.requires_grad_() is x else x
+        return x.requires_grad_() * 1 if kind == "graph" and draw.random() < 0.3 and x.is_floating_point() else x
 
     pair, dtype = draw.random() < 0.6, draw.choice((torch.float32, torch.float64, *HALF))
     ndim = draw.choice((2, 3, 4, 4, 5))
@@ -283,7 +283,7 @@ def drawn(draw: random.Random) -> tuple[list[Any], dict[str, Any]]:
         elif change == 1 and isinstance(one, Tensor):
             arguments[place] = made([max(n + draw.choice((-1, 0, 0, 1)), 0) for n in one.shape], one.dtype)
         elif change == 2 and isinstance(one, Tensor):
-            arguments[place] = one.detach().to(draw.choice((torch.int64, torch.bool, torch.complex64, *HALF)))
+            arguments[place] = one.detach().to(draw.choice((torch.int64, torch.bool, torch.float64, *HALF)))
         elif change == 3:
             arguments[place] = draw.choice((None, 1.0, one[None] if isinstance(one, Tensor) else one))
         elif change == 4 and len(arguments) == 4:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from rotary import RotaryEmbedding, _torch, apply_rotary, use_backend
 from rotary._native import library
 from rotary._rotation import native
+from support.step_by_step import step_by_step
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 ROPE = RotaryEmbedding(16)
 COS, SIN = ROPE.cos_sin(5)
+
+
+@pytest.fixture(autouse=True)
+def by_numbers() -> Iterator[None]:
+    """Calls go the way that every torch knows: test_call.py has the other."""
+    with step_by_step():
+        yield
 
 
 @pytest.fixture

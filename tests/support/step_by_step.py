@@ -78,5 +78,5 @@ def about(x: Tensor) -> tuple[Any, ...]:
         x.is_leaf,
         type(x.grad_fn).__name__,
         x.is_neg(),
-        x.detach().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().tobytes() if x.numel() else b"",
+        torch.empty(x.numel(), dtype=x.dtype).copy_(x.detach().reshape(-1)).view(torch.uint8).numpy().tobytes(),
     )

@@ -72,7 +72,7 @@ bool count_from(Index first, Index rows, Positions& positions) {
 // Positions (...) int64, or (..., coordinates) where the plan has axes.
 bool listed(const Plan& plan, const Layout& x, Scratch& scratch, Positions& positions) {
   const bool spread = plan.coordinates > 0;
-  if (x.dtype != kInt64 || (spread && (x.dims == 0 || x.shape[x.dims - 1] != plan.coordinates))) return false;
+  if (x.dtype != kInt64 || (spread && (x.dims < 2 || x.shape[x.dims - 1] != plan.coordinates))) return false;
   Index count = 1;
   for (int d = 0; d < x.dims; ++d) count *= x.shape[d];
   const Index* list = in_order(x, count, scratch);
