@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, use_backend
-from rotary._native import functions
+from rotary import RotaryEmbedding, _torch, apply_rotary, apply_rotary_qk, use_backend
+from rotary._native import functions, library
 from rotary._rotation import call, overlap
 from support.step_by_step import about, counted, outcome, step_by_step
 
@@ -360,6 +361,22 @@ def test_no_number_of_arguments_is_an_error():
     assert call.plan(b"") is None and call.plan(bytes(8 * 11)) is None
     with pytest.raises(TypeError):
         call.plan(None)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_error_of_the_thread_pool_is_raised():
+    loaded = library.load()
+    assert not isinstance(loaded, str)
+    failing = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 2)(lambda *_: 1)
+    x, rope = torch.randn(1, 4, 2000, 128), RotaryEmbedding(128)
+    cos, sin = rope.cos_sin(2000)
+    loaded.rotary_threads(ctypes.cast(failing, ctypes.c_void_p))
+    try:
+        for run in (lambda: apply_rotary(x, cos, sin), lambda: rope.rotate(x), lambda: rope.cos_sin(2000)):
+            with pytest.raises(RuntimeError, match="torch's thread pool reported an error"):
+                run()
+    finally:
+        loaded.rotary_threads(_torch.parallel_for())
+    assert torch.equal(apply_rotary(x, cos, sin), rope.rotate(x))
 
 
 @pytest.mark.parametrize(
