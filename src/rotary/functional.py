@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import _checks, _inputs, _nested
-from ._angles.exact import cos_sin_of_turns
-from ._angles.turns import sum_of_turns, turns_per_token
+from ._angles.exact import cos_sin_of_directions
+from ._angles.turns import turns_per_token
 from ._rotation import call
 from ._rotation.autograd import rotate
 from ._torch import has_float64
@@ -156,8 +156,7 @@ def cos_sin_of(
         return cos_sin_of(positions, exact, dtype)
     high, low = turns_per_token(exact)
     rows = positions.to(torch.int64) if exact.ndim == 2 else positions.to(torch.int64)[None]
-    angles = sum_of_turns(rows, high, low)
-    return cos_sin_of_turns(angles, dtype)
+    return cos_sin_of_directions(rows, high, low, dtype)
 
 
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:

@@ -48,7 +48,7 @@ def some_turns(n: int) -> list[int]:
     return [*HARD, *small, *(draw.randrange(-(2**63), 2**63) for _ in range(n // 2))]
 
 
-def test_every_operation_is_rounded_by_itself():
+def test_F57_every_operation_is_rounded_by_itself():
     turns = some_turns(4000)
     cos, sin = polynomials.cos_sin(torch.tensor(turns))
     wanted = torch.tensor([by_floats(t) for t in turns], dtype=torch.float64)

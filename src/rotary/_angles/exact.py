@@ -16,6 +16,7 @@ from .._rotation import backends
 from .._torch import tracing
 from .._types import CosSin
 from . import eager, gpu, native
+from .turns import sum_of_turns
 from .work import Work, work
 from .xpos import Decay
 
@@ -76,6 +77,16 @@ def cos_sin_of_turns(turns: Tensor, dtype: torch.dtype, amplitude: Tensor | floa
     if made is None:
         return eager.cos_sin_of_turns(turns, dtype, amplitude)
     return made if alone else eager.scaled(made, amplitude, dtype)
+
+
+def cos_sin_of_directions(positions: Tensor, high: Tensor, low: Tensor, dtype: torch.dtype) -> CosSin:
+    """(cos, sin) of dense directions: positions and words as sum_of_turns() takes them, in blocks of rows where that is faster."""
+
+    def table(positions: Tensor) -> CosSin:
+        return cos_sin_of_turns(sum_of_turns(positions, high, low), dtype)
+
+    whole = high.ndim > 2 or type(positions) is not Tensor or tracing()
+    return table(positions) if whole else eager.in_blocks(table, positions, high.shape[0], dtype)
 
 
 @functools.lru_cache(maxsize=64)

@@ -162,7 +162,7 @@ def unavailable() -> str | None:
     if not isinstance(loaded, str):
         return None
     warnings.warn(
-        f"rotary rotates CPU tensors with plain torch operations, many times slower: {loaded}",
+        f"rotary computes on the CPU with plain torch operations, many times slower: {loaded}",
         RuntimeWarning,
         stacklevel=3,
     )
