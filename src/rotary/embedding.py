@@ -331,9 +331,9 @@ class RotaryEmbedding(Built):
         Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
         if not is_compiling():
-            how = (self.interleaved, conjugate, inplace)
+            flags = (self.interleaved, conjugate, inplace)
             rotated = call.rotate_at(
-                self._tables.plan, q, k, offset, positions, cu_seqlens, length, role, seq_dim, *how
+                self._tables.plan, q, k, offset, positions, cu_seqlens, length, role, seq_dim, *flags
             )
             if rotated is not None:
                 return rotated

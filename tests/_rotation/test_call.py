@@ -64,7 +64,7 @@ def test_outputs_are_those_of_empty_like_in_every_respect(layout: str, dtype: to
     cos, sin = ROPE.cos_sin(q.shape[2], torch.float64 if dtype == torch.float64 else torch.float32)
     for interleaved, conjugate in ((False, False), (True, True)):
         whole, steps, served = both_ways(
-            lambda: apply_rotary_qk(q, k, cos, sin, interleaved=interleaved, conjugate=conjugate)  # noqa: B023
+            lambda: apply_rotary_qk(q, k, cos, sin, interleaved=interleaved, conjugate=conjugate)
         )
         assert whole == steps and served == ["rotate"]
     assert [about(y)[1:8] for y in apply_rotary_qk(q, k, cos, sin)] == [about(torch.empty_like(x))[1:8] for x in (q, k)]
@@ -174,7 +174,9 @@ NOT_ORDINARY: dict[str, Callable[[Tensor], Any]] = {
     "subclass": lambda x: apply_rotary(x.as_subclass(Subclass), COS, SIN).as_subclass(Tensor),
     "subclass of a table": lambda x: apply_rotary(x, COS.as_subclass(Subclass), SIN).as_subclass(Tensor),
     "parameter": lambda x: torch.no_grad()(apply_rotary)(torch.nn.Parameter(x), COS, SIN),
-    "meta": lambda x: torch.empty_like(apply_rotary(x.to("meta"), COS.to("meta"), SIN.to("meta")), device="cpu").zero_(),
+    "meta": lambda x: torch.empty_like(
+        apply_rotary(x.to("meta"), COS.to("meta"), SIN.to("meta")), device="cpu"
+    ).zero_(),
     "zeros without memory": lambda x: apply_rotary(torch._efficientzerotensor(x.shape), COS, SIN),
     "dispatch mode": under(Counting),
     "function mode": under(Seeing),
@@ -194,7 +196,7 @@ NOT_ORDINARY: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", NOT_ORDINARY)
-def test_what_is_not_ordinary_is_declined_and_its_graph_stays_whole(kind: str):
+def test_F58_what_is_not_ordinary_is_declined_and_its_graph_stays_whole(kind: str):
     run = NOT_ORDINARY[kind]
     with counted() as served:
         whole = outcome(lambda: run(X.clone()))
@@ -235,9 +237,11 @@ def test_every_mistake_has_the_error_that_it_has_step_by_step():
             arguments, options = drawn(random.Random(seed))
             run = apply_rotary_qk if len(arguments) == 4 else apply_rotary
             with counted() as served, step_by_step() if results else contextlib.nullcontext():
-                answer = outcome(lambda: run(*arguments, **options))  # noqa: B023
+                answer = outcome(lambda: run(*arguments, **options))
             xs = [x for x in arguments if isinstance(x, Tensor)]
-            results.append((answer, [about(x) if x.layout is torch.strided else 0 for x in xs], [x._version for x in xs]))
+            results.append(
+                (answer, [about(x) if x.layout is torch.strided else 0 for x in xs], [x._version for x in xs])
+            )
             whole_calls += len(served)
         assert results[0] == results[1], f"call {number} of seed {seed}: {results[0][0][:2]} and {results[1][0][:2]}"
         raised += isinstance(results[0][0][0], str)
@@ -337,7 +341,11 @@ def test_memory_is_shared_where_the_search_in_python_says_so(
     memory = torch.randn(200)
     rows = max(len(first), len(second))
     x, y = (
-        memory.as_strided((*[1] * (rows - len(dims)), *(n for n, _ in dims), 2), (*[1] * (rows - len(dims)), *(s for _, s in dims), 1), at)
+        memory.as_strided(
+            (*[1] * (rows - len(dims)), *(n for n, _ in dims), 2),
+            (*[1] * (rows - len(dims)), *(s for _, s in dims), 1),
+            at,
+        )
         for dims, at in ((first, 0), (second, start))
     )
     y = y[..., : x.shape[-2], :] if y.shape[-2] > x.shape[-2] else y

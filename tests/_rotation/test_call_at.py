@@ -38,7 +38,26 @@ MODULES = {
 }
 X = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1))
 FAR = 2**31
-EDGES = (0, 0, 3, -3, 11, 15, 16, 17, 99999, 2 * 10**6, FAR, FAR - 2, -FAR, FAR + 5, 2**40, 2**63 - 5, 2**63 - 6, -(2**63))
+EDGES = (
+    0,
+    0,
+    3,
+    -3,
+    11,
+    15,
+    16,
+    17,
+    99999,
+    2 * 10**6,
+    FAR,
+    FAR - 2,
+    -FAR,
+    FAR + 5,
+    2**40,
+    2**63 - 5,
+    2**63 - 6,
+    -(2**63),
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -73,11 +92,13 @@ def test_every_call_has_the_result_or_the_error_that_it_has_step_by_step():
         for _ in range(2):
             module, name, arguments, options = drawn(random.Random(seed))
             with counted() as served, step_by_step() if results else contextlib.nullcontext():
-                answer = outcome(lambda: getattr(MODULES[module], name)(*arguments, **options))  # noqa: B023
+                answer = outcome(lambda: getattr(MODULES[module], name)(*arguments, **options))
             xs = [x for x in arguments if isinstance(x, Tensor) and x.layout is torch.strided]
             results.append((answer, [about(x) for x in xs], [x._version for x in xs]))
             whole_calls += len(served)
-        assert results[0] == results[1], f"call {number}, seed {seed}, {module}: {results[0][0][:2]} and {results[1][0][:2]}"
+        assert results[0] == results[1], (
+            f"call {number}, seed {seed}, {module}: {results[0][0][:2]} and {results[1][0][:2]}"
+        )
         raised += isinstance(results[0][0][0], str)
     assert whole_calls > CALLS // 8 and raised > CALLS // 8
 
@@ -104,7 +125,9 @@ def drawn(draw: random.Random) -> tuple[str, str, list[Any], dict[str, Any]]:
     length = draw.choice((None, None, None, None, 40, 4, -1, True, torch.tensor(40), torch.tensor([40, 8])))
     if draw.random() < 0.3:
         shape = [draw.choice((0, 1, 2, 5)) for _ in range(draw.choice((0, 1, 1, 2, 3)))]
-        of = draw.choice((numbers(*shape), numbers(*shape), numbers(*shape), draw.choice((0, 1, 7, -1, 2.0, None, True))))
+        of = draw.choice(
+            (numbers(*shape), numbers(*shape), numbers(*shape), draw.choice((0, 1, 7, -1, 2.0, None, True)))
+        )
         dtype = draw.choice((torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.int64, None))
         options = {name: value for name, value in (("role", role), ("length", length)) if value is not None}
         return module, "cos_sin", [of] if draw.random() < 0.3 else [of, dtype], options
@@ -117,14 +140,22 @@ def drawn(draw: random.Random) -> tuple[str, str, list[Any], dict[str, Any]]:
     shorter[axis] = draw.randrange(rows + 1) if draw.random() < 0.3 else rows
     arguments: list[Any] = [torch.randn(shape, generator=generator).to(dtype)]
     if draw.random() < 0.6:
-        arguments.insert(0, torch.randn(shorter, generator=generator).to(draw.choice((dtype, dtype, dtype, torch.float32))))
-    options = {"seq_dim": draw.choice((axis, axis - ndim)), "conjugate": draw.random() < 0.3, "inplace": draw.random() < 0.3}
+        arguments.insert(
+            0, torch.randn(shorter, generator=generator).to(draw.choice((dtype, dtype, dtype, torch.float32)))
+        )
+    options = {
+        "seq_dim": draw.choice((axis, axis - ndim)),
+        "conjugate": draw.random() < 0.3,
+        "inplace": draw.random() < 0.3,
+    }
     where = draw.randrange(8)
     if where < 3:
         options["offset"] = draw.choice((*EDGES, 2**63, True, 1.5, "2", None))
     elif where < 5:
         start = torch.tensor(draw.choice(EDGES))
-        options["offset"] = draw.choice((start, start[None], start + torch.arange(shape[0]), start[None, None], start.to(torch.int32)))
+        options["offset"] = draw.choice(
+            (start, start[None], start + torch.arange(shape[0]), start[None, None], start.to(torch.int32))
+        )
     elif where < 7:
         batch = draw.choice(([], [], [1], [shape[0]], [3]))
         options["positions"] = numbers(*batch, draw.choice((rows, rows, rows, rows, rows + 1)))
