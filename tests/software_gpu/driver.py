@@ -124,6 +124,8 @@ def install(chip: int) -> None:
     Code.launch = noting
     driver.set_active(Driver(chip))
     backends._BY_DEVICE["cpu"] = "triton"
-    call.rotate = call.plan = call.rotate_at = call.tables_at = call.declined  # which would take CPU tensors for what they are
+    call.rotate = call.plan = call.rotate_at = call.tables_at = (
+        call.declined
+    )  # which would take CPU tensors for what they are
     launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
     launcher.unavailable.cache_clear()

@@ -118,7 +118,7 @@ bool positions_of(const Plan& plan, const Call& call, PyObject* offset, PyObject
   for (Index b = 0; b < batch; ++b) {
     const Index start = starts[b * given.strides[0]];
     if (rows == 0 || start > kLast - (rows - 1)) return false;
-    low = smaller(low, start), high = larger(high, start + rows - 1);
+    low = smaller(low, start), high = larger(high, start + (rows - 1));
     for (Index i = 0; i < rows; ++i) list[b * rows + i] = start + i;
   }
   positions = {list, 0, batch * rows, false, low, high};
