@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _checks, _inputs, _nested
 from ._angles.exact import cos_sin_of_directions
 from ._angles.turns import turns_per_token
+from ._rotation import call
 from ._rotation.autograd import rotate
 from ._torch import has_float64
 
@@ -53,6 +55,10 @@ def apply_rotary(
     tensor([[1., 0.],
             [0., 1.]])
     """
+    if not is_compiling():
+        rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
+        if rotated is not None:
+            return rotated
     if type(x) is not Tensor and _nested.is_jagged(x):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
         return _nested.apply(
@@ -91,6 +97,10 @@ def apply_rotary_qk(
 
     Returns (q, k).
     """
+    if not is_compiling():
+        rotated = call.rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, inplace)
+        if rotated is not None:
+            return rotated
     if type(q) is not Tensor and _nested.is_jagged(q):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
         return _nested.apply(

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:-.venv/bin/python}
-selected=${2:-native}   # pytest -k
+selected=${2:-native or call}   # pytest -k
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 

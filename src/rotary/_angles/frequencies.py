@@ -7,6 +7,7 @@ arithmetic of transformers, bit for bit (angles="float32").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -87,6 +88,12 @@ class Spectrum:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def turns_per_token(self) -> tuple[Sequence[int], tuple[Sequence[int], Sequence[int]]]:
+        """Turns per token as they are without a length: in one word, and in two (high, low); see turns.py."""
+        high, low = self._words.values
+        return self._one_word.values, (high, low)
 
     def frequencies(self, device: torch.device, length: Length = None, *, traced: bool | None = None) -> Frequencies:
         """inv_freq float32 (dim/2,) or, for a (batch,) length that matters, (batch, dim/2), and the attention factor with it."""

@@ -27,7 +27,18 @@ REPORT = "build.txt"
 SECONDS = 600
 """How long one compiler may take."""
 
-ONCE = ("instruction_sets.cpp", "rotate.cpp", "self_check.cpp", "tables.cpp", "threads.cpp")
+ONCE = (
+    "call.cpp",
+    "call_at.cpp",
+    "instruction_sets.cpp",
+    "overlap.cpp",
+    "plan.cpp",
+    "rotate.cpp",
+    "self_check.cpp",
+    "tables.cpp",
+    "threads.cpp",
+    "torch.cpp",
+)
 EACH = ("rows.cpp", "table_loops.cpp")
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from .. import _torch
-from .build import source_number
 
 SOURCES = Path(__file__).parent
 LIBRARY = SOURCES / "librotary.so"
@@ -46,6 +45,8 @@ def load() -> ctypes.CDLL | str:
         _declare(library)
     except (OSError, AttributeError) as error:
         return f"the native library does not load: {error}"
+    from .build import source_number  # with modules that importing rotary has no use for
+
     # A checkout installed with `pip install -e` keeps its library while its source moves on.
     number = source_number(SOURCES)
     if number is not None and library.rotary_source() != number:

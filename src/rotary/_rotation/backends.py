@@ -7,7 +7,7 @@ choice is unavailable or does not serve a layout. All agree in every bit on the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -99,9 +99,8 @@ def use_backend(name: str) -> Generator[None, None, None]:
         _chosen.reset(token)
 
 
-def chosen() -> str | None:
-    """The backend selected by use_backend() here, or None."""
-    return _chosen.get()
+chosen: Callable[[], str | None] = _chosen.get
+"""The backend selected by use_backend() here, or None."""
 
 
 def run(
