@@ -71,7 +71,7 @@ def machine(at: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     busy = "not known how busy" if at["busy"] is None else f"other processes took {at['busy']:.0%} of the cores' time"
     return (
-        f"{at['processor']}. {at['threads']} threads, rotary's: {at['rotates']}; {busy}. Python {at['python']}; {versions}; "
+        f"{at['processor']}. {at['threads']} threads; rotary's kernel: {at['rotates']}; {busy}. Python {at['python']}; {versions}; "
         f"kernels-community/rotary: {at['hub']}; commit {at['commit']}."
     )
 

@@ -17,6 +17,8 @@ Each state of pages has a process of its own.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -35,6 +37,7 @@ from benchmarks.cpu.report import plot, report
 from benchmarks.cpu.targets import LINES, targets
 from benchmarks.record import circumstances, write
 from rotary import backends
+from rotary.cli import main as rotary_command
 from rotary.cli.machine import described
 
 Part = Callable[[Effort, str], list[Record]]
@@ -80,8 +83,16 @@ def in_a_process(parts: list[str], pages: str, effort: Effort) -> list[Record]:
 def around(load: Load) -> dict[str, Any]:
     """What the figures depend on besides the code: processor, threads, versions, commit, and what else ran meanwhile."""
     at = circumstances("transformers", "rotary-embedding-torch", "onnxruntime")
-    at |= {"processor": described(), "threads": torch.get_num_threads(), "rotates": backends()["native"]}
+    at |= {"processor": described(), "threads": torch.get_num_threads(), "rotates": kernel()}
     return at | {"hub": hub.unavailable() or hub.version(), "busy": load.others()}
+
+
+def kernel() -> str:
+    """What `rotary info` says of the native kernel: its threads, and more where it has more to say."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        rotary_command(["info", "--json"])
+    return json.loads(printed.getvalue())["backends"]["native"]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -49,7 +49,8 @@ def contenders(
 
     formulas: dict[str, Callable[[Inputs], Contender]] = {"usual formula, eager": eager}
     if compiled:
-        first, second = (torch.compile(formula, dynamic=False) for formula in (usual, half_width))
+        first: Callable[..., Any] = torch.compile(usual, dynamic=False)
+        second: Callable[..., Any] = torch.compile(half_width, dynamic=False)
         formulas["usual formula, torch.compile"] = lambda s: lambda: first(s.q, s.k, *broad, work.interleaved)
         formulas["half-width formula, torch.compile"] = lambda s: lambda: second(s.q, s.k, *narrow, work.interleaved)
     exact = [t.double() for t in (rota[0].q, rota[0].k, cos, sin)]

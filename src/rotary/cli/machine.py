@@ -27,6 +27,7 @@ _X86 = (
     "amx_bf16",
 )
 _ARM = ("asimd", "fphp", "asimdhp", "bf16", "sve", "sve2", "i8mm")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _GENERATION = (("family", "cpu family"), ("model", "model"))
 
 
@@ -50,7 +51,7 @@ def instruction_sets() -> tuple[str, ...]:
 def caches() -> dict[str, int]:
     """Bytes of the caches that the first core reads data by: {"L1d": 32768, "L2": 1048576, "L3": 33554432}."""
     sizes: dict[str, int] = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+    for folder in sorted(_CACHES.glob("index*")):
         try:
             level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
         except OSError:
