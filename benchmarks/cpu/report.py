@@ -32,6 +32,8 @@ def report(records: list[Record], at: dict[str, Any]) -> str:
     lines = [
         machine(at),
         "",
+        "q and k have 32 + 8 heads of 128 channels unless said.",
+        "",
         "## Targets",
         "",
         targets(records),
@@ -161,7 +163,7 @@ def _over(records: list[Record], floor: str) -> str:
             else "–"
             for n in names
         ]
-        rows.append([record["case"], time(unit), *cells])
+        rows.append([_short(record["case"]), time(unit), *cells])
     return table(["", floor, *names], rows)
 
 
@@ -180,7 +182,12 @@ def _times(records: list[Record]) -> str:
 def _where(record: Record, records: list[Record]) -> str:
     """The case, with the state of pages where the part was measured in both."""
     both = len({r["pages"] for r in records}) > 1
-    return f"{record['case']}, {record['pages']} pages" if both else str(record["case"])
+    return _short(record["case"]) + (f", {record['pages']} pages" if both else "")
+
+
+def _short(case: str) -> str:
+    """Without the heads, which are the same in all parts but the one of widths, and stand in the first lines."""
+    return case.replace(", 32 + 8 heads of 128", "")
 
 
 def time(seconds: float) -> str:
