@@ -53,10 +53,10 @@ def test_the_records_cover_what_is_to_be_told_apart(quick: list[dict[str, Any]])
     from benchmarks.cpu.measured import select
 
     breadth = select(quick, part="breadth")
-    found = {(r["dtype"], r["head_dim"], r["dim"], r["interleaved"], r["state"]) for r in breadth}
+    cases = {(r["dtype"], r["head_dim"], r["dim"], r["interleaved"], r["state"]) for r in breadth}
     widths = [(64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (128, 32)]
     dtypes = ("float32", "bfloat16", "float16", "float64")
-    assert found == {(d, *w, p, s) for d in dtypes for w in widths for p in (False, True) for s in ("cache", "memory")}
+    assert cases == {(d, *w, p, s) for d in dtypes for w in widths for p in (False, True) for s in ("cache", "memory")}
     lengths = {(r["dtype"], r["seq"]) for r in select(quick, part="lengths")}
     assert lengths >= {(d, n) for d in dtypes[:3] for n in (1, 16, 128, 512, 4096, 32768)}
     assert {r["pages"] for r in select(quick, part="backward")} == {"warm", "cold"}
@@ -175,13 +175,13 @@ def test_what_others_took_is_what_neither_this_process_nor_its_children_did(monk
 def test_the_pages_and_the_report_are_what_the_results_say(run: ModuleType):
     from benchmarks.cpu import page
 
-    found = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
-    records = found.pop("records")
-    assert (RESULTS / "cpu.md").read_text(encoding="utf-8") == run.report(records, found).rstrip() + "\n"
+    at = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
+    records = at.pop("records")
+    assert (RESULTS / "cpu.md").read_text(encoding="utf-8") == run.report(records, at).rstrip() + "\n"
     for path in page.PAGES:
         text = path.read_text(encoding="utf-8")
         assert "<!-- cpu: " in text
-        assert page.filled(text, page.parts(records, found)) == text, "run python -m benchmarks.cpu.page"
+        assert page.filled(text, page.parts(records, at)) == text, "run python -m benchmarks.cpu.page"
 
 
 def test_a_figure_changed_by_hand_is_found():

@@ -45,7 +45,7 @@ from benchmarks.cpu import rivals
 from benchmarks.record import circumstances, table, write
 from rotary import RotaryEmbedding, apply_rotary_qk
 from rotary._angles.turns import cos_sin_without_float64, in_one_word, turns, turns_per_token
-from rotary.cli.work import Work
+from rotary.cli.bench import Work
 from rotary.scaling import (
     NTK,
     Clipped,

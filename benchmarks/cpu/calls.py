@@ -29,7 +29,7 @@ EXACT, EXACT64, PRODUCT, MODULE = (
 
 def decode(effort: Effort, pages: str) -> list[Record]:
     """q and k of one new token, and of 16, tables made in the call; transformers' position_ids are made beforehand."""
-    found: list[Record] = []
+    records: list[Record] = []
     for dtype in DTYPES:
         for seq in (1, 16):
             work = Work(seq, dtype=dtype)
@@ -47,68 +47,69 @@ def decode(effort: Effort, pages: str) -> list[Record]:
             with torch.no_grad():
                 for x, y in zip(calls[ROTATE](), theirs(), strict=True):  # their angles are products in float32
                     torch.testing.assert_close(x, y, rtol=0, atol=max(2e-3, 64 * torch.finfo(dtype).eps))
-                found.append(record("decode", work, calls, effort, pages=pages, floor=MODULE_AND_APPLY, weight=2.0))
-    return found
+                records.append(record("decode", work, calls, effort, pages=pages, floor=MODULE_AND_APPLY, weight=2.0))
+    return records
 
 
 def tables(effort: Effort, pages: str) -> list[Record]:
     """cos and sin of 8,192 positions and of one, dim 128. transformers' module makes every value twice, the product once, as we do."""
-    found: list[Record] = []
+    records: list[Record] = []
     for count in (8192, 1):
         work = Work(count)
-        rope, module, positions = work.rope(), transformers_tables(work), work.positions()
-        n = 8 if effort.quick else count
-        given: int | Tensor = positions if count == 1 else n  # cos_sin(1) would be position 0
-        ids, x = positions[None, :n], torch.empty(0)
+        rope, module, n = work.rope(), transformers_tables(work), 8 if effort.quick else count
+        positions: int | Tensor = work.positions() if count == 1 else n  # cos_sin(1) would be position 0
+        ids, x = work.positions()[None, :n], torch.empty(0)
 
-        def product(rope: Any = rope, given: int | Tensor = given) -> Any:
-            return float32_product(given if isinstance(given, Tensor) else torch.arange(given), rope.inv_freq)
+        def product(rope: Any = rope, positions: int | Tensor = positions) -> Any:
+            return float32_product(
+                positions if isinstance(positions, Tensor) else torch.arange(positions), rope.inv_freq
+            )
 
         calls: dict[str, Contender] = {
             PRODUCT: product,
-            EXACT: lambda rope=rope, given=given: rope.cos_sin(given),
-            EXACT64: lambda rope=rope, given=given: rope.cos_sin(given, torch.float64),
+            EXACT: lambda rope=rope, positions=positions: rope.cos_sin(positions),
+            EXACT64: lambda rope=rope, positions=positions: rope.cos_sin(positions, torch.float64),
             MODULE: lambda module=module, x=x, ids=ids: module(x, ids),
         }
         with torch.no_grad():
             for x, y in zip(calls[EXACT](), product(), strict=True):
                 torch.testing.assert_close(x, y, rtol=0, atol=1e-2)
-            found.append(record("tables", work, calls, effort, pages=pages, weight=2.0))
-    return found
+            records.append(record("tables", work, calls, effort, pages=pages, weight=2.0))
+    return records
 
 
 def backward(effort: Effort, pages: str) -> list[Record]:
     """Forward and backward of q and k at 2,048 tokens, gradients of ones; and what allocating the four results by clone costs."""
-    found: list[Record] = []
+    records: list[Record] = []
     for dtype in DTYPES:
         work = Work(2048, dtype=dtype)
         q, k = (x.requires_grad_() for x in effort.shrunk(work).tensors())
         small = effort.shrunk(work)
         cos, sin = small.tables()
-        grads, given = (torch.ones_like(q), torch.ones_like(k)), Inputs(q, k, q, k)
+        grads, inputs = (torch.ones_like(q), torch.ones_like(k)), Inputs(q, k, q, k)
 
         def both(rotate: Contender, q: Tensor = q, k: Tensor = k, grads: Any = grads) -> Contender:
             return lambda: torch.autograd.grad(rotate(), (q, k), grads)
 
-        def clones(q: Tensor = given.q, k: Tensor = given.k) -> Any:
+        def clones(q: Tensor = inputs.q, k: Tensor = inputs.k) -> Any:
             with torch.no_grad():
                 return (q.clone(), k.clone()), (q.clone(), k.clone())
 
         calls: dict[str, Contender] = {
             TWO_CLONES: clones,
             FRESH: both(lambda q=q, k=k, cos=cos, sin=sin: apply_rotary_qk(q, k, cos, sin)),
-            EAGER: both(transformers(small, cos, sin)(given)),
+            EAGER: both(transformers(small, cos, sin)(inputs)),
         }
         if not effort.quick:
             compiled = torch.compile(apply_rotary_pos_emb, dynamic=False)
-            calls[COMPILED] = both(transformers(small, cos, sin, compiled)(given))
+            calls[COMPILED] = both(transformers(small, cos, sin, compiled)(inputs))
         for x, y in zip(calls[FRESH](), calls[EAGER](), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=64 * torch.finfo(dtype).eps)
         what = "forward and backward"
-        found.append(record("backward", work, calls, effort, pages=pages, state=MEMORY, weight=3.0, what=what))
+        records.append(record("backward", work, calls, effort, pages=pages, state=MEMORY, weight=3.0, what=what))
         if COMPILED in calls:
             torch.compiler.reset()
-    return found
+    return records
 
 
 def memory(effort: Effort, pages: str) -> list[Record]:

@@ -38,22 +38,22 @@ def one_length(work: Work, state: str, effort: Effort, pages: str) -> Record:
     rota = small.inputs(from_memory=state == MEMORY and not effort.quick)
     with torch.no_grad():
         calls = contenders(small, rota, rivals)
-        found = record("lengths", work, calls, effort, pages=pages, state=state, floor=COPY, weight=2.0)
+        one = record("lengths", work, calls, effort, pages=pages, state=state, floor=COPY, weight=2.0)
     if COMPILED in rivals:
         torch.compiler.reset()
-    return found
+    return one
 
 
 def breadth(effort: Effort, pages: str) -> list[Record]:
     """In place beside copy_, in the cache and from memory: every dtype, head width and pairing at 512 tokens."""
-    found: list[Record] = []
+    records: list[Record] = []
     for dtype in (*DTYPES, torch.float64):
         for head_dim, rotary_dim in WIDTHS:
             for interleaved in (False, True):
                 work = Work(512, head_dim=head_dim, rotary_dim=rotary_dim, dtype=dtype, interleaved=interleaved)
-                found.append(_against_a_copy(_that_fits(work), CACHE, effort, pages))
-                found.append(_against_a_copy(work, MEMORY, effort, pages))
-    return found
+                records.append(_against_a_copy(_that_fits(work), CACHE, effort, pages))
+                records.append(_against_a_copy(work, MEMORY, effort, pages))
+    return records
 
 
 def _that_fits(work: Work) -> Work:

@@ -109,8 +109,7 @@ def _build() -> Path:
         flags = [*part.get("cxx-flags", ()), *(f"-I{folder / name}" for name in part.get("include", ()))]
         units += [(folder / name, flags) for name in part["src"] if name.endswith(".cpp")]
     shared = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fopenmp", *plain, f"-DTORCH_EXTENSION_NAME={_OPERATORS}"]
-    shared += ["-DCPU_KERNEL", *(f"-isystem{path}" for path in cpp_extension.include_paths("cpu"))]
-    shared += [f"-isystem{sysconfig.get_path('include')}"]
+    shared += ["-DCPU_KERNEL"]
     digest = hashlib.sha256(" ".join([str(torch.__version__), *shared]).encode())
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".cpp", ".hpp", ".py", ".toml"):
@@ -118,6 +117,7 @@ def _build() -> Path:
     built = Path(tempfile.gettempdir()) / f"rotary-hub-{digest.hexdigest()[:16]}"
     if (built / f"{_OPERATORS}.so").exists():
         return built
+    shared += [f"-isystem{path}" for path in (*cpp_extension.include_paths("cpu"), sysconfig.get_path("include"))]
     built.mkdir(exist_ok=True)
     (built / "registration.h").write_text(_REGISTRATION)
     shutil.copytree(folder / "torch-ext" / "rotary", built / _OPERATORS, dirs_exist_ok=True)

@@ -86,11 +86,11 @@ def model(effort: Effort, pages: str) -> list[Record]:
         f"decoding step after {TOKENS:,} tokens": decode,
         "training step, 512 tokens": train,
     }
-    found: list[Record] = []
+    records: list[Record] = []
     for name, step in works.items():
         calls = {r: with_rotation(step, rotation) for r, rotation in ROTATIONS.items()}
         timings = effort.timed(calls, 10.0)
         print(f"model: {name}")
         show(timings, "transformers")
-        found.append({"part": "model", "case": name, "pages": pages, "state": MEMORY, "timings": timings})
-    return found
+        records.append({"part": "model", "case": name, "pages": pages, "state": MEMORY, "timings": timings})
+    return records

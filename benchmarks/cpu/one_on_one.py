@@ -20,7 +20,7 @@ def hub_lines(effort: Effort, pages: str) -> list[Record]:
     if reason := hub.unavailable():
         print(f"hub: {reason}\n", flush=True)
         return [{"part": "hub", "case": reason, "pages": pages, "state": CACHE, "timings": {}}]
-    found: list[Record] = []
+    records: list[Record] = []
     for transposed in (False, True):
         for seq in (1, 16, 128, 512, 1024, 4096):
             work = Work(seq, dtype=torch.bfloat16, transposed=transposed)
@@ -29,13 +29,13 @@ def hub_lines(effort: Effort, pages: str) -> list[Record]:
             rota = small.inputs(from_memory=state == MEMORY and not effort.quick)
             with torch.no_grad():
                 calls = contenders(small, rota, {HUB: of_the_hub, HUB_INPLACE: of_the_hub_in_place})
-                found.append(record("hub", work, calls, effort, pages=pages, state=state, weight=1.5))
-    return found
+                records.append(record("hub", work, calls, effort, pages=pages, state=state, weight=1.5))
+    return records
 
 
 def onnx_lines(effort: Effort, pages: str) -> list[Record]:
     """Its best of three: as many threads as torch, these spinning between calls, and one. A pause follows the spinning contender."""
-    found: list[Record] = []
+    records: list[Record] = []
     for dtype in DTYPES:
         if dtype == torch.bfloat16:  # its kernel has none
             continue
@@ -48,13 +48,13 @@ def onnx_lines(effort: Effort, pages: str) -> list[Record]:
             with torch.no_grad():
                 calls = contenders(small, rota, {})
                 for name, options in ((ONNX, {}), (ONNX_ONE, {"threads": 1}), (ONNX_SPINNING, {"spinning": True})):
-                    made = onnx_runtime.session(small, cos, sin, **options)
-                    assert made is not None
-                    maker: Maker = made.contender
+                    session = onnx_runtime.session(small, cos, sin, **options)
+                    assert session is not None
+                    maker: Maker = session.contender
                     check(name, small, maker, cos, sin)
                     calls[name] = rota.contender(maker)
                 calls[_REST] = lambda: time.sleep(0.005)
                 one = record("onnx", work, calls, effort, pages=pages, state=state, weight=1.5)
                 del one["timings"][_REST]
-                found.append(one)
-    return found
+                records.append(one)
+    return records

@@ -77,5 +77,5 @@ def session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    made = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return Session(made, element, cos, sin)
+    runtime = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Session(runtime, element, cos, sin)

@@ -32,18 +32,18 @@ print(between - start, time.perf_counter() - between)
 
 def package(effort: Effort, pages: str) -> list[Record]:
     """Medians of imports in turn, each in a process of its own, and one build and one installation from a copy of the sources."""
-    found: list[Record] = []
+    records: list[Record] = []
     fields = {"part": "package", "pages": pages, "state": CACHE}
     with tempfile.TemporaryDirectory() as folder:
         times = _imports(Path(folder), 1 if effort.quick else 9)
         timings = {name: _quartiles(t) for name, t in times.items()}
-        found.append({**fields, "case": "import", "timings": timings})
+        records.append({**fields, "case": "import", "timings": timings})
         if not effort.quick:
             installed = _installation(Path(folder))
-            found.append({**fields, "case": "installation", "timings": {n: [t, t, t] for n, t in installed.items()}})
-    for one in found:
+            records.append({**fields, "case": "installation", "timings": {n: [t, t, t] for n, t in installed.items()}})
+    for one in records:
         print(f"package: {one['case']}", {n: f"{t[0] * 1e3:.1f} ms" for n, t in one["timings"].items()}, flush=True)
-    return found
+    return records
 
 
 def _quartiles(times: list[float]) -> list[float]:

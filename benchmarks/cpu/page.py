@@ -25,8 +25,8 @@ _ROWS = "<!-- rows of benchmarks/results/cpu.md -->"
 
 
 def main() -> None:
-    found = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
-    records, at = found["records"], {key: value for key, value in found.items() if key != "records"}
+    results = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))
+    records, at = results["records"], {key: value for key, value in results.items() if key != "records"}
     (RESULTS / "cpu.md").write_text(report(records, at).rstrip() + "\n", encoding="utf-8")
     plot(records)
     for page in PAGES:

@@ -44,11 +44,11 @@ def report(records: list[Record], at: dict[str, Any]) -> str:
         "",
     ]
     for pages, state in (("warm", CACHE), ("warm", MEMORY), ("cold", MEMORY)):
-        found = select(records, part="lengths", pages=pages, state=state)
-        if found:
+        chosen = select(records, part="lengths", pages=pages, state=state)
+        if chosen:
             where = "in cache" if state == CACHE else "from memory"
             lines += [f"## Ready tables, {where}, {pages} pages", "", "Time over `copy_` into allocated tensors.", ""]
-            lines += [_over(found, COPY), ""]
+            lines += [_over(chosen, COPY), ""]
     lines += ["## Every dtype, width and pairing: in place over `copy_`", "", breadth(records), ""]
     for part, heading in (
         ("decode", "Tables and rotation in one call"),
@@ -59,9 +59,9 @@ def report(records: list[Record], at: dict[str, Any]) -> str:
         ("package", "The package"),
         ("model", "A Llama-shaped model: 4 layers, hidden 2,048, float32"),
     ):
-        found = select(records, part=part)
-        timed = [record for record in found if record["timings"]]
-        lines += [f"## {heading}", "", _times(timed) if timed else ", ".join(r["case"] for r in found), ""]
+        chosen = select(records, part=part)
+        timed = [record for record in chosen if record["timings"]]
+        lines += [f"## {heading}", "", _times(timed) if timed else ", ".join(r["case"] for r in chosen), ""]
     for record in select(records, part="memory"):
         lines += [f"## Memory: growth during one call, {record['case']} (q and k: 80 MiB)", ""]
         lines += [table(["", ""], [[n, f"{size / 2**20:.0f} MiB"] for n, size in record["bytes"].items()])]
@@ -82,7 +82,7 @@ def summary(records: list[Record]) -> str:
     """What a reader decides by: others over ours, by dtype."""
 
     def row(name: str, values: Callable[[str], list[float]]) -> list[str]:
-        return [name, *(spread(found) if (found := values(dtype)) else "–" for dtype in NAMES)]
+        return [name, *(spread(figures) if (figures := values(dtype)) else "–" for dtype in NAMES)]
 
     def lengths(theirs: str, ours: str, seq: int) -> Callable[[str], list[float]]:
         plain = {"part": "lengths", "seq": seq, "batch": 1, "transposed": False, "interleaved": False}
@@ -130,11 +130,11 @@ def breadth(records: list[Record]) -> str:
         key = (record["dtype"], record["head_dim"], record["dim"])
         rows.setdefault(key, {})[record["state"], record["interleaved"]] = record
     lines: list[list[str]] = []
-    for (dtype, head_dim, dim), found in rows.items():
+    for (dtype, head_dim, dim), by_place in rows.items():
         cells = [f"{dtype}, {head_dim}" if dim == head_dim else f"{dtype}, {dim} of {head_dim}"]
         for place in ((CACHE, False), (CACHE, True), (MEMORY, False), (MEMORY, True)):
-            cells += [spread(in_place_over_copy([found[place]])) if place in found else "–"]
-        cells += [f"{found[CACHE, False]['seq']}" if (CACHE, False) in found else "–"]
+            cells += [spread(in_place_over_copy([by_place[place]])) if place in by_place else "–"]
+        cells += [f"{by_place[CACHE, False]['seq']}" if (CACHE, False) in by_place else "–"]
         lines.append(cells)
     header = [
         "",
@@ -208,8 +208,8 @@ def plot(records: list[Record]) -> None:
     for i, (dtype, colour, hatch) in enumerate(
         zip(NAMES, ("#0072B2", "#D55E00", "#999999"), ("", "//", ".."), strict=True)
     ):
-        found = select(records, part=lambda p: p in ("lengths", "hub"), dtype=dtype, **where)
-        values = [next(iter(ratios(found, name, COPY)), 0.0) for name in names]
+        chosen = select(records, part=lambda p: p in ("lengths", "hub"), dtype=dtype, **where)
+        values = [next(iter(ratios(chosen, name, COPY)), 0.0) for name in names]
         places = [y + 0.28 * (i - 1) for y in range(len(names))]
         bars = axes.barh(places, values, 0.26, color=colour, hatch=hatch, edgecolor="white", label=dtype)
         axes.bar_label(bars, [f"{v:.2f}" if v else "–" for v in values], padding=3, fontsize=7)

@@ -181,10 +181,10 @@ def contenders(work: Work, rota: Rota[Inputs], rivals: dict[str, Rival]) -> dict
 def check(name: str, work: Work, maker: Maker, cos: Tensor, sin: Tensor) -> None:
     """RuntimeError if the rival does not compute the rotation. Of long sequences the first and last 64 tokens are looked at."""
     q, k = work.tensors()
-    given = Inputs(q, k, torch.empty_like(q), torch.empty_like(k))
+    inputs = Inputs(q, k, torch.empty_like(q), torch.empty_like(k))
     ends = [*range(min(64, work.seq)), *range(max(work.seq - 64, 64), work.seq)]
     tables = [t.double() if t.ndim == 3 else t[ends].double() for t in (cos, sin)]
     before = [x[:, :, ends].double() for x in (q, k)]
     truth = apply_rotary_qk(*before, *tables, interleaved=work.interleaved)
-    result = maker(given)()
+    result = maker(inputs)()
     judge(name, (result[0][:, :, ends], result[1][:, :, ends]), truth, work.dtype)

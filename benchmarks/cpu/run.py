@@ -66,7 +66,7 @@ def measure(parts: list[str], pages: str, effort: Effort) -> list[Record]:
     """The records of these parts that belong to this state of pages, in which this process has to be already."""
     torch.manual_seed(0)
     chosen = [part for part in parts if pages in PARTS[part][1]]
-    return [found for part in chosen for found in PARTS[part][0](effort, pages)]
+    return [record for part in chosen for record in PARTS[part][0](effort, pages)]
 
 
 def in_a_process(parts: list[str], pages: str, effort: Effort) -> list[Record]:

@@ -45,16 +45,20 @@ def at_most(limit: float, values: Callable[[list[Record]], list[float]], unit: s
     """The target is reached where the largest value is within the limit, at the two decimals that are shown."""
 
     def read(records: list[Record]) -> Measured:
-        found = values(records)
-        return Measured(spread(found, unit), round(max(found), 2) <= limit) if found else Measured(NOT_MEASURED, None)
+        figures = values(records)
+        return (
+            Measured(spread(figures, unit), round(max(figures), 2) <= limit)
+            if figures
+            else Measured(NOT_MEASURED, None)
+        )
 
     return read
 
 
 def at_least(limit: float, values: Callable[[list[Record]], list[float]]) -> Reading:
     def read(records: list[Record]) -> Measured:
-        found = values(records)
-        return Measured(spread(found), round(min(found), 2) >= limit) if found else Measured(NOT_MEASURED, None)
+        figures = values(records)
+        return Measured(spread(figures), round(min(figures), 2) >= limit) if figures else Measured(NOT_MEASURED, None)
 
     return read
 

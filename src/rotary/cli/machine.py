@@ -60,8 +60,8 @@ def caches() -> dict[str, int]:
             unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
             sizes[f"L{level}{'d' if kind == 'Data' else ''}"] = int(size.rstrip("KMG")) * unit.get(size[-1], 1)
     for name, key in (("L1d", "hw.l1dcachesize"), ("L2", "hw.l2cachesize"), ("L3", "hw.l3cachesize")):
-        if name not in sizes and (found := _sysctl(key)) and found.isdigit() and int(found):
-            sizes[name] = int(found)
+        if name not in sizes and (size := _sysctl(key)) and size.isdigit() and int(size):
+            sizes[name] = int(size)
     return sizes
 
 
@@ -87,8 +87,8 @@ def _cpuinfo(key: str) -> str | None:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    found = re.search(rf"^{re.escape(key)}\s*:\s*(.*)$", text, re.MULTILINE)
-    return found[1].strip() if found else None
+    line = re.search(rf"^{re.escape(key)}\s*:\s*(.*)$", text, re.MULTILINE)
+    return line[1].strip() if line else None
 
 
 def _sysctl(key: str) -> str | None:
