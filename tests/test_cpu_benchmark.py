@@ -190,3 +190,12 @@ def test_a_figure_changed_by_hand_is_found():
     text = "a\n\n<!-- cpu: b -->\n| 1.5 |\n<!-- /cpu -->\n"
     assert page.filled(text, {"b": "| 1.4 |"}) == text.replace("1.5", "1.4")
     assert page.filled("- <!-- cpu: b -->x<!-- /cpu -->.", {"b": "y"}) == "- <!-- cpu: b -->y<!-- /cpu -->."
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.9, True), (0.02, False), (None, False)])
+def test_figures_of_a_busy_machine_carry_a_warning(quick: list[dict[str, Any]], share: float | None, warned: bool):
+    from benchmarks.cpu import page
+
+    at = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8")) | {"busy": share}
+    parts = page.parts(quick, at)
+    assert ("not to be relied on" in parts["headline"]) == ("**Not to be relied on:**" in parts["summary"]) == warned

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu.load import QUIET
 from benchmarks.cpu.measured import MEMORY, Record, ratios
 from benchmarks.cpu.report import machine, plot, report, summary
 from benchmarks.cpu.rivals import COPY, EAGER, INPLACE
@@ -36,11 +37,20 @@ def main() -> None:
 def parts(records: list[Record], at: dict[str, Any]) -> dict[str, str]:
     """Markdown of each part by its name."""
     return {
-        "headline": headline(records),
+        "headline": headline(records) + (" (Measured on a busy machine: not to be relied on.)" if busy(at) else ""),
         "machine": f"Measured on: {machine(at)}",
-        "summary": f"{_ROWS}\n{summary(records)}",
+        "summary": f"{_ROWS}\n{summary(records)}" + (f"\n\n{busy(at)}" if busy(at) else ""),
         "targets": f"{_ROWS}\n{targets(records)}",
     }
+
+
+def busy(at: dict[str, Any]) -> str:
+    """A warning where the machine did other things meanwhile; empty where it did not, or where nothing says."""
+    if at["busy"] is None or at["busy"] <= QUIET:
+        return ""
+    return (
+        f"**Not to be relied on:** while this was measured, other processes took {at['busy']:.0%} of the cores' time."
+    )
 
 
 def headline(records: list[Record]) -> str:

@@ -21,7 +21,7 @@ from benchmarks.cpu.rivals import (
     OF_HALVES,
     OF_NEIGHBOURS,
 )
-from benchmarks.cpu.targets import in_place_over_copy, onnx_over_ours, spread, targets
+from benchmarks.cpu.targets import NOT_MEASURED, in_place_over_copy, onnx_over_ours, spread, targets
 from benchmarks.record import table
 
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "cpu.png"
@@ -61,7 +61,12 @@ def report(records: list[Record], at: dict[str, Any]) -> str:
     ):
         chosen = select(records, part=part)
         timed = [record for record in chosen if record["timings"]]
-        lines += [f"## {heading}", "", _times(timed) if timed else ", ".join(r["case"] for r in chosen), ""]
+        lines += [
+            f"## {heading}",
+            "",
+            _times(timed) if timed else ", ".join(r["case"] for r in chosen) or NOT_MEASURED,
+            "",
+        ]
     for record in select(records, part="memory"):
         lines += [f"## Memory: growth during one call, {record['case']} (q and k: 80 MiB)", ""]
         lines += [table(["", ""], [[n, f"{size / 2**20:.0f} MiB"] for n, size in record["bytes"].items()])]
@@ -72,9 +77,10 @@ def machine(at: dict[str, Any]) -> str:
     """Processor, threads, versions, and how busy it was with other things."""
     versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
     busy = "not known how busy" if at["busy"] is None else f"other processes took {at['busy']:.0%} of the cores' time"
+    note = f" {at['note']}" if at.get("note") else ""
     return (
         f"{at['processor']}. {at['threads']} threads; rotary's kernel: {at['rotates']}; {busy}. Python {at['python']}; {versions}; "
-        f"kernels-community/rotary: {at['hub']}; commit {at['commit']}."
+        f"kernels-community/rotary: {at['hub']}; commit {at['commit']}.{note}"
     )
 
 

@@ -103,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="of measuring for each case, more or less (default 1)"
     )
+    parser.add_argument("--note", default="", help="a sentence for the results, on what is particular about this run")
     parser.add_argument("--pages", choices=tuple(PAGES), help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     way = measure if options.quick else in_a_process
     records = [record for pages in PAGES for record in way(parts, pages, effort)]
-    at = around(load)
+    at = around(load) | {"note": options.note}
     if options.quick or options.only:
         if options.quick:
             print("Quick: tensors are smaller than the lines say, and their figures mean nothing.\n")
