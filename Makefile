@@ -84,6 +84,7 @@ accuracy: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cpu.run
+	$(BIN)/python -m benchmarks.cpu.page
 
 # On a machine with a GPU: the battery on the device, then under compute-sanitizer where it is installed, then the figures.
 gpu: $(VENV)/.dev
