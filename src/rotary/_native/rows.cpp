@@ -5,16 +5,10 @@
 
 #include "rows.h"
 
+#include "vectors.h"
+
 #ifndef ROTARY_SET
 #define ROTARY_SET baseline
-#endif
-
-// Within a row, iteration j reads and writes only the two channels of plane j; out is x or apart from it. So no iteration
-// depends on another, in place included, which no alias analysis can see.
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
 namespace rotary {
@@ -22,18 +16,57 @@ namespace {
 
 constexpr Index kAhead = 4 * 1024;  // bytes between what is read and what is fetched, see docs/cpu.md
 
-template <class T, bool kInterleaved, bool kConjugate>
-INLINE void rotate_row(const typename T::Stored* x, typename T::Stored* out, const typename T::Number* cos,
-                       const typename T::Number* sin, Index planes) {
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(typename T::Number));
+
+// Channels of N planes of a row, from plane j on.
+template <class T, bool kInterleaved, bool kConjugate, int N>
+struct Turned {
+  using Stored = typename T::Stored;
   using Number = typename T::Number;
-  INDEPENDENT
-  for (Index j = 0; j < planes; ++j) {
-    const Index first = kInterleaved ? 2 * j : j;
-    const Index second = kInterleaved ? 2 * j + 1 : j + planes;
-    const Number a = T::load(x[first]), b = T::load(x[second]);
-    const Number c = cos[j], s = kConjugate ? -sin[j] : sin[j];
-    out[first] = T::store(a * c + b * -s);
-    out[second] = T::store(b * c + a * s);
+  using Numbers = Vector<Number, N>;
+  Numbers a, b;
+
+  INLINE Turned(const Stored* x, const Number* cos, const Number* sin, Index j, Index planes) {
+    Numbers x_a, x_b;
+    if (kInterleaved)
+      Format<T, N>::load_pairs(x + 2 * j, x_a, x_b);
+    else
+      x_a = Format<T, N>::load(x + j), x_b = Format<T, N>::load(x + planes + j);
+    const Numbers c = load_as<Numbers>(cos + j), s = load_as<Numbers>(sin + j);
+    a = kConjugate ? x_a * c + x_b * s : x_a * c - x_b * s;
+    b = kConjugate ? x_b * c - x_a * s : x_b * c + x_a * s;
+  }
+
+  INLINE void store(Stored* out, Index j, Index planes) const {
+    if (kInterleaved)
+      Format<T, N>::store_pairs(out + 2 * j, a, b);
+    else
+      Format<T, N>::store(out + j, a), Format<T, N>::store(out + planes + j, b);
+  }
+};
+
+// One row: the channels of one head at one position, N planes at a time.
+//
+// The last N overlap those before them where N does not divide the planes: both write the same numbers. They are read first, before
+// anything is written, since out may be x.
+template <class T, bool kInterleaved, bool kConjugate, int N>
+INLINE void rotate_row(const typename T::Stored* x, typename T::Stored* out, const typename T::Number* cos, const typename T::Number* sin,
+                       Index planes) {
+  if (planes >= N) {
+    const Index last = planes - N;
+    const Turned<T, kInterleaved, kConjugate, N> end(x, cos, sin, last, planes);
+    for (Index j = 0; j < last; j += N) Turned<T, kInterleaved, kConjugate, N>(x, cos, sin, j, planes).store(out, j, planes);
+    end.store(out, last, planes);
+  } else if constexpr (N * sizeof(typename T::Number) > 16) {
+    rotate_row<T, kInterleaved, kConjugate, N / 2>(x, out, cos, sin, planes);
+  } else {
+    for (Index j = 0; j < planes; ++j) {
+      const Index first = kInterleaved ? 2 * j : j, second = kInterleaved ? 2 * j + 1 : j + planes;
+      const typename T::Number a = T::load(x[first]), b = T::load(x[second]), c = cos[j], s = kConjugate ? -sin[j] : sin[j];
+      out[first] = T::store(a * c + b * -s);
+      out[second] = T::store(b * c + a * s);
+    }
   }
 }
 
@@ -72,8 +105,8 @@ INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end) {
     const Index run = smaller(step.size - at[inner], end - row);
     for (Index i = 0; i < run; ++i) {
       prefetch(x, ahead * step.x + (i + ahead < run ? 0 : jump), tail_at);
-      rotate_row<T, kInterleaved, kConjugate>(reinterpret_cast<const Stored*>(x), reinterpret_cast<Stored*>(out),
-                                              reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin), planes);
+      rotate_row<T, kInterleaved, kConjugate, kLanes<T>>(reinterpret_cast<const Stored*>(x), reinterpret_cast<Stored*>(out),
+                                                         reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin), planes);
       if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
       x += step.x, out += step.out, cos += step.cos, sin += step.sin;
     }
