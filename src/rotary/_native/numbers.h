@@ -70,15 +70,14 @@ struct Float64 {
 struct BFloat16 {
   using Stored = std::uint16_t;
   using Number = float;
-  // In the upper half of each word; the lower half is arbitrary.
-  template <class Real, class Bits>
-  static INLINE Bits rounded(Real number) {
-    const Bits u = bits<Bits>(number);
-    const Bits even = u + 0x7FFFu + (u >> 16 & 1u);      // nearest, ties to even; the carry makes infinity by itself
-    return number == number ? even : Bits{} + 0x7FC00000u;  // NaN stays NaN
+  // In the upper half of each word; the lower half is arbitrary. To nearest, ties to even; the carry makes infinity by itself. A NaN
+  // whose last bits are set would be carried into a zero: where that may come, `whole` is 0 in all bits, else 1 in all, and it is cut off.
+  template <class Bits>
+  static INLINE Bits rounded(Bits number, Bits whole) {
+    return number + (whole & 0x7FFFu) + (number >> 16 & (whole & 1u));
   }
   static INLINE float load(Stored stored) { return bits<float>(static_cast<std::uint32_t>(stored) << 16); }
-  static INLINE Stored store(float number) { return static_cast<Stored>(rounded<float, std::uint32_t>(number) >> 16); }
+  static INLINE Stored store(float number) { return static_cast<Stored>(rounded(bits<std::uint32_t>(number), number == number ? ~0u : 0u) >> 16); }
 };
 
 // In integers, because compilers before GCC 13 do not vectorise their own _Float16, and because these see the denormals of

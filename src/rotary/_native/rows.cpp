@@ -16,16 +16,19 @@ namespace {
 
 constexpr Index kAhead = 4 * 1024;  // bytes between what is read and what is fetched, see docs/cpu.md
 
+// Planes at a time: a vector of them, or, where two vectors of numbers are stored as one, two.
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(typename T::Number));
+template <>
+constexpr int kLanes<BFloat16> = kVectorBytes / 2;
 
 // Channels of N planes of a row, from plane j on.
 template <class T, bool kInterleaved, bool kConjugate, int N>
 struct Turned {
   using Stored = typename T::Stored;
   using Number = typename T::Number;
-  using Numbers = Vector<Number, N>;
-  Numbers a, b;
+  using Numbers = typename Format<T, N>::Numbers;
+  Numbers a, b, c, s;
 
   INLINE Turned(const Stored* x, const Number* cos, const Number* sin, Index j, Index planes) {
     Numbers x_a, x_b;
@@ -33,32 +36,42 @@ struct Turned {
       Format<T, N>::load_pairs(x + 2 * j, x_a, x_b);
     else
       x_a = Format<T, N>::load(x + j), x_b = Format<T, N>::load(x + planes + j);
-    const Numbers c = load_as<Numbers>(cos + j), s = load_as<Numbers>(sin + j);
+    c = Loaded<Numbers>::from(cos + j), s = Loaded<Numbers>::from(sin + j);
     a = kConjugate ? x_a * c + x_b * s : x_a * c - x_b * s;
     b = kConjugate ? x_b * c - x_a * s : x_b * c + x_a * s;
   }
 
   INLINE void store(Stored* out, Index j, Index planes) const {
     if (kInterleaved)
-      Format<T, N>::store_pairs(out + 2 * j, a, b);
+      Format<T, N>::store_pairs(out + 2 * j, a, b, c, s);
     else
-      Format<T, N>::store(out + j, a), Format<T, N>::store(out + planes + j, b);
+      Format<T, N>::store(out + j, a, c, s), Format<T, N>::store(out + planes + j, b, c, s);
   }
 };
 
+template <class T, bool kInterleaved, bool kConjugate, int N, int kEnd>
+INLINE void rotate_planes(const typename T::Stored* x, typename T::Stored* out, const typename T::Number* cos,
+                          const typename T::Number* sin, Index planes) {
+  const Index last = planes - kEnd;
+  const Turned<T, kInterleaved, kConjugate, kEnd> end(x, cos, sin, last, planes);
+  for (Index j = 0; j < last; j += N) Turned<T, kInterleaved, kConjugate, N>(x, cos, sin, j, planes).store(out, j, planes);
+  end.store(out, last, planes);
+}
+
 // One row: the channels of one head at one position, N planes at a time.
 //
-// The last N overlap those before them where N does not divide the planes: both write the same numbers. They are read first, before
+// The last of them overlap those before where N does not divide the planes: both write the same numbers. They are read first, before
 // anything is written, since out may be x.
 template <class T, bool kInterleaved, bool kConjugate, int N>
 INLINE void rotate_row(const typename T::Stored* x, typename T::Stored* out, const typename T::Number* cos, const typename T::Number* sin,
                        Index planes) {
+  constexpr bool kHalves = N * sizeof(typename T::Number) > 16;  // whether N / 2 is worth a vector
   if (planes >= N) {
-    const Index last = planes - N;
-    const Turned<T, kInterleaved, kConjugate, N> end(x, cos, sin, last, planes);
-    for (Index j = 0; j < last; j += N) Turned<T, kInterleaved, kConjugate, N>(x, cos, sin, j, planes).store(out, j, planes);
-    end.store(out, last, planes);
-  } else if constexpr (N * sizeof(typename T::Number) > 16) {
+    if (kHalves && planes % N && planes % N <= N / 2)
+      rotate_planes<T, kInterleaved, kConjugate, N, kHalves ? N / 2 : N>(x, out, cos, sin, planes);
+    else
+      rotate_planes<T, kInterleaved, kConjugate, N, N>(x, out, cos, sin, planes);
+  } else if constexpr (kHalves) {
     rotate_row<T, kInterleaved, kConjugate, N / 2>(x, out, cos, sin, planes);
   } else {
     for (Index j = 0; j < planes; ++j) {

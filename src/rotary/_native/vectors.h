@@ -9,7 +9,7 @@
 
 #include "numbers.h"
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -82,13 +82,13 @@ struct Wide {
   using Stored = typename T::Stored;
   using Numbers = Vector<typename T::Number, N>;
   static INLINE Numbers load(const Stored* x) { return load_as<Numbers>(x); }
-  static INLINE void store(Stored* out, Numbers y) { store_as(out, y); }
+  static INLINE void store(Stored* out, Numbers y, Numbers, Numbers) { store_as(out, y); }
   static INLINE void load_pairs(const Stored* x, Numbers& a, Numbers& b) {
     const Numbers low = load(x), high = load(x + N);
     a = Pairs<N>::Even::of(low, high), b = Pairs<N>::Odd::of(low, high);
   }
-  static INLINE void store_pairs(Stored* out, Numbers a, Numbers b) {
-    store(out, Pairs<N>::Low::of(a, b)), store(out + N, Pairs<N>::High::of(a, b));
+  static INLINE void store_pairs(Stored* out, Numbers a, Numbers b, Numbers, Numbers) {
+    store(out, Pairs<N>::Low::of(a, b), a, b), store(out + N, Pairs<N>::High::of(a, b), a, b);
   }
 };
 
@@ -105,24 +105,101 @@ constexpr bool kFirstIsLow = false;  // of the two halves of a word
 constexpr bool kFirstIsLow = true;
 #endif
 
+// N numbers in two vectors.
+template <class V>
+struct Two {
+  V low, high;
+  friend INLINE Two operator*(Two x, Two y) { return {x.low * y.low, x.high * y.high}; }
+  friend INLINE Two operator+(Two x, Two y) { return {x.low + y.low, x.high + y.high}; }
+  friend INLINE Two operator-(Two x, Two y) { return {x.low - y.low, x.high - y.high}; }
+};
+
+template <class Numbers>
+struct Loaded {
+  static INLINE Numbers from(const void* x) { return load_as<Numbers>(x); }
+};
+template <class V>
+struct Loaded<Two<V>> {  // not by one memcpy, which GCC does through the stack
+  static INLINE Two<V> from(const void* x) { return {load_as<V>(x), load_as<V>(static_cast<const char*>(x) + sizeof(V))}; }
+};
+
+// N halves as words. GCC 12 makes two instructions of one where it is left to convert().
+template <int N>
+INLINE Vector<std::uint32_t, N> words(Vector<std::uint16_t, N> halves) {
+#if defined(__AVX2__)
+  if constexpr (N == 8) return bits<Vector<std::uint32_t, N>>(_mm256_cvtepu16_epi32(bits<__m128i>(halves)));
+#endif
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return bits<Vector<std::uint32_t, N>>(_mm512_cvtepu16_epi32(bits<__m256i>(halves)));
+#endif
+  return convert<Vector<std::uint32_t, N>>(halves);
+}
+
+// The upper halves of 2 N words, in order.
+template <int N>
+INLINE Vector<std::uint16_t, 2 * N> upper_halves(Vector<std::uint32_t, N> low, Vector<std::uint32_t, N> high) {
+#if defined(__SSE2__) && !defined(__AVX2__)
+  if constexpr (N == 4)  // no unsigned pack before SSE4.1; sign-extended halves never saturate
+    return bits<Vector<std::uint16_t, 8>>(_mm_packs_epi32(_mm_srai_epi32(bits<__m128i>(low), 16), _mm_srai_epi32(bits<__m128i>(high), 16)));
+#endif
+  using Halves = Vector<std::uint16_t, 2 * N>;
+  if (kFirstIsLow) return Pairs<2 * N>::Odd::of(bits<Halves>(low), bits<Halves>(high));
+  return Pairs<2 * N>::Even::of(bits<Halves>(low), bits<Halves>(high));
+}
+
 template <int N>
 struct Format<BFloat16, N> {
-  using Numbers = Vector<float, N>;
-  using Words = Vector<std::uint32_t, N>;
-  using Halves = Vector<std::uint16_t, N>;
-  static INLINE Numbers load(const std::uint16_t* x) { return bits<Numbers>(convert<Words>(load_as<Halves>(x)) << 16); }
-  static INLINE void store(std::uint16_t* out, Numbers y) {
-    store_as(out, convert<Halves>(BFloat16::rounded<Numbers, Words>(y) >> 16));
+  static constexpr bool kTwo = 4 * N > kVectorBytes;
+  static constexpr int M = kTwo ? N / 2 : N;  // numbers in a vector
+  using Reals = Vector<float, M>;
+  using Words = Vector<std::uint32_t, M>;
+  using Numbers = std::conditional_t<kTwo, Two<Reals>, Reals>;
+
+  static INLINE Reals widened(const std::uint16_t* x) { return bits<Reals>(words<M>(load_as<Vector<std::uint16_t, M>>(x)) << 16); }
+  // A NaN of an operation, or of a number in this format, has 16 last bits of 0 and is rounded to a NaN; one of a table may have any.
+  static INLINE Words rounded(Reals y, Reals cos, Reals sin) {
+    const auto whole = (cos == cos) & (sin == sin);
+#if defined(__AVX512F__)
+    const Words u = bits<Words>(y);
+    return whole ? u + (u >> 16 & 1u) + 0x7FFFu : u;
+#else
+    return BFloat16::rounded(bits<Words>(y), bits<Words>(whole));
+#endif
+  }
+
+  static INLINE Numbers load(const std::uint16_t* x) {
+    if constexpr (kTwo)
+      return {widened(x), widened(x + M)};
+    else
+      return widened(x);
+  }
+  static INLINE void store(std::uint16_t* out, Numbers y, Numbers cos, Numbers sin) {
+    if constexpr (kTwo)
+      store_as(out, upper_halves<M>(rounded(y.low, cos.low, sin.low), rounded(y.high, cos.high, sin.high)));
+    else
+      store_as(out, convert<Vector<std::uint16_t, M>>(rounded(y, cos, sin) >> 16));
   }
   // A pair is one word, each half of which is a float32 without its last 16 bits.
-  static INLINE void load_pairs(const std::uint16_t* x, Numbers& a, Numbers& b) {
+  static INLINE void split(const std::uint16_t* x, Reals& a, Reals& b) {
     const Words pairs = load_as<Words>(x);
-    const Numbers low = bits<Numbers>(pairs << 16), high = bits<Numbers>(pairs & 0xFFFF0000u);
+    const Reals low = bits<Reals>(pairs << 16), high = bits<Reals>(pairs & 0xFFFF0000u);
     a = kFirstIsLow ? low : high, b = kFirstIsLow ? high : low;
   }
-  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b) {
-    const Words first = BFloat16::rounded<Numbers, Words>(a), second = BFloat16::rounded<Numbers, Words>(b);
-    store_as(out, kFirstIsLow ? first >> 16 | (second & 0xFFFF0000u) : second >> 16 | (first & 0xFFFF0000u));
+  static INLINE void join(std::uint16_t* out, Reals a, Reals b, Reals cos, Reals sin) {
+    const Words low = rounded(kFirstIsLow ? a : b, cos, sin), high = rounded(kFirstIsLow ? b : a, cos, sin);
+    store_as(out, low >> 16 | (high & 0xFFFF0000u));
+  }
+  static INLINE void load_pairs(const std::uint16_t* x, Numbers& a, Numbers& b) {
+    if constexpr (kTwo)
+      split(x, a.low, b.low), split(x + N, a.high, b.high);
+    else
+      split(x, a, b);
+  }
+  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers cos, Numbers sin) {
+    if constexpr (kTwo)
+      join(out, a.low, b.low, cos.low, sin.low), join(out + N, a.high, b.high, cos.high, sin.high);
+    else
+      join(out, a, b, cos, sin);
   }
 };
 
@@ -164,13 +241,13 @@ struct Format<Float16, N> {
 #endif
 
   static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
-  static INLINE void store(std::uint16_t* out, Numbers y) { store_as(out, rounded(y)); }
+  static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
   static INLINE void load_pairs(const std::uint16_t* x, Numbers& a, Numbers& b) {
     const Numbers low = load(x), high = load(x + N);
     a = Pairs<N>::Even::of(low, high), b = Pairs<N>::Odd::of(low, high);
   }
-  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b) {
-    store(out, Pairs<N>::Low::of(a, b)), store(out + N, Pairs<N>::High::of(a, b));
+  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers, Numbers) {
+    store(out, Pairs<N>::Low::of(a, b), a, b), store(out + N, Pairs<N>::High::of(a, b), a, b);
   }
 };
 
