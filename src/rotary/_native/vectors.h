@@ -70,11 +70,16 @@ struct PlacesOf<std::integer_sequence<int, I...>> {
   using Odd = Places<(2 * I + 1)...>;
   using Low = Places<(I / 2 + I % 2 * N)...>;
   using High = Places<(N / 2 + I / 2 + I % 2 * N)...>;
+  using Halves = Places<(I / 2 + I % 2 * (N / 2))...>;  // of one vector: its first half with its second
 };
 template <int N>
 using Pairs = PlacesOf<std::make_integer_sequence<int, N>>;
 
 // ---------------------------------------------------------------- formats
+
+// How N numbers of a format are loaded and stored. store() is told which tables the numbers were made with, since bfloat16 asks them.
+template <class T, int N>
+struct Format;
 
 // float and double: what is stored is what is computed with.
 template <class T, int N>
@@ -83,21 +88,52 @@ struct Wide {
   using Numbers = Vector<typename T::Number, N>;
   static INLINE Numbers load(const Stored* x) { return load_as<Numbers>(x); }
   static INLINE void store(Stored* out, Numbers y, Numbers, Numbers) { store_as(out, y); }
-  static INLINE void load_pairs(const Stored* x, Numbers& a, Numbers& b) {
-    const Numbers low = load(x), high = load(x + N);
-    a = Pairs<N>::Even::of(low, high), b = Pairs<N>::Odd::of(low, high);
-  }
-  static INLINE void store_pairs(Stored* out, Numbers a, Numbers b, Numbers, Numbers) {
-    store(out, Pairs<N>::Low::of(a, b), a, b), store(out + N, Pairs<N>::High::of(a, b), a, b);
-  }
 };
-
-template <class T, int N>
-struct Format;
 template <int N>
 struct Format<Float32, N> : Wide<Float32, N> {};
 template <int N>
 struct Format<Float64, N> : Wide<Float64, N> {};
+
+template <int N>
+struct Format<Float16, N> {
+  using Numbers = Vector<float, N>;
+  using Halves = Vector<std::uint16_t, N>;
+#if defined(__F16C__) || (defined(__aarch64__) && defined(__ARM_NEON))
+  // The processor's conversions, rounding to nearest. They see denormals of half precision even where it flushes its own: x86's
+  // "DAZ" and "FTZ" and ARM's "FZ" and "FZ16" do not reach them (tests/_native/test_flushing.py).
+  static INLINE Numbers widened(Halves halves) {
+#if defined(__ARM_NEON)
+    static_assert(N == 4, "one register");
+    return bits<Numbers>(vcvt_f32_f16(bits<float16x4_t>(halves)));
+#else
+    if constexpr (N == 4) return bits<Numbers>(_mm_cvtph_ps(_mm_cvtsi64_si128(bits<long long>(halves))));
+    if constexpr (N == 8) return bits<Numbers>(_mm256_cvtph_ps(bits<__m128i>(halves)));
+#if defined(__AVX512F__)
+    if constexpr (N == 16) return bits<Numbers>(_mm512_cvtph_ps(bits<__m256i>(halves)));
+#endif
+#endif
+  }
+  static INLINE Halves rounded(Numbers y) {
+#if defined(__ARM_NEON)
+    return bits<Halves>(vcvt_f16_f32(bits<float32x4_t>(y)));
+#else
+    if constexpr (N == 4) return bits<Halves>(_mm_cvtsi128_si64(_mm_cvtps_ph(bits<__m128>(y), _MM_FROUND_TO_NEAREST_INT)));
+    if constexpr (N == 8) return bits<Halves>(_mm256_cvtps_ph(bits<__m256>(y), _MM_FROUND_TO_NEAREST_INT));
+#if defined(__AVX512F__)
+    if constexpr (N == 16) return bits<Halves>(_mm512_cvtps_ph(bits<__m512>(y), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+#endif
+  }
+#else
+  using Words = Vector<std::uint32_t, N>;
+  static INLINE Numbers widened(Halves halves) {
+    return Float16::widened<Numbers, Words, Vector<std::int32_t, N>>(convert<Words>(halves));
+  }
+  static INLINE Halves rounded(Numbers y) { return convert<Halves>(Float16::rounded<Numbers, Words>(y)); }
+#endif
+  static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
+  static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
+};
 
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 constexpr bool kFirstIsLow = false;  // of the two halves of a word
@@ -105,7 +141,7 @@ constexpr bool kFirstIsLow = false;  // of the two halves of a word
 constexpr bool kFirstIsLow = true;
 #endif
 
-// N numbers in two vectors.
+// Twice as many numbers, in two vectors.
 template <class V>
 struct Two {
   V low, high;
@@ -156,10 +192,11 @@ struct Format<BFloat16, N> {
   using Numbers = std::conditional_t<kTwo, Two<Reals>, Reals>;
 
   static INLINE Reals widened(const std::uint16_t* x) { return bits<Reals>(words<M>(load_as<Vector<std::uint16_t, M>>(x)) << 16); }
+
   // A NaN of an operation, or of a number in this format, has 16 last bits of 0 and is rounded to a NaN; one of a table may have any.
   static INLINE Words rounded(Reals y, Reals cos, Reals sin) {
     const auto whole = (cos == cos) & (sin == sin);
-#if defined(__AVX512F__)
+#if defined(__AVX512F__)  // one masked addition
     const Words u = bits<Words>(y);
     return whole ? u + (u >> 16 & 1u) + 0x7FFFu : u;
 #else
@@ -174,82 +211,66 @@ struct Format<BFloat16, N> {
       return widened(x);
   }
   static INLINE void store(std::uint16_t* out, Numbers y, Numbers cos, Numbers sin) {
-    if constexpr (kTwo)
+    if constexpr (kTwo) {
+#if defined(__AVX512BF16__)
+      if constexpr (M == 16)
+        if (!denormal(y.low, y.high)) return store_as(out, converted(y.low, y.high));
+#endif
       store_as(out, upper_halves<M>(rounded(y.low, cos.low, sin.low), rounded(y.high, cos.high, sin.high)));
-    else
+    } else {
       store_as(out, convert<Vector<std::uint16_t, M>>(rounded(y, cos, sin) >> 16));
+    }
   }
+
   // A pair is one word, each half of which is a float32 without its last 16 bits.
-  static INLINE void split(const std::uint16_t* x, Reals& a, Reals& b) {
+  static INLINE void load_pairs(const std::uint16_t* x, Reals& a, Reals& b) {
     const Words pairs = load_as<Words>(x);
     const Reals low = bits<Reals>(pairs << 16), high = bits<Reals>(pairs & 0xFFFF0000u);
     a = kFirstIsLow ? low : high, b = kFirstIsLow ? high : low;
   }
-  static INLINE void join(std::uint16_t* out, Reals a, Reals b, Reals cos, Reals sin) {
+  static INLINE void store_pairs(std::uint16_t* out, Reals a, Reals b, Reals cos, Reals sin) {
+#if defined(__AVX512BF16__)
+    if constexpr (M == 16)
+      if (!denormal(a, b)) {
+        const auto both = bits<Vector<std::uint16_t, 32>>(converted(a, b));
+        return store_as(out, Pairs<32>::Halves::of(both, both));
+      }
+#endif
     const Words low = rounded(kFirstIsLow ? a : b, cos, sin), high = rounded(kFirstIsLow ? b : a, cos, sin);
     store_as(out, low >> 16 | (high & 0xFFFF0000u));
   }
-  static INLINE void load_pairs(const std::uint16_t* x, Numbers& a, Numbers& b) {
-    if constexpr (kTwo)
-      split(x, a.low, b.low), split(x + N, a.high, b.high);
-    else
-      split(x, a, b);
+
+#if defined(__AVX512BF16__)
+  // The processor's conversion takes denormal numbers for zeros, so that it may not see any.
+  static INLINE bool denormal(Reals x, Reals y) {
+    return _mm512_fpclass_ps_mask(bits<__m512>(x), 0x20) | _mm512_fpclass_ps_mask(bits<__m512>(y), 0x20);
   }
-  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers cos, Numbers sin) {
-    if constexpr (kTwo)
-      join(out, a.low, b.low, cos.low, sin.low), join(out + N, a.high, b.high, cos.high, sin.high);
-    else
-      join(out, a, b, cos, sin);
+  static INLINE __m512i converted(Reals low, Reals high) {
+    return bits<__m512i>(_mm512_cvtne2ps_pbh(bits<__m512>(high), bits<__m512>(low)));
   }
+#endif
 };
 
-template <int N>
-struct Format<Float16, N> {
-  using Numbers = Vector<float, N>;
-  using Words = Vector<std::uint32_t, N>;
-  using Halves = Vector<std::uint16_t, N>;
-
-#if defined(__F16C__) || defined(__ARM_NEON)
-  // The processor's conversions, rounding to nearest. They see denormals of half precision even where it flushes its own: x86's
-  // "DAZ" and "FTZ" and ARM's "FZ" and "FZ16" do not reach them (tests/_native/test_flushing.py).
-  static INLINE Numbers widened(Halves halves) {
-#if defined(__ARM_NEON)
-    static_assert(N == 4, "one register");
-    return bits<Numbers>(vcvt_f32_f16(bits<float16x4_t>(halves)));
-#elif defined(__AVX512F__)
-    if constexpr (N == 16) return bits<Numbers>(_mm512_cvtph_ps(bits<__m256i>(halves)));
-#endif
-#if defined(__F16C__)
-    if constexpr (N == 8) return bits<Numbers>(_mm256_cvtph_ps(bits<__m128i>(halves)));
-    if constexpr (N == 4) return bits<Numbers>(_mm_cvtph_ps(_mm_cvtsi64_si128(bits<long long>(halves))));
-#endif
-  }
-  static INLINE Halves rounded(Numbers y) {
-#if defined(__ARM_NEON)
-    return bits<Halves>(vcvt_f16_f32(bits<float32x4_t>(y)));
-#elif defined(__AVX512F__)
-    if constexpr (N == 16) return bits<Halves>(_mm512_cvtps_ph(bits<__m512>(y), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#endif
-#if defined(__F16C__)
-    if constexpr (N == 8) return bits<Halves>(_mm256_cvtps_ph(bits<__m256>(y), _MM_FROUND_TO_NEAREST_INT));
-    if constexpr (N == 4) return bits<Halves>(_mm_cvtsi128_si64(_mm_cvtps_ph(bits<__m128>(y), _MM_FROUND_TO_NEAREST_INT)));
-#endif
-  }
-#else
-  static INLINE Numbers widened(Halves halves) { return Float16::widened<Numbers, Words, Vector<std::int32_t, N>>(convert<Words>(halves)); }
-  static INLINE Halves rounded(Numbers y) { return convert<Halves>(Float16::rounded<Numbers, Words>(y)); }
-#endif
-
-  static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
-  static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
-  static INLINE void load_pairs(const std::uint16_t* x, Numbers& a, Numbers& b) {
-    const Numbers low = load(x), high = load(x + N);
+// N pairs: the first of each, the second of each.
+template <class T, int N>
+INLINE void load_pairs(const typename T::Stored* x, typename Format<T, N>::Numbers& a, typename Format<T, N>::Numbers& b) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    Format<T, N>::load_pairs(x, a, b);
+  } else {
+    const auto low = Format<T, N>::load(x), high = Format<T, N>::load(x + N);
     a = Pairs<N>::Even::of(low, high), b = Pairs<N>::Odd::of(low, high);
   }
-  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers, Numbers) {
-    store(out, Pairs<N>::Low::of(a, b), a, b), store(out + N, Pairs<N>::High::of(a, b), a, b);
+}
+
+template <class T, int N, class Numbers>
+INLINE void store_pairs(typename T::Stored* out, Numbers a, Numbers b, Numbers cos, Numbers sin) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    Format<T, N>::store_pairs(out, a, b, cos, sin);
+  } else {
+    Format<T, N>::store(out, Pairs<N>::Low::of(a, b), cos, sin);
+    Format<T, N>::store(out + N, Pairs<N>::High::of(a, b), cos, sin);
   }
-};
+}
 
 }  // namespace
 }  // namespace rotary
