@@ -21,11 +21,11 @@ template <class T, bool kInterleaved>
 constexpr int kLanes = kVectorBytes / (std::is_same_v<T, BFloat16> && !kInterleaved ? 2 : static_cast<int>(sizeof(typename T::Number)));
 
 template <class T>
-struct Row {
+struct Row {  // where its channels are: the halves a and b; of interleaved pairs the first one alone
   using Stored = typename T::Stored;
   using Number = typename T::Number;
-  const Stored* x;
-  Stored* out;
+  const Stored *a, *b;
+  Stored *out_a, *out_b;
   const Number *cos, *sin;
 };
 
@@ -33,35 +33,34 @@ struct Row {
 // that costs nothing. For interleaved pairs sin changes its sign, which rounds nothing either.
 template <class T, bool kInterleaved, int N>
 struct Turned {
-  using Number = typename T::Number;
   using Numbers = typename Format<T, N>::Numbers;
   Numbers a, b, c, s;
 
-  INLINE Turned(const Row<T>& row, Index j, Index first, Index second, Number sign) {
+  INLINE Turned(const Row<T>& row, Index j, typename T::Number sign) {
     Numbers x_a, x_b;
     c = Loaded<Numbers>::from(row.cos + j), s = Loaded<Numbers>::from(row.sin + j);
     if constexpr (kInterleaved)
-      load_pairs<T, N>(row.x + 2 * j, x_a, x_b), s *= sign;
+      load_pairs<T, N>(row.a + 2 * j, x_a, x_b), s *= sign;
     else
-      x_a = Format<T, N>::load(row.x + first + j), x_b = Format<T, N>::load(row.x + second + j);
+      x_a = Format<T, N>::load(row.a + j), x_b = Format<T, N>::load(row.b + j);
     a = x_a * c - x_b * s;
     b = x_b * c + x_a * s;
   }
 
-  INLINE void store(const Row<T>& row, Index j, Index first, Index second) const {
+  INLINE void store(const Row<T>& row, Index j) const {
     if constexpr (kInterleaved)
-      store_pairs<T, N>(row.out + 2 * j, a, b, c, s);
+      store_pairs<T, N>(row.out_a + 2 * j, a, b, c, s);
     else
-      Format<T, N>::store(row.out + first + j, a, c, s), Format<T, N>::store(row.out + second + j, b, c, s);
+      Format<T, N>::store(row.out_a + j, a, c, s), Format<T, N>::store(row.out_b + j, b, c, s);
   }
 };
 
 template <class T, bool kInterleaved, int N, int kEnd>
-INLINE void rotate_planes(const Row<T>& row, Index planes, Index first, Index second, typename T::Number sign) {
+INLINE void rotate_planes(const Row<T>& row, Index planes, typename T::Number sign) {
   const Index last = planes - kEnd;
-  const Turned<T, kInterleaved, kEnd> end(row, last, first, second, sign);
-  for (Index j = 0; j < last; j += N) Turned<T, kInterleaved, N>(row, j, first, second, sign).store(row, j, first, second);
-  end.store(row, last, first, second);
+  const Turned<T, kInterleaved, kEnd> end(row, last, sign);
+  for (Index j = 0; j < last; j += N) Turned<T, kInterleaved, N>(row, j, sign).store(row, j);
+  end.store(row, last);
 }
 
 // One row, the channels of one head at one position, N planes at a time.
@@ -69,22 +68,22 @@ INLINE void rotate_planes(const Row<T>& row, Index planes, Index first, Index se
 // The last of them overlap those before where N does not divide the planes: both write the same numbers. They are read first, before
 // anything is written, since out may be x.
 template <class T, bool kInterleaved, int N>
-INLINE void rotate_row(const Row<T>& row, Index planes, Index first, Index second, typename T::Number sign) {
+INLINE void rotate_row(const Row<T>& row, Index planes, typename T::Number sign) {
   constexpr bool kHalves = N * sizeof(typename T::Number) > 16;  // whether N / 2 fill a vector of any size
   if (planes >= N) {
     if (kHalves && planes % N && planes % N <= N / 2)
-      rotate_planes<T, kInterleaved, N, kHalves ? N / 2 : N>(row, planes, first, second, sign);
+      rotate_planes<T, kInterleaved, N, kHalves ? N / 2 : N>(row, planes, sign);
     else
-      rotate_planes<T, kInterleaved, N, N>(row, planes, first, second, sign);
+      rotate_planes<T, kInterleaved, N, N>(row, planes, sign);
   } else if constexpr (kHalves) {
-    rotate_row<T, kInterleaved, N / 2>(row, planes, first, second, sign);
+    rotate_row<T, kInterleaved, N / 2>(row, planes, sign);
   } else {
     for (Index j = 0; j < planes; ++j) {
-      const Index at_a = kInterleaved ? 2 * j : first + j, at_b = kInterleaved ? 2 * j + 1 : second + j;
-      const typename T::Number a = T::load(row.x[at_a]), b = T::load(row.x[at_b]);
+      const Index at = kInterleaved ? 2 * j : j;
+      const typename T::Number a = T::load(row.a[at]), b = T::load(kInterleaved ? row.a[at + 1] : row.b[at]);
       const typename T::Number c = row.cos[j], s = kInterleaved ? row.sin[j] * sign : row.sin[j];
-      row.out[at_a] = T::store(a * c + b * -s);  // not a * c - b * s: with b * c + a * s GCC 12 makes one fused operation of them
-      row.out[at_b] = T::store(b * c + a * s);
+      row.out_a[at] = T::store(a * c + b * -s);  // not a * c - b * s: with b * c + a * s GCC 12 makes one fused operation of them
+      (kInterleaved ? row.out_a[at + 1] : row.out_b[at]) = T::store(b * c + a * s);
     }
   }
 }
@@ -117,7 +116,7 @@ INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool
   const int inner = rectangle.dims - 1;
   const Dim step = rectangle.dim[inner];
   const Index planes = kPlanes ? kPlanes : rectangle.planes, tail = rectangle.tail;
-  const Index first = conjugate ? planes : 0, second = planes - first;  // of the halves of a row
+  const Index first = conjugate && !kInterleaved ? planes : 0, second = planes - first;  // of the halves of a row
   const Number sign = conjugate ? -1 : 1;
   const Index tail_at = 2 * planes * static_cast<Index>(sizeof(Stored));
   const Index ahead = step.x ? larger(kAhead / step.x, 1) : 0;  // rows
@@ -126,9 +125,11 @@ INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool
     const Index run = smaller(step.size - at[inner], end - row);
     for (Index i = 0; i < run; ++i) {
       prefetch(x, ahead * step.x + (i + ahead < run ? 0 : jump), tail_at);
-      const Row<T> the_row{reinterpret_cast<const Stored*>(x), reinterpret_cast<Stored*>(out), reinterpret_cast<const Number*>(cos),
-                           reinterpret_cast<const Number*>(sin)};
-      rotate_row<T, kInterleaved, kLanes<T, kInterleaved>>(the_row, planes, first, second, sign);
+      const Stored* from = reinterpret_cast<const Stored*>(x);
+      Stored* to = reinterpret_cast<Stored*>(out);
+      rotate_row<T, kInterleaved, kLanes<T, kInterleaved>>({from + first, from + second, to + first, to + second,
+                                                            reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin)},
+                                                           planes, sign);
       if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
       x += step.x, out += step.out, cos += step.cos, sin += step.sin;
     }
