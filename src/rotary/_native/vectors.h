@@ -133,6 +133,17 @@ struct Format<Float16, N> {
 #endif
   static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
   static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
+  // Rounded first: half as many bytes change places.
+  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers, Numbers) {
+    const Halves first = rounded(a), second = rounded(b);
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+      const auto wide = [](Halves halves) { return bits<Vector<std::uint16_t, 32>>(_mm512_castsi256_si512(bits<__m256i>(halves))); };
+      return store_as(out, Pairs<32>::Low::of(wide(first), wide(second)));
+    }
+#endif
+    store_as(out, Pairs<N>::Low::of(first, second)), store_as(out + N, Pairs<N>::High::of(first, second));
+  }
 };
 
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -264,7 +275,7 @@ INLINE void load_pairs(const typename T::Stored* x, typename Format<T, N>::Numbe
 
 template <class T, int N, class Numbers>
 INLINE void store_pairs(typename T::Stored* out, Numbers a, Numbers b, Numbers cos, Numbers sin) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
+  if constexpr (sizeof(*out) == 2) {
     Format<T, N>::store_pairs(out, a, b, cos, sin);
   } else {
     Format<T, N>::store(out, Pairs<N>::Low::of(a, b), cos, sin);
