@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -29,7 +29,21 @@ from rotary._rotation import eager
 
 HERE = Path(__file__).parent
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # as the library numbers them
-HEADS = ((128, 128), (96, 96), (80, 80), (80, 32), (64, 64), (256, 256), (128, 32), (16, 2), (6, 6), (10, 10), (7, 4), (5, 0), (74, 74))
+HEADS = (
+    (128, 128),
+    (96, 96),
+    (80, 80),
+    (80, 32),
+    (64, 64),
+    (256, 256),
+    (128, 32),
+    (16, 2),
+    (6, 6),
+    (10, 10),
+    (7, 4),
+    (5, 0),
+    (74, 74),
+)
 CROSS, RUNNER = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 
@@ -48,7 +62,7 @@ def case(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool, conjugate: b
     eager.rotate((x,), (out,), ((cos, sin),), seq_dim=x.ndim - 2, interleaved=interleaved, conjugate=conjugate)
     parts = [x] if in_place else [x, torch.full_like(x, torch.nan)]
     after = [out] if in_place else [x, out]
-    numbers = sum(raw(part).__len__() for part in parts)
+    numbers = sum(len(raw(part)) for part in parts)
     table = numbers + -numbers % cos.element_size()  # aligned
     gap = bytes(table - numbers)
     places = [0, 0 if in_place else len(raw(x)), table, table + len(raw(cos))]
@@ -86,19 +100,26 @@ def missing(*programs: str) -> str | None:
     return next((program for program in programs if shutil.which(program) is None), None)
 
 
-def replay(folder: Path, compiler: str, runner: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    """Build the library and the program by that compiler and run the cases."""
-    library, program, file = folder / build.LIBRARY, folder / "replay", folder / "cases"
+def built(folder: Path, compiler: str) -> Path:
+    """A library by that compiler. SystemExit with what it said where there is none."""
+    library = folder / build.LIBRARY
     environment = {k: v for k, v in os.environ.items() if k not in ("CC", "CFLAGS", "CXXFLAGS", "LDFLAGS")}
-    made = subprocess.run(
-        (sys.executable, build.__file__, library), env=environment | {"CXX": compiler}, capture_output=True, text=True
-    )
+    command = (sys.executable, build.__file__, library)
+    made = subprocess.run(command, env=environment | {"CXX": compiler}, capture_output=True, text=True)
     if not library.exists():
         raise SystemExit(f"no library by {compiler}: {made.stdout}{made.stderr}")
-    link = (f"-L{folder}", f"-l:{library.name}", f"-Wl,-rpath,{folder}")
+    return library
+
+
+def replay(
+    library: Path, folder: Path, of: Iterable[bytes], compiler: str = "c++", runner: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """What replay.cpp, compiled by that compiler in that folder, says of these cases."""
+    program, file = folder / "replay", folder / "cases"
+    link = (f"-L{library.parent}", f"-l:{library.name}", f"-Wl,-rpath,{library.parent}")
     subprocess.run((compiler, "-std=c++17", "-O1", str(HERE / "replay.cpp"), *link, "-o", str(program)), check=True)
     with file.open("wb") as to:
-        to.writelines(cases())
+        to.writelines(of)
     return subprocess.run((*runner, str(program), str(file)), capture_output=True, text=True)
 
 
@@ -112,7 +133,7 @@ def main() -> int:
         print(f"{absent} is not installed (Debian: apt-get install g++-aarch64-linux-gnu qemu-user)")
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        done = replay(Path(folder), compiler, runner)
+        done = replay(built(Path(folder), compiler), Path(folder), cases(), compiler, runner)
     print((done.stdout + done.stderr)[-2000:].strip())
     return done.returncode
 
