@@ -1,8 +1,8 @@
 // The instruction sets that this library was compiled for, and the one in use.
 //
 // A source that build.py compiles once for each of them defines its loops as one constant in the namespace ROTARY_SET, which is the name
-// of the set ("baseline", "avx2", "avx512"). To add such a source: a line in build.py, a declaration in the macro below, a member
-// of InstructionSet, and its place in the list of instruction_sets.cpp.
+// of the set ("baseline", "avx2", "avx512", "avx512_bf16"; the baseline of aarch64 is called "neon"). To add such a source: a line in
+// build.py, a declaration in the macro below, a member of InstructionSet, and its place in MEMBERS of instruction_sets.cpp.
 
 #ifndef ROTARY_INSTRUCTION_SETS_H
 #define ROTARY_INSTRUCTION_SETS_H

@@ -54,7 +54,7 @@ def load() -> ctypes.CDLL | str:
     sets = _instruction_sets(library)
     asked = os.environ.get(VARIABLE, "").strip()
     usable = [name for name, state in sets.items() if state == "available"]
-    name = asked or (usable[-1] if usable else "baseline")
+    name = asked or (usable or list(sets))[-1]
     if name not in usable:
         state = sets.get(name, f"unknown; known here: {', '.join(sets)}")
         return f"{VARIABLE}={asked}: {state}" if asked else f"the native library is of no use here: {name}: {state}"
