@@ -38,7 +38,9 @@ def vjepa(x: Tensor, position: list[int]) -> Tensor:
 
     n = 2 * (x.shape[-1] // 3 // 2)
     parts = [
-        rotate_queries_or_keys(x[None, None, :, i * n : (i + 1) * n], torch.full((1, 1, len(x)), p, dtype=x.dtype))[0, 0]
+        rotate_queries_or_keys(x[None, None, :, i * n : (i + 1) * n], torch.full((1, 1, len(x)), p, dtype=x.dtype))[
+            0, 0
+        ]
         for i, p in enumerate(position)
     ]
     return torch.cat([*parts, x[:, 3 * n :]], -1)

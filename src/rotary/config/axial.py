@@ -25,13 +25,14 @@ class Axial:
     """Planes that are not one spectrum dealt out.
 
     parts, order: as RotaryEmbedding.axial takes them. inv_freq: frequencies instead, one per plane [rad], for from_inv_freq, with axes.
-    A plane of frequency 0 stands still.
+    A plane of frequency 0 stands still. extent: the length of the interval that real coordinates lie in, 0 for counts.
     """
 
     parts: tuple[Part, ...] = ()
     order: Order = "blocks"
     inv_freq: tuple[float, ...] = ()
     axes: Axes = ()
+    extent: float = 0.0
 
     @property
     def dim(self) -> int:
@@ -58,7 +59,7 @@ def of_centres(head_dim: int, base: float) -> Axial:
     """
     planes = head_dim // 4
     one = tuple(2 * math.pi * base ** (-4 * j / head_dim) for j in range(planes))
-    return Axial(inv_freq=one * 2, axes=(0,) * planes + (1,) * planes)
+    return Axial(inv_freq=one * 2, axes=(0,) * planes + (1,) * planes, extent=2.0)
 
 
 def even_and_odd(head_dim: int, base: float) -> Axial:
@@ -88,7 +89,7 @@ def of_fractions(channels: int, coordinates: int, base: float, *, rounded: bool)
     values: list[float] = (made.float() if rounded else made).tolist()
     still = channels // 2 - n * coordinates
     inv_freq = (*(0.0 for _ in range(still)), *(f for f in values for _ in range(coordinates)))
-    return Axial(inv_freq=inv_freq, axes=(*(0 for _ in range(still)), *tuple(range(coordinates)) * n))
+    return Axial(inv_freq=inv_freq, axes=(*(0 for _ in range(still)), *tuple(range(coordinates)) * n), extent=2.0)
 
 
 def of_atoms(planes: int, spatial: int, uid: int, spatial_base: float, uid_base: float) -> Axial:

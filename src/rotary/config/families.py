@@ -37,8 +37,8 @@ _FILE = Path(__file__).with_name("families.json")
 _UNROTATED = Path(__file__).with_name("unrotated.json")
 
 REASONS = {
-    "mrope": "the two channels of a plane read different coordinates of an image, which is no rotation: R R^T differs from 1 by up to 1.00, "
-    "and scores at equal distances by up to 1.75; for text alone the coordinates are equal, and {plain} is the same rotation",
+    "mrope": "the two channels of a plane read different coordinates of an image, which is no rotation: R R^T differs from 1 by up to "
+    "1.00, and scores at equal distances by up to 1.75; for text alone the coordinates are equal, and {plain} is the same rotation",
     "two angles": "it turns the two channels of a plane by different angles, which is no rotation: R R^T differs from 1 by up to 0.99, and "
     "scores at equal distances by up to 1.48",
     "products": "its coordinates are products of data (the time of a frame times the start of its window), and turn hidden states, not "

@@ -41,6 +41,7 @@ class Arguments:
     notes: what else the caller must do, one sentence each.
     axes: the coordinate that each plane reads, None where positions have none.
     parts, order: where each axis has a spectrum of its own: (channels, coordinate, schemes) of each, as RotaryEmbedding.axial takes them.
+    extent: the length of the interval that real coordinates lie in, 2 for [-1, 1]; 0 where positions count.
     inv_freq: frequencies of planes that are no such spectra [rad], or that the model computes in float64; dim/2 numbers, or none.
     dialect: the dialect that the config is written in.
     """
@@ -59,6 +60,7 @@ class Arguments:
     parts: tuple[Part, ...] = ()
     order: Order = "blocks"
     inv_freq: tuple[float, ...] = ()
+    extent: float = 0.0
 
 
 def read(
@@ -156,6 +158,7 @@ def _of_axes(
         parts=made.parts,
         order=made.order,
         inv_freq=made.inv_freq,
+        extent=made.extent,
         dialect=said.dialect,
     )
 

@@ -130,8 +130,8 @@ _BY_SHARE: dict[str, tuple[Callable[[int], tuple[int, ...]], int, _Kind]] = {
 """How the channels of a head are shared, and attention_head_dim where the config has none."""
 
 _REFUSED = {
-    "ErnieImageTransformer2DModel": "it turns the two channels of a plane by different angles, which is no rotation: R R^T differs from 1 by up "
-    "to 1.00, and scores at equal distances by up to 1.43",
+    "ErnieImageTransformer2DModel": "it turns the two channels of a plane by different angles, which is no rotation: R R^T differs from 1 "
+    "by up to 1.00, and scores at equal distances by up to 1.43",
     "MochiTransformer3DModel": "its directions are learned, pos_frequencies of the checkpoint: rotary.cos_sin_of(positions, directions)",
 }
 _WIDTHS = "axes_dims_rope axes_dim_rope rope_axes_dim axes_dims axes_dim rope_dim_list rope_freq_dim mrope_section"
