@@ -85,7 +85,7 @@ def _score(panel: Any, own: Coordinates) -> None:
     height, width = (own.grid[axis] for axis in _of_image(own))
     extent = (-width / 2, width / 2, height / 2, -height / 2)
     drawn = axes.imshow(
-        score / len(own.axes), cmap="cividis", extent=extent, interpolation="nearest", vmin=None, vmax=1.0
+        (score / len(own.axes)).numpy(), cmap="cividis", extent=extent, interpolation="nearest", vmax=1.0
     )
     axes.set_xlabel("columns apart")
     axes.set_ylabel("rows apart")
@@ -103,7 +103,7 @@ def _gratings(panel: Any, own: Coordinates) -> None:
     for line, coordinate in zip(cells, _of_image(own), strict=True):
         planes = own.planes(coordinate)
         for axes, j in zip(line, _spread(own, planes), strict=True):
-            wave = torch.cos(_angle(own, j, coordinate, rows, columns)).expand(len(rows), len(columns))
+            wave = torch.cos(_angle(own, j, coordinate, rows, columns)).expand(len(rows), len(columns)).numpy()
             axes.imshow(
                 wave,
                 cmap="gray",
