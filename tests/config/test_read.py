@@ -35,12 +35,12 @@ def test_every_default_config_of_transformers_rotates_as_in_transformers():
         readings = config_page.readings(config)
         for layer_type, arguments in readings.items() if isinstance(readings, dict) else ():
             loaded.add(name)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # notes on positions and temperatures
-                rope = RotaryEmbedding.from_config(config, layer_type=layer_type, angles="float32")
             if arguments.parts or arguments.inv_freq:  # beside the model's own cos and sin in test_towers.py
                 towers.add(name)
                 continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # notes on positions and temperatures
+                rope = RotaryEmbedding.from_config(config, layer_type=layer_type, angles="float32")
             at = positions if rope.axes is None else positions[..., None].expand(1, 5, rope.coordinates)
             for module in config_page.rotary_modules(config):
                 inv_freq, factor = config_page.frequencies(module, layer_type)

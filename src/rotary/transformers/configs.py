@@ -88,11 +88,10 @@ def readings(config: Any, layer_type: str | None) -> list[Reading] | str:
 
 def _of_one_axis(found: Arguments, layer_type: str | None) -> list[Reading] | str:
     """What a tower's rotary module holds: the frequencies of one axis, or of the whole spectrum that is dealt out (Pixtral)."""
-    channels = {part.channels for part in found.parts} or {found.dim, found.dim // 2}
+    channels = found.parts[0].channels if found.parts else found.dim // 2 if found.extent else found.dim
     if found.base <= 1.0 or any(part.scaling for part in found.parts):
         return "its config gives each axis frequencies of its own"
-    plain = (replace(found, dim=n, axes=None, parts=(), inv_freq=()) for n in sorted(channels))
-    return [Reading(layer_type, arguments, any_order=True) for arguments in plain]
+    return [Reading(layer_type, replace(found, dim=channels, axes=None, parts=(), inv_freq=()), any_order=True)]
 
 
 def _read(config: Any, layer_type: str | None) -> Arguments:
