@@ -86,6 +86,8 @@ def test_every_class_that_is_read_has_an_original():
         "EasyAnimateTransformer3DModel",
     }  # fmt: skip
     assert {original.config["_class_name"] for original in DIFFUSERS.values()} | shared == known
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "several-axes.md").read_text(encoding="utf-8")
+    assert f"{len(known)} transformer classes of diffusers" in guide and f"[all {len(ORIGINALS)}]" in guide
     for name in shared:
         config = {"_class_name": name, "use_rotary_positional_embeddings": True}
         assert read(config).axes

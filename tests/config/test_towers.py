@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +229,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
 def test_what_a_tower_cannot_be(changes: dict[str, Any], error: type[Exception], words: str):
     with pytest.raises(error, match=words):
         read({"model_type": "qwen2_vl_vision"} | changes)
+
+
+def test_the_guide_counts_them():
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "several-axes.md").read_text(encoding="utf-8")
+    assert f"{len(TOWERS)} vision towers of\ntransformers" in guide
 
 
 def test_sizes_of_towers_are_those_of_their_classes():
