@@ -45,6 +45,7 @@ def reach(original: Original, rope: RotaryEmbedding) -> float:
 def test_tables_are_those_of_the_formula(name: str):
     """Without any of the packages: channels, coordinates, base and arithmetic of each class are right."""
     original = ORIGINALS[name]
+    original = original._replace(at=original.at[:: max(1, len(original.at) // 997)])  # a thousand of the tokens
     rope = module(original)
     at = original.at if rope.axes is not None else original.at[:, 0]
     assert list(rope.axes or original.axes) == original.axes
