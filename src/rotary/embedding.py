@@ -116,6 +116,7 @@ class RotaryEmbedding(Built):
         cls,
         config: str | os.PathLike[str] | Mapping[str, Any] | Any,
         *,
+        part: str | None = None,
         layer_type: str | None = None,
         head_dim: int | None = None,
         interleaved: bool | None = None,
@@ -126,6 +127,7 @@ class RotaryEmbedding(Built):
 
         config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
             travels with the package (rotary.config.shipped()); an existing path comes before a name.
+        part: which part of a composite config, "vision_config"; by default the text model.
 
         What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr and warned of (UserWarning):
         DeepSeek-V3 multiplies its logits by a temperature, and only a slice of its heads turns.
@@ -135,16 +137,8 @@ class RotaryEmbedding(Built):
         """
         from . import config as configs
 
-        read = configs.read(config, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
-        module = cls(
-            read.dim,
-            base=read.base,
-            scaling=read.scaling,
-            interleaved=read.interleaved,
-            angles=angles,
-            axes=read.axes,
-            device=device,
-        )
+        read = configs.read(config, part=part, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
+        module = cls._of_arguments(read, angles, device)
         module.temperatures, module.notes = read.temperatures, read.notes
         if read.notes:
             warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=2)
