@@ -18,6 +18,7 @@ from ._built import Built
 from ._rotation.autograd import How, rotate
 from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
+from ._words import CONSTRUCTOR, FROM_CONFIG, explained
 from .axes import checked
 from .axes import shown as shown_axes
 from .scaling.scheme import Scheme, as_schemes
@@ -72,6 +73,7 @@ class RotaryEmbedding(Built):
 
     _fixed = frozenset({*_REPLACEABLE, "attention_factor", "parts", "_tables"})
 
+    @explained(CONSTRUCTOR)
     def __init__(
         self,
         dim: int,
@@ -110,6 +112,7 @@ class RotaryEmbedding(Built):
         self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
 
     @classmethod
+    @explained(FROM_CONFIG)
     def from_config(
         cls,
         config: str | os.PathLike[str] | Mapping[str, Any] | Any,
@@ -145,7 +148,7 @@ class RotaryEmbedding(Built):
         )
         module.temperatures, module.notes = read.temperatures, read.notes
         if read.notes:
-            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=2)
+            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=3)
         return module
 
     def replace(self, **arguments: Any) -> RotaryEmbedding:
