@@ -1,4 +1,4 @@
-"""Words of other libraries for arguments of RotaryEmbedding: a call with one is a TypeError that says what it is here."""
+"""Words and arguments of other libraries: a call with them is a TypeError that says what they are here."""
 
 from __future__ import annotations
 
@@ -89,3 +89,19 @@ def explained(words: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P
         return call
 
     return around
+
+
+def of_one_tensor(function: Callable[P, R]) -> Callable[P, R]:
+    """apply_rotary_pos_emb, with a TypeError for the arguments of other libraries' function of that name. Its signature stays."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if len(args) > len(known) or not kwargs.keys() <= known.keys():
+            raise TypeError(
+                "apply_rotary_pos_emb(t, freqs, scale) rotates one tensor by the pair of RotaryEmbedding.forward(); what is "
+                "(q, k, cos, sin) elsewhere is apply_rotary_qk(q, k, *rotary.tables.from_full_width(cos, sin))"
+            )
+        return function(*args, **kwargs)
+
+    return call

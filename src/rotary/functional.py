@@ -18,6 +18,7 @@ from . import _checks, _inputs, _nested
 from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
 from ._rotation.autograd import rotate
 from ._torch import has_float64
+from ._words import of_one_tensor
 
 
 def apply_rotary(
@@ -149,6 +150,7 @@ def cos_sin_of(
     return cos_sin_of_turns(angles, dtype)
 
 
+@of_one_tensor
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """t * cos(freqs) * scale + rotate_half(t) * sin(freqs) * scale: what goes with the pair that RotaryEmbedding.forward returns.
 

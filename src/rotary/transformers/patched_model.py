@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from .handle import Handle
 from .patched_class import handle_in, has_replaced_methods, original_class
+from .rebind import is_patched
 
 
 def handle_of(model: nn.Module) -> Handle | None:
@@ -55,7 +57,19 @@ def release_copy(model: nn.Module) -> bool:
                 module.__dict__[name] = former if function is None else types.MethodType(function, module)
         if has_replaced_methods(type(module)):
             module.__class__ = original_class(type(module))
+        _release_wrapped(module)
     return True
+
+
+def _release_wrapped(module: nn.Module) -> None:
+    """Originals of methods in the place of patched ones that a wrapper (a hook of accelerate) has kept on the instance."""
+    for key, value in list(module.__dict__.items()):
+        if isinstance(value, types.MethodType) and is_patched(value):
+            original = getattr(type(module), value.__func__.__name__, None)
+            if original is not None and not is_patched(original):
+                module.__dict__[key] = types.MethodType(original, module)
+        elif isinstance(value, functools.partial) and is_patched(value):
+            value.__dict__.pop("__rotary__")  # functools.update_wrapper copies the mark of what it wraps
 
 
 def _handle(module: nn.Module) -> Handle | None:
