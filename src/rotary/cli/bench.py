@@ -7,6 +7,7 @@ medians. The output of every formula is checked before it is timed.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -179,6 +180,7 @@ def register(commands: Any) -> None:
         help="leave out the formulas under torch.compile, which take long to compile",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each length for (default 2)")
+    parser.add_argument("--json", action="store_true", help="print one object of JSON, seconds per call")
     parser.set_defaults(run=run)
 
 
@@ -187,12 +189,16 @@ def run(options: argparse.Namespace) -> int:
     if min(*options.seq, *options.heads, options.batch, options.head_dim) < 1 or options.seconds <= 0:
         raise ValueError("sizes and seconds must be positive")
     _check_device(options.device)
+    measured: list[dict[str, Any]] = []
     for seq in options.seq:
         work = Work(
             seq, options.heads[0], options.heads[1], options.head_dim, options.batch, dtype=_DTYPES[options.dtype]
         )
         timings = alternate(contenders(work, options.device, compiled=not options.no_compile), options.seconds)
         floor = timings["copy_ into allocated"].median
+        if options.json:
+            measured.append({"tokens": seq, "seconds": {name: t._asdict() for name, t in timings.items()}})
+            continue
         print(
             f"{seq:,} tokens, {options.heads[0]} + {options.heads[1]} heads of {options.head_dim}, {options.dtype}, {options.device}"
         )
@@ -200,6 +206,9 @@ def run(options: argparse.Namespace) -> int:
             spread = f"{low / floor:.2f} to {high / floor:.2f}"
             print(f"  {name:36}{median * 1e3:10.4f} ms {median / floor:8.2f} x   {spread}")
         print(flush=True)
+    if options.json:
+        names = ("heads", "head_dim", "batch", "dtype", "device")
+        print(json.dumps({name: getattr(options, name) for name in names} | {"measured": measured}, indent=1))
     return 0
 
 
