@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / "index.md", DOCS / "export.md", *sorted((DOCS / "guide").glob("*.md")), *sorted((DOCS / "migrate").glob("*.md"))]
+PAGES = [
+    DOCS / "index.md",
+    DOCS / "export.md",
+    *sorted((DOCS / "guide").glob("*.md")),
+    *sorted((DOCS / "migrate").glob("*.md")),
+]
 PEERS = {
     "transformers": "transformers",
     "rotary-embedding-torch": "rotary_embedding_torch",
@@ -68,5 +73,14 @@ def test_the_tests_of_blocks_can_fail(capsys: pytest.CaptureFixture[str]):
 def test_the_guide_and_every_peer_have_a_page():
     names = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
     guide = {"train", "decode", "pack", "layouts", "extend", "several-axes", "integrations"}
-    peers = {"transformers", "flash-attention", "torchtune", "rotary-embedding-torch", "zeta", "meta", "x-transformers", "timm"}
+    peers = {
+        "transformers",
+        "flash-attention",
+        "torchtune",
+        "rotary-embedding-torch",
+        "zeta",
+        "meta",
+        "x-transformers",
+        "timm",
+    }
     assert names >= {f"guide/{name}" for name in guide} | {f"migrate/{name}" for name in peers}

@@ -97,7 +97,9 @@ class MirrorModule(nn.Module):
                 complaint = disagreement(kept.pop(prefix + name), numbers)
                 if complaint is not None:
                     remedy = "; from_inv_freq() makes a module of frequencies of their own" if name == _FREQS else ""
-                    error_msgs.append(f"{prefix}{name} of the checkpoint does not belong to {self!r}: {complaint}{remedy}")
+                    error_msgs.append(
+                        f"{prefix}{name} of the checkpoint does not belong to {self!r}: {complaint}{remedy}"
+                    )
         super()._load_from_state_dict(kept, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
 
