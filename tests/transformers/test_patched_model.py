@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import types
 from typing import Any
@@ -139,3 +140,22 @@ def test_methods_on_instances_come_back_on_a_copy(wrapped: bool):
     handle.remove()
     torch.testing.assert_close(module(*x), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(copied(*x), 2 * expected, rtol=0, atol=1e-6)
+
+
+def test_a_copy_of_a_patched_model_that_was_wrapped_afterwards_is_patched_on_its_own():
+    """As accelerate wraps: the patched method is kept beside a partial that carries its marks."""
+    module = Attention()
+    handle = patch(module)
+    kept: Any = module
+    kept._old_forward = module.forward
+    wrapper = functools.partial(lambda self, *args: 2 * self._old_forward(*args), module)
+    kept.forward = functools.update_wrapper(wrapper, module.forward)
+    x = inputs()
+    expected = module(*x)
+    copied = copy.deepcopy(module)
+    other = patch(copied)
+    assert serves(other, copied) and not serves(handle, copied) and serves(handle, module)
+    torch.testing.assert_close(copied(*x), expected, rtol=0, atol=1e-6)
+    unpatch(copied)
+    assert not serves(other, copied) and handle.active
+    torch.testing.assert_close(copied(*x), expected, rtol=0, atol=1e-6)
