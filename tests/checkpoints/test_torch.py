@@ -286,7 +286,7 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path: Path):
         convert(source, tmp_path / "out", to="half")
 
 
-def test_one_of_several_parts_and_two_formats_are_refused(tmp_path: Path):
+def test_F58_one_of_several_parts_and_two_formats_are_refused(tmp_path: Path):
     source = meta(tmp_path / "llama", weights_of_meta(), 2)
     with pytest.raises(ValueError, match="is one of 2 tensor-parallel files"):
         convert(source / "consolidated.00.pth", tmp_path / "out.safetensors", to="half")
