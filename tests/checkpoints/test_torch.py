@@ -286,7 +286,7 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path: Path):
         convert(source, tmp_path / "out", to="half")
 
 
-def test_F58_one_of_several_parts_and_two_formats_are_refused(tmp_path: Path):
+def test_F60_one_of_several_parts_and_two_formats_are_refused(tmp_path: Path):
     source = meta(tmp_path / "llama", weights_of_meta(), 2)
     with pytest.raises(ValueError, match="is one of 2 tensor-parallel files"):
         convert(source / "consolidated.00.pth", tmp_path / "out.safetensors", to="half")
@@ -308,7 +308,7 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
-def test_F57_a_file_that_would_run_code_does_not(tmp_path: Path):
+def test_F59_a_file_that_would_run_code_does_not(tmp_path: Path):
     source = meta(tmp_path / "llama", weights_of_meta())
     torch.save({"a": Runs(tmp_path / "ran")}, source / "consolidated.00.pth")
     with pytest.raises(ValueError, match=r"consolidated\.00\.pth holds more than tensors, or is damaged"):
