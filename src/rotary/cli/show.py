@@ -113,10 +113,11 @@ def _report(
     several: Coordinates | None,
     *,
     all_planes: bool,
+    width: int,
 ) -> str:
     if several is not None and not diagnoses:
         return coordinates_text(arguments, several, all_planes=all_planes)
-    return report_text(arguments, diagnoses, all_planes=all_planes, several=several)
+    return report_text(arguments, diagnoses, all_planes=all_planes, several=several, width=width)
 
 
 def _with_lines(report: str, dialect: str, parts: list[str]) -> str:
