@@ -13,6 +13,7 @@ from ._angles.cos_sin import Tables
 from ._angles.frequencies import Spectrum, side_by_side
 from ._angles.xpos import XPos
 from ._rerotate import Rerotatable
+from ._rotation import shards
 from ._types import AngleArithmetic
 from .axes import Axes, checked
 from .scaling.scheme import Scheme
@@ -160,6 +161,7 @@ class Built(Rerotatable):
         self.attention_factor = spectrum.attention_factor
         self.axes = spectrum.axes
         self._tables = Tables(spectrum, xpos)
+        shards.register_now()
         self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from . import _checks, _inputs, _nested
+from . import _checks, _distributed, _inputs, _nested
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
@@ -240,6 +240,8 @@ class RotaryEmbedding(Built):
         dtype = _checks.floating_dtype("dtype", dtype)
         if type(positions) is not int and type(positions) is not Tensor and _nested.is_jagged(positions):
             return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
+        if type(positions) is not int and type(positions) is not Tensor and _distributed.involved(positions):
+            return _distributed.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
         call = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
@@ -256,6 +258,7 @@ class RotaryEmbedding(Built):
             length=call.length,
             position_range=call.position_range,
             traced=call.traced,
+            counted=call.counted,
         )
 
     @overload
@@ -334,6 +337,10 @@ class RotaryEmbedding(Built):
                 "conjugate": conjugate,
             }
             return _nested.rotate(self.rotate, q, k, seq_dim=seq_dim, inplace=inplace, **given)
+        if (type(q) is not Tensor or type(k) is not Tensor) and _distributed.involved(q, k):
+            given = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length, "role": role}
+            own = {**self._own(), "interleaved": self.interleaved, "conjugate": conjugate, "inplace": inplace}
+            return _distributed.rotate(self._tables, q, k, seq_dim=seq_dim, **own, **given)
         call = _inputs.for_rotate(
             q,
             k,
@@ -357,6 +364,13 @@ class RotaryEmbedding(Built):
         q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
+    def _own(self) -> dict[str, Any]:
+        return {
+            "dim": self.dim,
+            "coordinates": 0 if self.axes is None else self.coordinates,
+            "use_xpos": self.use_xpos,
+        }
+
     def _table(self, call: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
         return self._tables.at(
             call.positions,
@@ -367,6 +381,7 @@ class RotaryEmbedding(Built):
             position_range=call.position_range,
             input_dtype=input_dtype,
             traced=call.traced,
+            counted=call.counted,
         )
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _checks, _inputs, _nested
+from . import _checks, _distributed, _inputs, _nested
 from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
 from ._rotation.autograd import rotate
 from ._torch import has_float64
@@ -165,6 +165,8 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     TypeError for a t that is not floating; ValueError for shapes that do not fit, and, on the CPU, for cos and sin in the place of freqs
     and scale.
     """
+    if type(t) is not Tensor and _distributed.involved(t):
+        freqs, scale = _distributed.beside(t, freqs, scale)
     _inputs.for_freqs(t, freqs, scale)
     seq, dim = t.shape[-2], freqs.shape[-1]
     work = torch.float64 if t.dtype == torch.float64 else torch.float32
