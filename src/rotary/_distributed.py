@@ -42,14 +42,14 @@ def rotate(
     where = shards.check(xs, names)
     calls = _inputs.for_rotate_parts(q, k, where, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **given)
     axis, n = calls[0].seq_dim, q.shape[calls[0].seq_dim]
-    made: list[tuple[PartCall, Role, CosSin]] = []
     parts: list[shards.Part] = []
-    for x, call, role in zip(xs, calls, ("query" if k is not None else calls[0].role, "key"), strict=False):
-        role = role if use_xpos else calls[0].role
-        table = next((t for c, r, t in made if c is call and r == role), None)
-        if table is None:
-            table = _table(tables, call, role, q.dtype)
-            made.append((call, role, table))
+    made: Any = None
+    for x, call in zip(xs, calls, strict=True):
+        if parts and call is calls[0] and not use_xpos:
+            table = made
+        else:
+            role = call.role if k is None else "key" if x is k else "query"
+            made = table = _table(tables, call, role, q.dtype)
         shape = (*call.shape, table[0].shape[-1])
         if x is q and k is not None:
             table = _inputs.last_rows(table, n, k.shape[axis])

@@ -175,7 +175,7 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
         scale = (scale[first:] if scale.ndim else scale).to(work)
     angles = freqs[first:].to(torch.float64) if t.device.type != "mps" else freqs[first:]
     cos, sin = angles.cos().to(work) * scale, angles.sin().to(work) * scale
-    x = t[..., :dim].to(work)
+    x = (t if dim == t.shape[-1] else t[..., :dim]).to(work)
     a, b = x.chunk(2, -1)
     y = (x * cos + torch.cat((-b, a), -1) * sin).to(t.dtype)
     return torch.cat((y, t[..., dim:]), -1) if dim < t.shape[-1] else y

@@ -65,7 +65,7 @@ def for_rotate_parts(
     role: Any,
     seq_dim: int,
 ) -> list[PartCall]:
-    """One for q and one for k, the same object where they are cut alike. where: they lie."""
+    """One for q and one for k, the same object where their tables are cut alike. where: q and k lie."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
     keys = q
@@ -92,12 +92,12 @@ def for_rotate_parts(
     calls: list[PartCall] = []
     for place in where:
         cut = place.beside(shape, dims, axis)
-        same = next((call for call in calls if call.where == cut), None)
-        if same is None:
-            at = source.part(place, axis)
-            mine = _part_of_length(tokens, place.beside((rows,), {0: 0}, axis))
-            same = PartCall(axis, at, source.spread, source.known, mine, role, traced, shape, cut)
-        calls.append(same)
+        if calls and calls[0].where == cut:
+            calls.append(calls[0])
+            continue
+        at = source.part(place, axis)
+        mine = _part_of_length(tokens, place.beside((rows,), {0: 0}, axis))
+        calls.append(PartCall(axis, at, source.spread, source.known, mine, role, traced, shape, cut))
     return calls
 
 
