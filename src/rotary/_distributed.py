@@ -16,12 +16,23 @@ from ._angles.cos_sin import Tables
 from ._inputs.parts import PartCall
 from ._rotation import autograd, shards
 from ._torch import distributed, tracing
-from ._types import CosSin, Role
+from ._types import CosSin, Role, Tensors
 
 
 def involved(*values: Any) -> bool:
     """Whether a call has to do with distributed tensors. Callers ask `type(q) is not Tensor` first, which costs less."""
     return distributed(*values)
+
+
+def by_tables(
+    xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, inplace: bool
+) -> Tensors:
+    """apply_rotary and apply_rotary_qk for DTensors, checked as those of the whole; in a compiled program by way of the operator."""
+    if tracing():
+        return autograd.by_operator(xs, tables, seq_dim, interleaved, conjugate, inplace)
+    how: shards.How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    names = ("x",) if len(xs) == 1 else ("q", "k")
+    return shards.rotate(xs, tables, how, in_place=inplace, names=names)
 
 
 def rotate(

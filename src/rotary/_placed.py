@@ -12,6 +12,7 @@ A plain value means "alike in every process" and is cut here; nothing is sent. A
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -55,38 +56,55 @@ class Placed(NamedTuple):
 
 def placed(name: str, x: Any) -> Placed:
     """Where the DTensor x lies. ValueError for placements that are none of torch's public ones."""
-    cuts = []
-    for p in x.placements:
-        kind = type(p).__name__
-        if kind in ("Shard", "_StridedShard"):
-            cuts.append(Cut(p.dim + x.ndim if p.dim < 0 else p.dim, getattr(p, "split_factor", 1)))
-        elif kind in ("Replicate", "Partial"):
-            cuts.append(None)
-        else:
-            raise ValueError(f"{name} has placements {_shown(x)}: redistribute it to Shard or Replicate() first")
-    if not (torch.compiler.is_compiling() or ordered(x)):  # the operator asks when it runs
+    cuts, wrong = _cuts(x.placements, x.ndim)
+    if wrong or not (torch.compiler.is_compiling() or ordered(x)):  # the operator asks when it runs
         raise ValueError(
-            f"{name} has placements {_shown(x)}, of which one dimension is cut along the mesh in another order than from its first "
-            f"dimension to its last: redistribute it first"
+            f"{name} has placements {_shown(x)}, which are not Shard, Replicate or Partial, or cut one dimension along several of the mesh "
+            f"in another order than from its first to its last: redistribute it first"
         )
-    return Placed(x.device_mesh, tuple(cuts))
+    return Placed(x.device_mesh, cuts)
 
 
 def rotatable(name: str, x: Any) -> Placed:
     """Where x lies, if a process can rotate its part alone: with both channels of every plane, and linear summands. ValueError if not."""
-    for p in x.placements:
+    where = placed(name, x)
+    if where.cut_at(x.ndim - 1):
+        raise ValueError(
+            f"{name} with shape {tuple(x.shape)} has placements {_shown(x)}, cut along its channels, and a process needs both channels "
+            f"of a plane: redistribute it to be cut along heads, batch or sequence, or to Replicate()"
+        )
+    if None in where.cuts:
+        for p in x.placements:
+            if p.is_partial() and p.reduce_op not in ("sum", "avg"):
+                raise ValueError(
+                    f"{name} with shape {tuple(x.shape)} has placements {_shown(x)}: a rotation goes with sums and averages, not with "
+                    f"{p.reduce_op!r}: redistribute it to Replicate() or a Shard first"
+                )
+    return where
+
+
+def _cuts_of(placements: Sequence[Any], ndim: int) -> tuple[tuple[Cut | None, ...], bool]:
+    """How each dimension of the mesh cuts a tensor, and whether one of the placements is unknown."""
+    cuts: list[Cut | None] = []
+    wrong = False
+    for p in placements:
         kind = type(p).__name__
-        if kind in ("Shard", "_StridedShard") and p.dim in (-1, x.ndim - 1):
-            raise ValueError(
-                f"{name} with shape {tuple(x.shape)} has placements {_shown(x)}, cut along its channels, and a process needs both channels "
-                f"of a plane: redistribute it to be cut along heads, batch or sequence, or to Replicate()"
-            )
-        if kind == "Partial" and p.reduce_op not in ("sum", "avg"):
-            raise ValueError(
-                f"{name} with shape {tuple(x.shape)} has placements {_shown(x)}: a rotation goes with sums and averages, not with "
-                f"{p.reduce_op!r}: redistribute it to Replicate() or a Shard first"
-            )
-    return placed(name, x)
+        if kind in ("Shard", "_StridedShard"):
+            cuts.append(Cut(p.dim + ndim if p.dim < 0 else p.dim, getattr(p, "split_factor", 1)))
+        else:
+            cuts.append(None)
+            wrong |= kind not in ("Replicate", "Partial")
+    return tuple(cuts), wrong
+
+
+_cached_cuts = functools.lru_cache(maxsize=256)(_cuts_of)
+
+
+def _cuts(placements: Sequence[Any], ndim: int) -> tuple[tuple[Cut | None, ...], bool]:
+    # In torch 2.6 a strided shard equals the plain one, so that a cache cannot tell them apart.
+    if torch.compiler.is_compiling() or any([type(p).__name__ == "_StridedShard" for p in placements]):  # noqa: C419
+        return _cuts_of(placements, ndim)
+    return _cached_cuts(placements, ndim)
 
 
 def same_mesh(name: str, value: Any, x_name: str, mesh: Any) -> None:
@@ -104,7 +122,7 @@ def part_of(name: str, value: Any, wanted: Placed, x_name: str) -> Tensor:
     A plain value is cut. A DTensor is to be whole or cut so already, at least along the first dimensions of the mesh: ValueError
     otherwise, since it would have to be sent. Both are known from placements alone, so that all processes agree.
     """
-    if not distributed(value):
+    if type(value) is Tensor or not distributed(value):
         return _taken(value, wanted, [0] * value.ndim)
     same_mesh(name, value, x_name, wanted.mesh)
     if any(p.is_partial() for p in value.placements):
@@ -126,6 +144,8 @@ def part_of(name: str, value: Any, wanted: Placed, x_name: str) -> Tensor:
 
 def _taken(local: Tensor, wanted: Placed, done: list[int], shape: tuple[int, ...] | None = None) -> Tensor:
     """The part of a value, cut already along the first done[dim] dimensions of the mesh, that is wanted."""
+    if wanted.cuts.count(None) == len(wanted.cuts):
+        return local
     for dim in dict.fromkeys(cut.dim for cut in wanted.cuts if cut is not None):
         if any(cut is not None and cut.dim == dim for cut in wanted.cuts[done[dim] :]):
             local = _along(local, dim, _kept([(0, local.shape[dim])], wanted, dim, done[dim]))

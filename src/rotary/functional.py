@@ -58,6 +58,8 @@ def apply_rotary(
             lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how
         )
     axis, table = _inputs.for_table(x, cos, sin, seq_dim)
+    if type(x) is not Tensor and _distributed.involved(x):
+        return _distributed.by_tables((x,), (table,), axis, interleaved, conjugate, inplace)[0]
     return rotate(
         (x,),
         (table,),
@@ -100,6 +102,9 @@ def apply_rotary_qk(
             **how,
         )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
+    if type(q) is not Tensor and _distributed.involved(q):
+        q, k = _distributed.by_tables((q, k), tables, axis, interleaved, conjugate, inplace)
+        return q, k
     q, k = rotate(
         (q, k),
         tables,

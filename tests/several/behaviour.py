@@ -197,7 +197,7 @@ def modes(rank: int, world: int, folder: Path) -> None:
 
 def compiled(rank: int, world: int, folder: Path) -> None:
     """One graph, the kernel in it, forward, backward and in place."""
-    del rank, folder
+    del rank
     mesh = init_device_mesh("cpu", (world,))
     x, g = some(BATCH, HEADS, SEQ, DIM), some(BATCH, HEADS, SEQ, DIM, seed=4)
     rope = RotaryEmbedding(DIM)
@@ -218,6 +218,7 @@ def compiled(rank: int, world: int, folder: Path) -> None:
     ]
     for name, p, call, judge in calls:
         torch._dynamo.reset()
+        (folder / f"compiling {name}").touch()
         program = torch.compile(call, backend="aot_eager", fullgraph=True)
         with torch.no_grad(), counting() as counted:
             y = program(place(x, mesh, [p]))

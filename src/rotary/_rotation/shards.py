@@ -56,10 +56,11 @@ def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool,
         return _by_formula(xs, tables, how, in_place=in_place)
     if _torch.forward_mode() or _torch.transforming():
         return _by_formula(xs, tables, how, in_place=in_place)
-    parts = tuple(
-        [part_beside(table, at, seq_dim, name) for table, at, name in zip(tables, where, names, strict=False)]
-    )
-    return rotate_parts(xs, parts, how, in_place=in_place, names=names)
+    parts = [part_beside(tables[0], where[0], seq_dim, names[0])]
+    if len(xs) == 2:
+        alike = tables[1] is tables[0] and where[1] == where[0]
+        parts.append(parts[0] if alike else part_beside(tables[1], where[1], seq_dim, names[1]))
+    return rotate_parts(xs, tuple(parts), how, in_place=in_place, names=names)
 
 
 def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
@@ -123,7 +124,7 @@ def _turned(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bool) -
         return xs if in_place else tuple([wrapped(x.clone(), like) for x, like in zip(local, xs, strict=True)])
     for x, t, part in zip(xs, local, parts, strict=True):
         _check_held(x, t, part, how["seq_dim"])
-    tables = tuple([part.table for part in parts])
+    tables = tuple([part.table for part in parts])  # q's and k's are one object where they are alike
     with torch.no_grad():
         if _torch.tracing():  # a compiled program keeps the kernel, as it does for the operator of plain tensors
             ys = autograd.by_operator(local, tables, **how, in_place=in_place)
