@@ -60,12 +60,12 @@ class Tables:
         far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
         if window is not None and (not counted or (position_range is not None and position_range[1] >= window)):
             # A tensor may hold the positions of one process of several: were its values decisive, some would raise and others wait.
-            beyond = (
-                f"position {position_range[1]} lies" if counted and position_range else "positions in a tensor may lie"
-            )
+            beyond, remedy = f"position {position_range[1] if position_range else None} lies", "pass length="
+            if not counted:
+                beyond, remedy = "positions in a tensor may lie", "pass length=, which is alike in every process"
             raise ValueError(
                 f"{beyond} beyond the trained window of {window} tokens, and {self.spectrum.schemes} depends on how long the whole "
-                f"context is: pass length=, alike in every process"
+                f"context is: {remedy}"
             )
         xpos = self.xpos
         if xpos is None:
