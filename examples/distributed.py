@@ -230,7 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
     say(f"with positions             {agreed[0]:.1e}        {agreed[1]:.1e}")
     say(f"positions forgotten        {forgotten[0]:.1e}        {forgotten[1]:.1e}      (on a curve nobody sees it)")
     good = agreed[0] <= LOSS and agreed[1] <= GRADIENT and min(forgotten) > 10 * GRADIENT
-    say(f"distributed: {'four processes are one' if good else 'FAILED'}, within {LOSS:g} (loss) and {GRADIENT:g} (gradients)")
+    say(
+        f"distributed: {'four processes are one' if good else 'FAILED'}, within {LOSS:g} (loss) and {GRADIENT:g} (gradients)"
+    )
     sys.stdout.flush()
     dist.barrier()
     os._exit(0 if good else 1)  # gloo's threads do not always survive an orderly end

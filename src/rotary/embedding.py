@@ -226,8 +226,8 @@ class RotaryEmbedding(Built):
         dtype: float32 or float64 hold what was computed, half precisions its rounding. |error| <= 3.1e-8 in float32 for every
             |position| <= 2^31 and amplitude <= 1, about 5e-16 in float64.
         role: "query" or "key", required with use_xpos, ignored without.
-        length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it; None means the trained
-            window, and a position beyond it is then a ValueError.
+        length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it. None means the trained window,
+            where positions are an int within it; beyond it, and for positions in a tensor, it is a ValueError.
 
         Real positions are multiplied by the frequencies in float64: |error| <= 3.1e-8 in float32 for an angle up to 1e7 rad, for an
         interpolation_factor of 1. They get gradients where they require them.
@@ -310,13 +310,15 @@ class RotaryEmbedding(Built):
         q, k: (batch, heads, seq, head_dim), or any layout with channels last, the sequence at seq_dim and the batch, where there is
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
             For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
-            Nested (jagged) q and k of the same documents: positions count in each, and the result is jagged too.
+            Nested (jagged) q and k of the same documents: positions count in each, and the result is jagged too. DTensors of one mesh,
+            cut along batch, heads or sequence: DTensors placed alike, and what is given beside them is of the whole.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
         positions: instead of offset, (seq,) or (1 or batch, seq) numbers of k's length, as in cos_sin; with axes (seq, coordinates) or
             (1 or batch, seq, coordinates). offset and cu_seqlens count the same number on every coordinate, as for text.
         cu_seqlens: (documents + 1,) int32 or int64: packed documents, cut alike in all rows, q and k equally long; positions count
             from offset (int or (documents,)) in each.
-        length: tokens in the whole context, for schemes that depend on it, as in cos_sin.
+        length: tokens in the whole context, for schemes that depend on it, as in cos_sin: required where positions, offset or cu_seqlens
+            are a tensor, or q is a DTensor, since several processes then hold several parts.
         role: "query" or "key", which one tensor alone is; required for it with use_xpos.
         conjugate: turn by minus the angles, which undoes a rotation that has no amplitude.
         inplace: write over q and k and return the same objects.
@@ -327,20 +329,18 @@ class RotaryEmbedding(Built):
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
         Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
-        if type(q) is not Tensor and _nested.is_jagged(q):
+        if type(q) is not Tensor and (_nested.is_jagged(q) or _distributed.involved(q)):
             given: Any = {
                 "offset": offset,
                 "positions": positions,
                 "cu_seqlens": cu_seqlens,
                 "length": length,
                 "role": role,
-                "conjugate": conjugate,
             }
-            return _nested.rotate(self.rotate, q, k, seq_dim=seq_dim, inplace=inplace, **given)
-        if (type(q) is not Tensor or type(k) is not Tensor) and _distributed.involved(q, k):
-            given = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length, "role": role}
-            own = {**self._own(), "interleaved": self.interleaved, "conjugate": conjugate, "inplace": inplace}
-            return _distributed.rotate(self._tables, q, k, seq_dim=seq_dim, **own, **given)
+            given |= {"seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
+            if _nested.is_jagged(q):
+                return _nested.rotate(self.rotate, q, k, **given)
+            return _distributed.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **given)
         call = _inputs.for_rotate(
             q,
             k,
@@ -365,11 +365,8 @@ class RotaryEmbedding(Built):
         return q, k
 
     def _own(self) -> dict[str, Any]:
-        return {
-            "dim": self.dim,
-            "coordinates": 0 if self.axes is None else self.coordinates,
-            "use_xpos": self.use_xpos,
-        }
+        coordinates = 0 if self.axes is None else self.coordinates
+        return {"dim": self.dim, "coordinates": coordinates, "use_xpos": self.use_xpos}
 
     def _table(self, call: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
         return self._tables.at(

@@ -34,9 +34,10 @@ def apply_rotary(
 
     x: (..., seq, head_dim) or any layout with the sequence at seq_dim and channels last; float64, float32, float16 or bfloat16.
         The batch is dimension 0. dim <= head_dim: channels past dim pass through bit for bit. Or nested (jagged), with tables that
-        are jagged alike, or dense ones of which each document takes the first rows.
-    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype, on x's device; used as they are given, in
-        float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
+        are jagged alike, or dense ones of which each document takes the first rows. Or a DTensor, with tables of the whole: plain,
+        alike in every process, or DTensors, Replicate or cut as x is; the result is placed as x is.
+    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype (half precisions warn once), on x's device; used as they are
+        given, in float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
         they require a gradient they get it.
     interleaved: planes are channels (2j, 2j + 1); otherwise (j, j + dim/2).
     conjugate: turn by minus the angle: the adjoint, and where cos^2 + sin^2 = 1 the inverse.
@@ -44,8 +45,9 @@ def apply_rotary(
 
     Returns a tensor with x's dtype and the strides of empty_like(x): computed in the dtype of the tables, rounded once.
 
-    TypeError for a dtype that cannot be rotated; ValueError for shapes or devices that do not belong together; RuntimeError where
-    writing in place would be wrong (leaves that require a gradient, split outputs, expanded tensors), before anything is written.
+    TypeError for a dtype that cannot be rotated; ValueError for shapes or devices that do not belong together, and for placements that
+    would have to send x or a table; RuntimeError where writing in place would be wrong (leaves that require a gradient, split outputs,
+    expanded tensors), before anything is written.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> apply_rotary(x, torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]]))

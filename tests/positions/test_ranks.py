@@ -84,7 +84,9 @@ def test_striped_and_contiguous():
             for chunk in (12, 24):
                 found = of_rank(n, rank, world, order="striped", block=chunk // world)
                 assert torch.equal(found, fpdt(n, rank, world, chunk))
-            assert torch.equal(of_rank(n, rank, world, order="striped", block=n // world), torch.arange(n).chunk(world)[rank])
+            assert torch.equal(
+                of_rank(n, rank, world, order="striped", block=n // world), torch.arange(n).chunk(world)[rank]
+            )
 
 
 # --- documents ------------------------------------------------------------------------------------------------------------------
@@ -141,7 +143,11 @@ def test_a_stream_cut_evenly_takes_positions_from_its_documents():
     assert packed(cu, 24, tokens=index).tolist() == list(range(8, 20))
 
 
-@given(st.integers(1, 6), st.lists(st.integers(0, 5), min_size=1, max_size=5), st.sampled_from(["zigzag", "contiguous", "striped"]))
+@given(
+    st.integers(1, 6),
+    st.lists(st.integers(0, 5), min_size=1, max_size=5),
+    st.sampled_from(["zigzag", "contiguous", "striped"]),
+)
 def test_every_token_is_held_once(world: int, sizes: list[int], order: Any):
     lengths = [2 * world * size for size in sizes]
     cu, n = cumulative(lengths), sum(lengths)
@@ -155,7 +161,9 @@ def test_it_refuses():
     for n, how, padded in ((10, {}, 12), (7, {"order": "contiguous"}, 8), (10, {"order": "striped", "block": 3}, 12)):
         with pytest.raises(ValueError, match=f"pad them to {padded}"):
             of_rank(n, 0, 2, **how)
-    with pytest.raises(ValueError, match=r"2 of 3 are not: document 1 has 6, to be padded to 8; cu_seqlens_padded is meant"):
+    with pytest.raises(
+        ValueError, match=r"2 of 3 are not: document 1 has 6, to be padded to 8; cu_seqlens_padded is meant"
+    ):
         of_rank(16, 0, 2, cu_seqlens=torch.tensor([0, 4, 10, 16]))
     with pytest.raises(ValueError, match="start at 0"):
         of_rank(16, 0, 2, cu_seqlens=torch.tensor([0, 4]))

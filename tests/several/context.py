@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
 from rotary import RotaryEmbedding
 from rotary.positions import of_rank, packed
 from rotary.scaling import DynamicNTK
 from several.matrix import HEADS, some
-from torch.distributed.device_mesh import init_device_mesh
 
 N, DIM = 48, 16
 CU = torch.tensor([0, 8, 24, 24, 48])

@@ -38,7 +38,9 @@ def some(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
 def place(x: Tensor, mesh: Any, placements: Any) -> Any:
     """x, alike in every process, as a DTensor; summands are equal ones, exact since their number is a power of 2."""
     cut = [Replicate() if p.is_partial() else p for p in placements]
-    local = DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False).redistribute(placements=cut).to_local()
+    local = (
+        DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False).redistribute(placements=cut).to_local()
+    )
     for i, p in enumerate(placements):
         if p.is_partial() and p.reduce_op == "sum":
             local = local / mesh.size(i)
@@ -108,7 +110,9 @@ def arguments(kind: str) -> dict[str, Any]:
 KINDS = ("nothing", "offset", "offset of rows", "positions", "positions of rows", "documents", "documents with offsets")
 
 
-def check_rotate(rope: RotaryEmbedding, mesh: Any, at: tuple[Any, Any], given: dict[str, Any], why: str, **other: Any) -> None:
+def check_rotate(
+    rope: RotaryEmbedding, mesh: Any, at: tuple[Any, Any], given: dict[str, Any], why: str, **other: Any
+) -> None:
     """rotate(q, k) forward, backward and in place, q placed as at[0], k as at[1]."""
     dtype = other.pop("dtype", torch.float32)
     shapes = other.pop("shapes", ((BATCH, HEADS, SEQ, DIM), (BATCH, KV, SEQ, DIM)))
@@ -165,7 +169,9 @@ def rotate_on_two_axes(rank: int, world: int, folder: Path) -> None:
         for i, kind in enumerate(KINDS):
             rope = inter if i % 2 else half
             check_rotate(rope, mesh, ((p, r), (p, r)), arguments(kind), f"({a}, {b}), {kind}")
-    check_rotate(half, mesh, ((Shard(2), Shard(1)), (Shard(0), Shard(2))), arguments("positions of rows"), "q and k apart")
+    check_rotate(
+        half, mesh, ((Shard(2), Shard(1)), (Shard(0), Shard(2))), arguments("positions of rows"), "q and k apart"
+    )
 
 
 def uneven_and_empty(rank: int, world: int, folder: Path) -> None:
@@ -206,13 +212,12 @@ def strided(rank: int, world: int, folder: Path) -> None:
         assert torch.equal(y.to_local(), whole[b * 2 + a]), (dim, kind)
         assert tuple(y.placements) == placements
         alone = (_StridedShard(dim, split_factor=2), Replicate())  # by itself: 2 stretches of 2, one of each here
-        parts = [torch.cat((h.chunk(2, dim)[0], g.chunk(2, dim)[0]), dim) if a == 0 else torch.cat((h.chunk(2, dim)[1], g.chunk(2, dim)[1]), dim)
-                 for h, g in [x.chunk(2, dim)]]  # fmt: skip
-        spread = DTensor.from_local(parts[0], mesh, alone, run_check=False, shape=x.shape, stride=x.stride())
+        mine = torch.cat([half.chunk(2, dim)[a] for half in x.chunk(2, dim)], dim)
+        spread = DTensor.from_local(mine, mesh, alone, run_check=False, shape=x.shape, stride=x.stride())
         with torch.no_grad(), silent():
             y = rope.rotate(spread, **given)
-        h, g = rope.rotate(x, **given).chunk(2, dim)
-        assert torch.equal(y.to_local(), torch.cat((h.chunk(2, dim)[a], g.chunk(2, dim)[a]), dim)), (dim, kind)
+        halves = rope.rotate(x, **given).chunk(2, dim)
+        assert torch.equal(y.to_local(), torch.cat([half.chunk(2, dim)[a] for half in halves], dim)), (dim, kind)
 
 
 def tables_of_the_whole(rank: int, world: int, folder: Path) -> None:
@@ -265,7 +270,9 @@ def tables_of_the_whole(rank: int, world: int, folder: Path) -> None:
         with torch.no_grad(), silent():
             ys = rope.rotate(place(late, mesh, [p]), place(k, mesh, [p]), offset=5)
             zs = rotary.apply_rotary_qk(place(late, mesh, [p]), place(k, mesh, [p]), *flat)
-        for got, whole in zip((*ys, *zs), (*rope.rotate(late, k, offset=5), *rotary.apply_rotary_qk(late, k, *flat)), strict=True):
+        for got, whole in zip(
+            (*ys, *zs), (*rope.rotate(late, k, offset=5), *rotary.apply_rotary_qk(late, k, *flat)), strict=True
+        ):
             same(got, whole, [p])
 
 
@@ -286,10 +293,22 @@ def other_arguments(rank: int, world: int, folder: Path) -> None:
     axial = RotaryEmbedding.axial(DIM // 2, DIM // 2)
     grid = rotary.positions.grid(4, 4)
     for p in shards:
-        for rope, given in ((xpos, {}), (yarn, {"offset": 9}), (single, {}), (axial, {"positions": grid}), (axial, {"offset": 4})):
+        for rope, given in (
+            (xpos, {}),
+            (yarn, {"offset": 9}),
+            (single, {}),
+            (axial, {"positions": grid}),
+            (axial, {"offset": 4}),
+        ):
             check_rotate(rope, mesh, ((p,), (p,)), given, f"{rope}, {p}")
         for positions in (torch.arange(SEQ) * 3, torch.arange(BATCH * SEQ).reshape(BATCH, SEQ)):
-            lies = [p if p.is_shard(0) and positions.ndim == 2 else Shard(positions.ndim - 1) if p.is_shard(2) else Replicate()]
+            lies = [
+                p
+                if p.is_shard(0) and positions.ndim == 2
+                else Shard(positions.ndim - 1)
+                if p.is_shard(2)
+                else Replicate()
+            ]
             spread = place(positions, mesh, lies)
             rope = RotaryEmbedding(DIM)
             x = some(BATCH, HEADS, SEQ, DIM)
@@ -302,7 +321,9 @@ def other_arguments(rank: int, world: int, folder: Path) -> None:
             for got, whole in zip(tables, rope.cos_sin(positions), strict=True):
                 same(got, whole, lies)
     spread = place(torch.arange(BATCH * SEQ).reshape(BATCH, SEQ), mesh, [Shard(0)])
-    for got, whole in zip(dynamic.cos_sin(spread, length=lengths), dynamic.cos_sin(spread.full_tensor(), length=lengths), strict=True):
+    for got, whole in zip(
+        dynamic.cos_sin(spread, length=lengths), dynamic.cos_sin(spread.full_tensor(), length=lengths), strict=True
+    ):
         same(got, whole, [Shard(0)])
     for role in ("query", "key"):
         x = some(BATCH, HEADS, SEQ, DIM)
@@ -340,5 +361,8 @@ def other_arguments(rank: int, world: int, folder: Path) -> None:
         type(rope._tables).at = original
     assert made == [16]
     with rotary.use_backend("eager"), torch.no_grad():
-        same(rope.rotate(place(some(BATCH, HEADS, SEQ, DIM), mesh, [Shard(2)])), rope.rotate(some(BATCH, HEADS, SEQ, DIM)))
+        same(
+            rope.rotate(place(some(BATCH, HEADS, SEQ, DIM), mesh, [Shard(2)])),
+            rope.rotate(some(BATCH, HEADS, SEQ, DIM)),
+        )
     assert backends.chosen() is None

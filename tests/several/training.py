@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rotary import RotaryEmbedding, _torch, apply_rotary_qk
-from rotary._inputs import shapes
-from several.matrix import counting
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from rotary import RotaryEmbedding, _torch, apply_rotary_qk
+from rotary._inputs import shapes
+from several.matrix import counting
 
 WIDTH, HEADS, KV, HEAD_DIM, TOKENS = 32, 4, 2, 8, 8
 
@@ -42,7 +43,9 @@ class Layer(nn.Module):
         scores = q @ k.transpose(-1, -2) * HEAD_DIM**-0.5
         mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril()
         if isinstance(scores, DTensor):
-            mask = DTensor.from_local(mask, scores.device_mesh, [Replicate()] * scores.device_mesh.ndim, run_check=False)
+            mask = DTensor.from_local(
+                mask, scores.device_mesh, [Replicate()] * scores.device_mesh.ndim, run_check=False
+            )
         y = scores.masked_fill(~mask, float("-inf")).softmax(-1) @ v
         return x + self.wo(y.transpose(1, 2).flatten(2))
 
@@ -237,7 +240,9 @@ def tensor_parallel(rank: int, world: int, folder: Path) -> None:
             parallelize_module(layer, mesh, plan)
             if sequence:  # a whole x is cut along the sequence for the norm
                 layer.norm.register_forward_pre_hook(
-                    lambda m, args: DTensor.from_local(args[0], mesh, [Replicate()], run_check=False).redistribute(placements=[Shard(1)]),
+                    lambda m, args: DTensor.from_local(args[0], mesh, [Replicate()], run_check=False).redistribute(
+                        placements=[Shard(1)]
+                    ),
                     prepend=True,
                 )
         with counting() as counted:
@@ -339,13 +344,15 @@ def patched(rank: int, world: int, folder: Path) -> None:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         return
-    import rotary.transformers
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    import rotary.transformers
 
     if KV % world:
         return
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=64, hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KV, attn_implementation="eager")  # fmt: skip
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 64, "num_attention_heads": HEADS, "num_key_value_heads": KV}
+    config = LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=64, attn_implementation="eager")
     alone = LlamaForCausalLM(config).eval()
     spread = copy.deepcopy(alone)
     tokens = torch.randint(64, (2, TOKENS))

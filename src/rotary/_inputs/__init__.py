@@ -1,4 +1,5 @@
-"""Everything a call gives, checked and resolved before anything is computed. One function per public entry, in calls.py, moved.py and parts.py."""
+"""Everything a call gives, checked and resolved before anything is computed. One function per public entry: calls.py, moved.py, and
+parts.py for distributed tensors."""
 
 from .calls import (
     Call,

@@ -120,7 +120,9 @@ def by_operator(
 ) -> Tensors:
     """By way of torch's dispatcher: see operators.py."""
     flat = [t for table in tables for t in table]
-    if in_place and compiling() and distributed(*xs):  # a compiler of torch 2.13 loses the gradient of a list that is written over
+    if (
+        in_place and compiling() and distributed(*xs)
+    ):  # a compiler of torch 2.13 loses the gradient of a list that is written over
         for x, y in zip(
             xs, torch.ops.rotary.rotate.default(list(xs), flat, seq_dim, interleaved, conjugate), strict=True
         ):

@@ -115,7 +115,7 @@ def rotate_parts(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bo
     return _turned(xs, parts, how, in_place=False)
 
 
-def _turned(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Tensors:
+def _turned(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Tensors:
     """The local parts turned by one launch, each wrapped as its x is."""
     local = tuple([local_part(x) for x in xs])
     if (
