@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/build.py)
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
-ON_GPU := tests/_rotation tests/_angles -k "triton or test_gpu"
+ON_GPU := tests/_rotation tests/_angles tests/transformers/test_wrapper.py -k "triton or test_gpu"
 
 .PHONY: run test distributed docs hub sanitize models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
@@ -97,6 +97,7 @@ gpu: $(VENV)/.dev
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/_rotation tests/_angles -k "triton and numbers" || exit 1; done; \
 		else echo "compute-sanitizer is not installed: left out"; fi
 	$(BIN)/python -m benchmarks.gpu.run
+	$(BIN)/python -m benchmarks.gpu.models
 
 clean:
 	rm -rf $(VENV) build dist out site src/*.egg-info

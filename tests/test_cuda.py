@@ -12,6 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from rotary import RotaryEmbedding, apply_rotary_qk
 from rotary._rotation import eager
+from rotary.transformers import RotationSpec
+from rotary.transformers.wrapper import Replacement
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ROPE = RotaryEmbedding(64, base=500_000)
@@ -150,3 +152,31 @@ def test_the_operator(dtype: torch.dtype):
     q, k = tensors(dtype)
     cos, sin = (t.cuda() for t in ROPE.cos_sin(48))
     torch.library.opcheck(torch.ops.rotary.rotate.default, ([q, k], [cos, sin, cos, sin], 2, False, False))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_F51_a_patched_function_waits_for_nothing_and_a_graph_follows_its_tables(
+    dtype: torch.dtype, unwaited: Callable[..., Any]
+):
+    """The two columns of a plane are not compared: the kernel reads both, whatever was written into the tables, .data included."""
+    replaced = Replacement(rotate_usual, RotationSpec(unsqueeze=1), lambda: True)
+    q, k = tensors(dtype)
+    cos, sin = (torch.cat((t, t), -1)[None].to(dtype) for t in (t.cuda() for t in ROPE.cos_sin(48)))
+    assert replaced.fits(64, 64)
+    unwaited(lambda: replaced(q, k, cos, sin))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = replaced(q, k, cos, sin)
+    for offset in (0, 100):
+        for table, new in zip((cos, sin), ROPE.cos_sin(torch.arange(offset, offset + 48)), strict=True):
+            table.data.copy_(torch.cat((new, new), -1)[None])
+        graph.replay()
+        half = (cos[..., :32].float().contiguous(), sin[..., :32].float().contiguous())
+        assert same(found, apply_rotary_qk(q, k, *half))
+    assert replaced.fallbacks == 0
+
+
+def rotate_usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    q_turned, k_turned = (torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), -1) for x in (q, k))
+    return q * cos + q_turned * sin, k * cos + k_turned * sin

@@ -146,11 +146,6 @@ def base_of(x: Tensor) -> Tensor | None:
     return x._base if x._is_view() else None
 
 
-def version_of(x: Tensor) -> int:
-    """How often x was written to, as autograd counts; -1 for inference tensors, which have no counter."""
-    return -1 if x.is_inference() else x._version
-
-
 def implement(library: torch.library.Library, name: str, function: Callable[..., Any], keys: Sequence[str]) -> None:
     """Register function for these dispatch keys. The keys of vmap are private: where torch lacks one, that vmap raises by itself."""
     for key in keys:

@@ -1,4 +1,8 @@
-"""A Replacement computes what the function does that it replaces: values, dtypes, gradients, tables whose halves differ."""
+"""A Replacement computes what the function does that it replaces: values, dtypes, gradients, tables whose halves differ.
+
+Tests of `route` run twice: as on a CPU, where halves are compared, and as on a device, where the GPU kernel reads full-width tables
+without comparing. The second needs the kernel, in software (TRITON_INTERPRET=1, ROTARY_CHIP=90) or on a device.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotary.transformers import RotationSpec, probe
-from rotary.transformers.wrapper import HalfTables, Replacement
+from rotary._rotation import triton
+from rotary.transformers import RotationSpec, probe, wrapper
+from rotary.transformers.wrapper import Replacement, equal_halves
 from zoo.functions import Conformer, complex_table, gathered_tables, joined_table, prefix, rotate_half, trailing
 
 
@@ -36,9 +41,25 @@ def ours() -> Replacement:
     return wrapped(usual)
 
 
+@pytest.fixture(params=["compared", "triton"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "triton":
+        if triton.unavailable() is not None or torch.cuda.is_available():
+            pytest.skip("needs the GPU kernel in software")
+        monkeypatch.setattr(wrapper, "compared_for_free", lambda _, spec: spec.widths in ("first", "half"))
+
+        def never(arguments: Any, spec: RotationSpec) -> Any:
+            return equal_halves(arguments, spec) if spec.widths in ("first", "half") else pytest.fail("compared")
+
+        monkeypatch.setattr(wrapper, "equal_halves", never)
+    return request.param
+
+
 @pytest.mark.parametrize(("layout", "axis"), [((2, 4, 6, 16), 1), ((2, 6, 4, 16), 2)])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_both_layouts_with_rows_shared_or_per_batch(ours: Replacement, layout: tuple[int, ...], axis: int, rows: int):
+def test_both_layouts_with_rows_shared_or_per_batch(
+    ours: Replacement, route: str, layout: tuple[int, ...], axis: int, rows: int
+):
     q, k = torch.randn(2, *layout)
     cos, sin = tables(rows, 6, 16)
     for arguments in ((q, k, cos, sin, axis), (q, k, cos, sin)):
@@ -51,7 +72,7 @@ def test_both_layouts_with_rows_shared_or_per_batch(ours: Replacement, layout: t
     assert ours.calls and not ours.fallbacks
 
 
-def test_gradients_are_those_of_the_function(ours: Replacement):
+def test_gradients_are_those_of_the_function(ours: Replacement, route: str):
     q, k = (torch.randn(2, n, 6, 16, requires_grad=True) for n in (4, 2))
     cos, sin = tables(2, 6, 16)
     weights = torch.randn(2, 4, 6, 16), torch.randn(2, 2, 6, 16)
@@ -63,18 +84,18 @@ def test_gradients_are_those_of_the_function(ours: Replacement):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
 
 
-def test_halves_that_differ_take_the_full_width(ours: Replacement):
+def test_halves_that_differ_take_the_full_width(ours: Replacement, route: str):
     q, k = torch.randn(2, 2, 4, 6, 16)
     cos, sin = tables(2, 6, 16, equal_halves=False)
     for x, y in zip(ours(q, k, cos, sin), usual(q, k, cos, sin), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
-    assert (ours.calls, ours.fallbacks) == (0, 1)
+    assert (ours.calls, ours.fallbacks) == ((1, 0) if route == "triton" else (0, 1))
 
 
 @pytest.mark.parametrize("write", ["in place", "data", "numpy", "inference"])
 def test_F51_halves_follow_every_write_to_a_table(write: str):
     """A cache by identity and version missed writes that no version counts: static buffers of CUDA graphs, .data, numpy."""
-    halves, spec, (cos, sin) = HalfTables(), RotationSpec(), tables(2, 6, 16)
+    spec, (cos, sin) = RotationSpec(), tables(2, 6, 16)
     if write == "inference":
         with torch.inference_mode():
             cos, sin = cos.clone(), sin.clone()
@@ -89,18 +110,21 @@ def test_F51_halves_follow_every_write_to_a_table(write: str):
         else:
             with torch.inference_mode():
                 cos.copy_(new)
-        assert torch.equal(halves((cos, sin), spec)[0], new[..., :8])
+        assert torch.equal(equal_halves((cos, sin), spec)[0], new[..., :8])
     uneven = cos.clone()
     uneven[..., 0] += 1.0
-    assert halves((uneven, sin), spec) is None
+    assert equal_halves((uneven, sin), spec) is None
 
 
-def test_halves_cut_without_a_graph_are_cut_again_with_one():
-    halves, spec, half = HalfTables(), RotationSpec(), torch.randn(6, 8, requires_grad=True)
-    wide = torch.cat((half, half), -1)
-    with torch.no_grad():
-        halves((wide, wide), spec)
-    assert halves((wide, wide), spec)[0].requires_grad
+def test_F51_a_write_through_data_reaches_the_next_call(ours: Replacement, route: str):
+    """On a device halves were kept by identity and version of the tables, which .data does not count."""
+    q, k = torch.randn(2, 2, 4, 6, 16)
+    cos, sin = tables(1, 6, 16)
+    for step in (1.0, 2.0):
+        cos.data.fill_(step)
+        for x, y in zip(ours(q, k, cos, sin), usual(q, k, cos, sin), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+    assert (ours.calls, ours.fallbacks) == (2, 0)
 
 
 def forms() -> dict[str, tuple[Any, list[Tensor], list[Tensor], int]]:
@@ -126,7 +150,7 @@ def forms() -> dict[str, tuple[Any, list[Tensor], list[Tensor], int]]:
 
 
 @pytest.mark.parametrize("name", ["complex", "joined", "gathered", "stacked", "trailing", "prefix"])
-def test_every_form_with_its_gradient(name: str):
+def test_every_form_with_its_gradient(name: str, route: str):
     function, xs, arguments, heads = forms()[name]
     ours = wrapped(function, (3, 8), (heads, 12))
     weights = [torch.randn_like(x) for x in xs]

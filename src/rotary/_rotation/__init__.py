@@ -1,6 +1,7 @@
 """Rotating tensors by ready tables.
 
     autograd.py      rotate(): formula, kernel, or kernel inside an autograd node
+    wide.py          the same by tables with a column per channel, on a GPU
     backends.py      which kernel runs, and why one is off
     eager.py         the formula in plain torch operations; the other kernels are tested against it, bit for bit on the CPU
     native.py        the CPU kernel, C++ (../_native)

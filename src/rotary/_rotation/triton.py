@@ -91,6 +91,36 @@ def rotate(
     interleaved: bool,
     conjugate: bool,
 ) -> str | None:
+    return _rotate(xs, outs, tables, seq_dim, interleaved, conjugate, columns=0, transposed=False)
+
+
+def rotate_wide(
+    xs: Tensors,
+    outs: Tensors,
+    tables: tuple[CosSin, ...],
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    conjugate: bool,
+    neighbours: bool,
+    transposed: bool,
+) -> str | None:
+    """The same by tables with a column per channel, see wide.py, whose functions share this signature. Tables of half precision are
+    read as they are: the arithmetic is float32, or float64 for float64."""
+    return _rotate(xs, outs, tables, seq_dim, interleaved, conjugate, columns=1 + neighbours, transposed=transposed)
+
+
+def _rotate(
+    xs: Tensors,
+    outs: Tensors,
+    tables: tuple[CosSin, ...],
+    seq_dim: int,
+    interleaved: bool,
+    conjugate: bool,
+    *,
+    columns: int,
+    transposed: bool,
+) -> str | None:
     x = xs[0]
     reason = unavailable()
     if reason is None and not serves(x):
@@ -103,10 +133,11 @@ def rotate(
             for x, out, (cos, sin) in zip(xs, outs, tables, strict=True)
         ]
     )
-    plan = _plan(x.dtype, x.device, seq_dim, interleaved, conjugate, geometry)
+    how = (seq_dim, interleaved, conjugate)
+    plan = _plan(x.dtype, x.device, *how, geometry, columns, transposed, tables[0][0].dtype)
     if plan is None:  # tables are small against q and k, and nearly always contiguous already
         tables = tuple((cos.contiguous(), sin.contiguous()) for cos, sin in tables)
-        return rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
+        return _rotate(xs, outs, tables, *how, columns=columns, transposed=transposed)
     if isinstance(plan, str):
         return plan
     for launch in plan:
@@ -129,11 +160,15 @@ def _plan(
     interleaved: bool,
     conjugate: bool,
     geometry: tuple[Geometry, ...],
+    columns: int = 0,
+    transposed: bool = False,
+    table_dtype: torch.dtype = torch.float32,
 ) -> tuple[Launch, ...] | str | None:
-    """The launches, or why these tensors are not served, or None where the tables must be made contiguous first."""
+    """The launches, or why these tensors are not served, or None where the tables must be made contiguous first. columns: as in the
+    kernel."""
     size = _SIZES.get(dtype)
-    if size is None:
-        return f"no kernel for {dtype}"
+    if size is None or table_dtype not in _SIZES:
+        return f"no kernel for {table_dtype if size else dtype}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_CHIP:
         return f"compute capability of {device} is older than {_dotted(OLDEST_CHIP)}"
     every: list[Axes] = []
@@ -152,23 +187,23 @@ def _plan(
                 f"more than two independent dimensions beside sequence and channels: shape {shape}, strides {x_strides}"
             )
         every.append(axes)
-        dims.append((2 * table[-1], 0 if out_strides is None else shape[-1] - 2 * table[-1]))
+        dim = table[-1] if columns else 2 * table[-1]
+        dims.append((dim, 0 if out_strides is None else shape[-1] - dim))
     if max(max(axes[:3]) for axes in every) > MOST:
         return f"more than {MOST} rows along one dimension"
     together = len(every) == 2 and dims[0] == dims[1]
     spans = ((0, 1),) if together else tuple((i, i) for i in range(len(every)))
-    launches = tuple(
-        _launch(dtype, size, device, interleaved, conjugate, *dims[i], i, j, every[i], every[j]) for i, j in spans
-    )
+    if not columns:
+        table_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    kind, directions = (dtype, table_dtype, interleaved, columns), (conjugate, transposed)
+    launches = tuple(_launch(device, kind, directions, *dims[i], i, j, every[i], every[j]) for i, j in spans)
     return launches if all(launch.count <= MOST for launch in launches) else f"more than {MOST} programs"
 
 
 def _launch(
-    dtype: torch.dtype,
-    size: int,
     device: torch.device,
-    interleaved: bool,
-    conjugate: bool,
+    kind: tuple[torch.dtype, torch.dtype, bool, int],
+    directions: tuple[bool, bool],
     dim: int,
     tail: int,
     i: int,
@@ -176,6 +211,10 @@ def _launch(
     q: Axes,
     k: Axes,
 ) -> Launch:
+    """kind: dtype of x and of its tables, interleaved, columns. directions: conjugate, transposed."""
+    dtype, table_dtype, interleaved, columns = kind
+    size = _SIZES[dtype]
+
     def programs(tile: Tile) -> int:
         groups = sum(-(-axes.heads // tile.heads) for axes in ((q,) if i == j else (q, k)))
         return groups * -(-max(q.tokens, k.tokens) // tile.tokens)
@@ -186,14 +225,16 @@ def _launch(
     # What divides every stride divides the first address of every row, and so decides how wide the accesses may be. The widths of
     # rows take part, since one token has no stride between rows and would otherwise be a kernel of its own.
     unit = math.gcd(ACCESS // size, dim + tail, *q[3:9], *k[3:9])
-    table_unit = math.gcd(ACCESS // max(size, 4), dim // 2, *q[9:], *k[9:])
-    constants = (dim, tail, interleaved, unit, table_unit, tile.tokens, tile.heads, i != j)
-    code = _code(dtype, device, tile.warps, constants)
-    return Launch(i, j, programs(tile) if dim + tail else 0, (*q, *k, conjugate), code)
+    table_unit = math.gcd(ACCESS // _SIZES[table_dtype], dim // 2, *q[9:], *k[9:])
+    constants = (dim, tail, interleaved, columns, unit, table_unit, tile.tokens, tile.heads, i != j)
+    code = _code((dtype, table_dtype), device, tile.warps, constants)
+    return Launch(i, j, programs(tile) if dim + tail else 0, (*q, *k, *directions), code)
 
 
 @functools.cache
-def _code(dtype: torch.dtype, device: torch.device, warps: int, constants: tuple[int, ...]) -> Code:
+def _code(
+    dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, warps: int, constants: tuple[int, ...]
+) -> Code:
     """The kernel compiled for these constants, one object each. Their number does not depend on lengths."""
     return Code(_kernel, device.index or 0, warps, constants)
 

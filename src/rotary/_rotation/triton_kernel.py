@@ -28,7 +28,7 @@ _RUNTIME = [
         f"{x}_table_b",
         f"{x}_table_s",
     )
-] + ["conjugate"]
+] + ["conjugate", "transposed"]
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
@@ -64,9 +64,11 @@ def rotate_kernel(
     k_table_b: tl.int64,
     k_table_s: tl.int64,
     conjugate: tl.int32,
+    transposed: tl.int32,
     DIM: tl.constexpr,
     TAIL: tl.constexpr,
     INTERLEAVED: tl.constexpr,
+    COLUMNS: tl.constexpr,
     UNIT: tl.constexpr,
     TABLE_UNIT: tl.constexpr,
     BT: tl.constexpr,
@@ -74,6 +76,10 @@ def rotate_kernel(
     PAIR: tl.constexpr,
 ):
     """y = x (cos + i sin), or x (cos - i sin), for BT tokens of BH heads of q or of k, and TAIL channels past DIM copied.
+
+    COLUMNS: 0, the tables have a column per plane; 1, one per channel, the second channels' behind the first; 2, those of a plane
+    beside each other. With one per channel nothing is assumed about the two of a plane: y_a = a cos_a - b sin_a,
+    y_b = b cos_b + a sin_b. `transposed` exchanges sin_a and sin_b: with the other direction the gradient.
 
     Tokens are counted through the batch: token n is position n % seq of row n // seq. One row of programs, head groups of q, then of
     k, fastest, so that programs that run together read the same rows of the tables and neighbouring memory of
@@ -114,9 +120,24 @@ def rotate_kernel(
     plane = tl.arange(0, WIDTH)[None, :]
     table = row * table_b + position * table_s + plane
     turning = (token < tokens) & (plane < PLANES)
-    c = tl.load(cos + table, mask=turning)
-    s = tl.load(sin + table, mask=turning)
-    s = tl.where(conjugate != 0, -s, s)
+    if COLUMNS == 2:
+        column = tl.arange(0, 2 * WIDTH)[None, :]
+        wide = row * table_b + position * table_s + column
+        there = (token < tokens) & (column < DIM)
+        c_a, c_b = tl.split(tl.reshape(tl.load(cos + wide, mask=there), [BT, WIDTH, 2]))
+        s_a, s_b = tl.split(tl.reshape(tl.load(sin + wide, mask=there), [BT, WIDTH, 2]))
+    else:
+        c_a = tl.load(cos + table, mask=turning)
+        s_a = tl.load(sin + table, mask=turning)
+        c_b, s_b = c_a, s_a
+        if COLUMNS == 1:
+            c_b = tl.load(cos + (table + PLANES), mask=turning)
+            s_b = tl.load(sin + (table + PLANES), mask=turning)
+    if COLUMNS > 0:
+        number = tl.float64 if cos.dtype.element_ty == tl.float64 else tl.float32
+        c_a, c_b, s_a, s_b = c_a.to(number), c_b.to(number), s_a.to(number), s_b.to(number)
+        s_a, s_b = tl.where(transposed != 0, s_b, s_a), tl.where(transposed != 0, s_a, s_b)
+    s_a, s_b = tl.where(conjugate != 0, -s_a, s_a), tl.where(conjugate != 0, -s_b, s_b)
 
     x += head.to(tl.int64) * x_h
     y += head.to(tl.int64) * y_h
@@ -142,9 +163,9 @@ def rotate_kernel(
             a, b = tl.split(tl.reshape(first[h], [BT, WIDTH, 2]))
         else:
             a, b = first[h], second[h]
-        a, b = a.to(c.dtype), b.to(c.dtype)
-        first_turned = (a * c - b * s).to(y.dtype.element_ty)
-        second_turned = (b * c + a * s).to(y.dtype.element_ty)
+        a, b = a.to(c_a.dtype), b.to(c_a.dtype)
+        first_turned = (a * c_a - b * s_a).to(y.dtype.element_ty)
+        second_turned = (b * c_b + a * s_b).to(y.dtype.element_ty)
         if INTERLEAVED:
             both = tl.reshape(tl.join(first_turned, second_turned), [BT, 2 * WIDTH])
             tl.store(y + h * y_h + (y_row + channel), both, mask=here & (channel < DIM))

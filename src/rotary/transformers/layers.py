@@ -6,7 +6,7 @@
 `kernelize` of the package kernels binds forward to the function that a model decorated. What that function does is found out by calling
 it, as patch() does (probe): half or interleaved, partial, against the direction of others, or with tables of another layout, all under
 the one name "rotary_pos_emb". A function that is no known rotation runs as it is, and a warning says so. Called by itself, a layer goes
-by its tables.
+by its tables, whose values it reads at every call: on a device that waits for it.
 
 The names are those of the hub, which looks classes up by them. The hub allows a layer no constructor and no other members.
 """
@@ -27,10 +27,9 @@ from ..functional import apply_rotary
 from .probe import probe
 from .rows import rows_of
 from .spec import RotationSpec
-from .wrapper import HalfTables, Replacement
+from .wrapper import Replacement, equal_halves
 
 _HALF, _INTERLEAVED = RotationSpec(widths="cat"), RotationSpec(widths="repeat", interleaved=True)
-_tables = ((_HALF, HalfTables()), (_INTERLEAVED, HalfTables()))
 _replacements: weakref.WeakKeyDictionary[nn.Module, Replacement | None] = weakref.WeakKeyDictionary()
 
 
@@ -130,8 +129,8 @@ def _halved(cos: Tensor, sin: Tensor) -> tuple[RotationSpec, CosSin]:
             "under torch.compile the values of cos and sin cannot be compared, so that they say no pairing: call "
             "rotary.apply_rotary_qk with tables of half width (rotary.tables) and interleaved="
         )
-    for spec, halved in _tables:
-        found = halved((cos, sin), spec)
+    for spec in (_HALF, _INTERLEAVED):
+        found = equal_halves((cos, sin), spec)
         if found is not None:
             return spec, found
     raise ValueError(

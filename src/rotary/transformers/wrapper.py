@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._torch import version_of
+from .._rotation.wide import rotate as rotate_wide
 from .._types import CosSin
 from ..functional import apply_rotary, apply_rotary_qk
 from .probe import HEADS, agrees
@@ -25,34 +23,12 @@ def cos_sin(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin:
     return (second, first) if spec.sin_first else (first, second)
 
 
-class HalfTables(threading.local):
-    """A model's tables cut to half width, if their halves are equal.
+def equal_halves(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
+    """(cos, sin) of half width, or None if the two channels of a pair rotate by different numbers.
 
-    On the CPU they are compared at every call. Versions of tensors do not count writes in inference mode, through .data or through numpy,
-    and a cache that misses a write rotates by old angles. On another device comparing waits for it, and all layers share one pair of
-    tables: there the last result is kept while identity and version of the tables stay, and never for inference tensors.
+    They are compared at every call. Versions of tensors do not count writes in inference mode, through .data or through numpy, and a
+    cache that misses a write rotates by old angles. On a device a comparison waits for it.
     """
-
-    def __init__(self) -> None:
-        self._key: tuple[Any, ...] = ()
-        self._halves: CosSin | None = None
-
-    def __call__(self, arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
-        """(cos, sin) of half width, or None if the two channels of a pair rotate by different numbers."""
-        if any(t.device.type == "cpu" or t.is_inference() for t in arguments):
-            return _equal_halves(arguments, spec)
-        grad = torch.is_grad_enabled()  # halves cut without grad mode have no graph to tables that require a gradient
-        if len(self._key) == len(arguments) and all(
-            reference() is t and state == (version_of(t), grad)
-            for (reference, state), t in zip(self._key, arguments, strict=True)
-        ):
-            return self._halves
-        self._halves = _equal_halves(arguments, spec)
-        self._key = tuple((weakref.ref(t), (version_of(t), grad)) for t in arguments)
-        return self._halves
-
-
-def _equal_halves(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
     halves: list[Tensor] = []
     for table in cos_sin(arguments, spec):
         a, b = per_channel(table, spec.widths)
@@ -60,6 +36,11 @@ def _equal_halves(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | N
             return None
         halves.append(a if spec.widths != "repeat" else a.contiguous())
     return halves[0], halves[1]
+
+
+def compared_for_free(arguments: Sequence[Tensor], spec: RotationSpec) -> bool:
+    """Whether equal_halves() waits for no device: tables on the CPU, or with one column per pair that is read."""
+    return spec.widths in ("first", "half") or all(t.device.type == "cpu" for t in arguments)
 
 
 class _Split(NamedTuple):
@@ -90,7 +71,6 @@ class Replacement:
         self.function: Callable[..., Any] = function
         self.spec: RotationSpec = spec
         self.active: Callable[[], bool] = active
-        self.halves: HalfTables = HalfTables()
         self.calls: int = 0
         self.fallbacks: int = 0
         self.heads: Sequence[int] = heads
@@ -158,7 +138,8 @@ class Replacement:
             return None
         if not all(isinstance(table, Tensor) for table in tables):
             return None
-        halves = None if torch.compiler.is_compiling() else self.halves(tables, spec)
+        reads = not torch.compiler.is_compiling() and compared_for_free(tables, spec)
+        halves = equal_halves(tables, spec) if reads else None
         cos = (cos_sin(tables, spec) if halves is None else halves)[0]
         if not cos.is_floating_point():
             return None
@@ -172,7 +153,10 @@ class Replacement:
             return None
         splits = [self._split(x, width, cos.shape[-2] if spec.prefix else None) for x in xs]
         inputs = [split.rotated for split in splits]
-        ys = None if halves is None else self._by_kernel(inputs, halves, unsqueeze)
+        if halves is not None:
+            ys = self._by_kernel(inputs, halves, unsqueeze)
+        else:
+            ys = None if reads or torch.compiler.is_compiling() else self._by_wide_tables(inputs, tables, unsqueeze)
         if ys is None:
             ys = self._by_formula(inputs, cos_sin(tables, spec), unsqueeze)
         return None if ys is None else [self._join(y, split) for y, split in zip(ys, splits, strict=True)]
@@ -195,17 +179,10 @@ class Replacement:
 
     def _by_kernel(self, xs: list[Tensor], halves: CosSin, unsqueeze: Any) -> list[Tensor] | None:
         """The rotation by apply_rotary, or None if it does not take these shapes. halves: cos and sin of half width."""
-        rows: list[CosSin] = []
-        axes: set[int] = set()
-        for x in xs:
-            cos, sin = (rows_of(table, x, unsqueeze) for table in halves)
-            if cos is None or sin is None:
-                return None
-            axes |= {cos[0], sin[0]}
-            rows.append((cos[1], sin[1]))
-        if len(axes) != 1:
+        found = self._rows(xs, halves, unsqueeze)
+        if found is None:
             return None
-        seq_dim = axes.pop()
+        seq_dim, rows = found
         how: dict[str, Any] = {
             "seq_dim": seq_dim,
             "interleaved": self.spec.interleaved,
@@ -221,6 +198,44 @@ class Replacement:
             return None
         self.calls += 1
         return [self._half_paired(y, 2 * rows[0][0].shape[-1]) for y in ys] if self.spec.to_half else ys
+
+    def _by_wide_tables(self, xs: list[Tensor], tables: list[Tensor], unsqueeze: Any) -> list[Tensor] | None:
+        """The same on a device, where the two columns of a pair are not compared and the kernel reads both; None where it cannot."""
+        wide = cos_sin(tables, self.spec)
+        found = self._rows(xs, wide, unsqueeze)
+        if found is None:
+            return None
+        seq_dim, rows = found
+        xs = [self._promoted(x, wide[0]) for x in xs]
+        together = len(xs) == 2 and xs[0].dtype == xs[1].dtype
+        ys: list[Tensor] = []
+        for group in [slice(0, 2)] if together else [slice(i, i + 1) for i in range(len(xs))]:
+            rotated = rotate_wide(
+                tuple(xs[group]),
+                tuple(rows[group]),
+                seq_dim=seq_dim,
+                interleaved=self.spec.interleaved,
+                conjugate=self.spec.conjugate,
+                neighbours=self.spec.widths == "repeat",
+            )
+            if rotated is None:
+                return None
+            ys += rotated
+        self.calls += 1
+        return [self._half_paired(y, wide[0].shape[-1]) for y in ys] if self.spec.to_half else ys
+
+    @staticmethod
+    def _rows(xs: list[Tensor], tables: CosSin, unsqueeze: Any) -> tuple[int, list[CosSin]] | None:
+        """The dimension of the sequence, and (cos, sin) by rows for each of xs; None for tables that are no rows of it."""
+        rows: list[CosSin] = []
+        axes: set[int] = set()
+        for x in xs:
+            cos, sin = (rows_of(table, x, unsqueeze) for table in tables)
+            if cos is None or sin is None:
+                return None
+            axes |= {cos[0], sin[0]}
+            rows.append((cos[1], sin[1]))
+        return (axes.pop(), rows) if len(axes) == 1 else None
 
     @staticmethod
     def _half_paired(y: Tensor, width: int) -> Tensor:

@@ -1,0 +1,98 @@
+"""The rotation by tables with a column per channel, as models hold them:
+
+    y_a = a cos_a - b sin_a        y_b = b cos_b + a sin_b
+
+Nothing is assumed about the two columns of a plane. Where they are alike this is the rotation; whether they are is a question about
+values, and on a device the answer would be waited for at every call, or kept in a cache that a write through .data escapes. So the GPU
+kernel reads both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._types import CosSin, Tensors
+from . import backends, triton
+from .autograd import How, needs_formula, pairs, readable
+
+
+def rotate(
+    xs: Tensors, tables: tuple[CosSin, ...], *, seq_dim: int, interleaved: bool, conjugate: bool, neighbours: bool
+) -> Tensors | None:
+    """Rotated xs, fresh, by the GPU kernel, with a gradient to xs; None, with nothing computed, where it does not serve them.
+
+    xs: one or two tensors (..., seq at seq_dim, ..., head_dim) of one dtype on one device.
+    tables: a (cos, sin) per x of one floating dtype, (seq, dim) or (batch, seq, dim) with dim <= head_dim; the two columns of plane j are
+        j and j + dim/2, or with `neighbours` 2j and 2j + 1. Computed in float32, float64 where x is float64, and rounded once.
+    """
+    grad = torch.is_grad_enabled()
+    dtypes = {t.dtype for table in tables for t in table}
+    if backends.chosen() not in (None, "triton") or not all(triton.serves(x) for x in xs):
+        return None
+    if needs_formula(xs, tables, grad) or len(dtypes) > 1 or any(x.dtype != xs[0].dtype for x in xs):
+        return None
+    if any(t.device != xs[0].device for t in (*xs, *(t for table in tables for t in table))):
+        return None
+    double = xs[0].dtype == torch.float64
+    if double != (torch.float64 in dtypes):
+        work = torch.float64 if double else torch.float32
+        tables = tuple((cos.to(work), sin.to(work)) for cos, sin in tables)
+    how: _How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate, "neighbours": neighbours}
+    if not (grad and any(x.requires_grad for x in xs)):
+        return _run(xs, tables, how, transposed=False)
+    try:
+        return _RotateWide.apply(how, False, len(xs), *xs, *(t for table in tables for t in table))
+    except _NotServed:
+        return None
+
+
+class _How(How):
+    """And which two columns of a table belong to one plane."""
+
+    neighbours: bool
+
+
+class _NotServed(Exception):
+    """The kernel does not serve these tensors."""
+
+
+def _run(xs: Tensors, tables: tuple[CosSin, ...], how: _How, *, transposed: bool) -> Tensors | None:
+    outs = tuple(torch.empty_like(x) for x in xs)
+    return outs if triton.rotate_wide(xs, outs, tables, **how, transposed=transposed) is None else None
+
+
+class _RotateWide(torch.autograd.Function):
+    """One node for q and k. Its gradient is the same kernel with sin_a and sin_b exchanged, in the other direction."""
+
+    @staticmethod
+    def forward(ctx: Any, how: _How, transposed: bool, count: int, *tensors: Tensor) -> Tensors:
+        xs, flat = tensors[:count], tensors[count:]
+        outs = _run(xs, pairs(flat), how, transposed=transposed)
+        if outs is None:
+            raise _NotServed
+        ctx.save_for_backward(*flat)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
+        ctx.how, ctx.transposed, ctx.count = how, transposed, count
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        tables, how = pairs(saved), {**ctx.how, "conjugate": not ctx.how["conjugate"]}
+        wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
+        rotated: list[Tensor | None] = [None] * ctx.count
+        incoming = [readable(grads[i]) for i in wanted]  # pyright: ignore[reportArgumentType]
+        if wanted:
+            flat = [t for i in wanted for t in tables[i]]
+            try:
+                ys = _RotateWide.apply(how, not ctx.transposed, len(wanted), *incoming, *flat)
+            except _NotServed:  # more dimensions than the kernel has, which contiguous memory never has
+                incoming = [grad.contiguous() for grad in incoming]
+                ys = _RotateWide.apply(how, not ctx.transposed, len(wanted), *incoming, *flat)
+            for i, y in zip(wanted, ys, strict=True):
+                rotated[i] = y
+        return None, None, None, *rotated, *(None,) * len(saved)
