@@ -120,6 +120,6 @@ def _check_documents(cu_seqlens: Tensor, parts: int, order: str) -> None:
         first = odd[0]
         raise ValueError(
             f"in order {order!r} each document must be a multiple of {parts} tokens long, and {len(odd)} of {len(lengths)} are not: "
-            f"document {first} has {lengths[first]}, to be padded to {_padded(lengths[first], parts)}; cu_seqlens_padded is meant, the cumulative "
-            f"lengths with padding"
+            f"document {first} has {lengths[first]}, to be padded to {_padded(lengths[first], parts)}; cu_seqlens_padded is meant, the "
+            f"cumulative lengths with padding"
         )
