@@ -85,7 +85,8 @@ def test_F04_float32_angles_at_long_positions():
 
 
 def test_F05_devices_without_float64():
-    from rotary._angles.turns import cos_sin_without_float64, in_one_word, turns, turns_per_token
+    from rotary._angles.eager import cos_sin_without_float64
+    from rotary._angles.turns import in_one_word, turns, turns_per_token
 
     rope = RotaryEmbedding(64)
     words = turns_per_token(rope.inv_freq)
@@ -549,9 +550,10 @@ def test_the_catalogue_names_every_class_that_is_tested_here():
     page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
     folder = Path(__file__).parent
     files = [folder / "test_failures.py", folder / "test_borders.py", folder / "_native" / "test_operator_fuzz.py"]
-    files += [folder / "test_rerotate.py", *(folder / "transformers").glob("test_*.py")]
+    files += [folder / "_angles" / "test_polynomials.py", folder / "test_rerotate.py"]
+    files += (folder / "transformers").glob("test_*.py")
     tested = {
         int(n) for file in files for n in re.findall(r"^def test_F(\d+)_", file.read_text(encoding="utf-8"), re.M)
     }
     listed = [int(line.split("|")[1].strip()[1:]) for line in page.splitlines() if line.startswith("| F")]
-    assert listed == list(range(1, 57)) and tested == set(listed) - {23}
+    assert listed == list(range(1, 58)) and tested == set(listed) - {23}

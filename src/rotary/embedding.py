@@ -9,12 +9,14 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _checks, _distributed, _inputs, _nested
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
 from ._built import Built
+from ._rotation import call
 from ._rotation.autograd import How, rotate
 from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
@@ -237,12 +239,16 @@ class RotaryEmbedding(Built):
 
         TypeError for positions in half precision, which cannot tell neighbours apart, or a missing role.
         """
+        if not is_compiling():
+            tables = call.tables_at(self._tables.plan, positions, self.inv_freq, dtype, role, length)
+            if tables is not None:
+                return tables
         dtype = _checks.floating_dtype("dtype", dtype)
-        if type(positions) is not int and type(positions) is not Tensor and _nested.is_jagged(positions):
+        if type(positions) not in (int, Tensor) and _nested.is_jagged(positions):
             return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
-        if type(positions) is not int and type(positions) is not Tensor and _distributed.involved(positions):
+        if type(positions) not in (int, Tensor) and _distributed.involved(positions):
             return _distributed.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
-        call = _inputs.for_cos_sin(
+        given = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
             use_xpos=self.use_xpos,
@@ -251,14 +257,14 @@ class RotaryEmbedding(Built):
             device=self.inv_freq.device,
         )
         return self._tables.at(
-            call.positions,
+            given.positions,
             dtype,
-            coordinates=call.coordinates,
-            role=call.role,
-            length=call.length,
-            position_range=call.position_range,
-            traced=call.traced,
-            counted=call.counted,
+            coordinates=given.coordinates,
+            role=given.role,
+            length=given.length,
+            position_range=given.position_range,
+            traced=given.traced,
+            counted=given.counted,
         )
 
     @overload
@@ -310,15 +316,13 @@ class RotaryEmbedding(Built):
         q, k: (batch, heads, seq, head_dim), or any layout with channels last, the sequence at seq_dim and the batch, where there is
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
             For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
-            Nested (jagged) q and k of the same documents: positions count in each, and the result is jagged too. DTensors of one mesh,
-            cut along batch, heads or sequence: DTensors placed alike, and what is given beside them is of the whole.
+            Nested (jagged) q and k of the same documents: positions count in each. DTensors: what is given beside is of the whole.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
         positions: instead of offset, (seq,) or (1 or batch, seq) numbers of k's length, as in cos_sin; with axes (seq, coordinates) or
             (1 or batch, seq, coordinates). offset and cu_seqlens count the same number on every coordinate, as for text.
         cu_seqlens: (documents + 1,) int32 or int64: packed documents, cut alike in all rows, q and k equally long; positions count
             from offset (int or (documents,)) in each.
-        length: tokens in the whole context, for schemes that depend on it, as in cos_sin: required where positions, offset or cu_seqlens
-            are a tensor, or q is a DTensor, since several processes then hold several parts.
+        length: tokens in the whole context, as in cos_sin; such schemes require it where positions, offset or cu_seqlens are a tensor.
         role: "query" or "key", which one tensor alone is; required for it with use_xpos.
         conjugate: turn by minus the angles, which undoes a rotation that has no amplitude.
         inplace: write over q and k and return the same objects.
@@ -327,21 +331,21 @@ class RotaryEmbedding(Built):
         once. Decoding token by token with offsets gives the bits of one prefill, packed documents those of each alone.
 
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
-        Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
+        if not is_compiling():
+            flags = (self.interleaved, conjugate, inplace)
+            rotated = call.rotate_at(
+                self._tables.plan, q, k, offset, positions, cu_seqlens, length, role, seq_dim, *flags
+            )
+            if rotated is not None:
+                return rotated
         if type(q) is not Tensor and (_nested.is_jagged(q) or _distributed.involved(q)):
-            given: Any = {
-                "offset": offset,
-                "positions": positions,
-                "cu_seqlens": cu_seqlens,
-                "length": length,
-                "role": role,
-            }
-            given |= {"seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
+            options: Any = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length}
+            options |= {"role": role, "seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
             if _nested.is_jagged(q):
-                return _nested.rotate(self.rotate, q, k, **given)
-            return _distributed.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **given)
-        call = _inputs.for_rotate(
+                return _nested.rotate(self.rotate, q, k, **options)
+            return _distributed.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
+        given = _inputs.for_rotate(
             q,
             k,
             dim=self.dim,
@@ -355,30 +359,29 @@ class RotaryEmbedding(Built):
             role=role,
             seq_dim=seq_dim,
         )
-        table = self._table(call, call.role, q.dtype)
-        how: How = {"seq_dim": call.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
+        table = self._table(given, given.role, q.dtype)
+        how: How = {"seq_dim": given.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
         if k is None:
             return rotate((q,), (table,), in_place=inplace, **how)[0]
-        k_table = self._table(call, "key", q.dtype) if self.use_xpos else table
-        q_table = _inputs.last_rows(table, q.shape[call.seq_dim], k.shape[call.seq_dim])
+        k_table = self._table(given, "key", q.dtype) if self.use_xpos else table
+        q_table = _inputs.last_rows(table, q.shape[given.seq_dim], k.shape[given.seq_dim])
         q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
     def _own(self) -> dict[str, Any]:
-        coordinates = 0 if self.axes is None else self.coordinates
-        return {"dim": self.dim, "coordinates": coordinates, "use_xpos": self.use_xpos}
+        return {"dim": self.dim, "coordinates": 0 if self.axes is None else self.coordinates, "use_xpos": self.use_xpos}
 
-    def _table(self, call: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
+    def _table(self, given: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
         return self._tables.at(
-            call.positions,
+            given.positions,
             torch.float64 if input_dtype == torch.float64 else torch.float32,
-            coordinates=call.coordinates,
+            coordinates=given.coordinates,
             role=role,
-            length=call.length,
-            position_range=call.position_range,
+            length=given.length,
+            position_range=given.position_range,
             input_dtype=input_dtype,
-            traced=call.traced,
-            counted=call.counted,
+            traced=given.traced,
+            counted=given.counted,
         )
 
     def extra_repr(self) -> str:

@@ -4,17 +4,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:-.venv/bin/python}
-selected=${2:-native}   # pytest -k
+selected=${2:-native or call}   # pytest -k
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 checks=address,undefined,float-cast-overflow
-"${CXX:-c++}" -std=c++17 -O1 -g -fPIC -shared -fno-omit-frame-pointer -ffp-contract=off "-fsanitize=$checks" \
-  -fno-sanitize-recover=all -DROTARY_SOURCE=0 src/rotary/_native/rotate.cpp -o "$folder/librotary.so"
+CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$checks -fno-sanitize-recover=all" \
+  "$python" src/rotary/_native/build.py "$folder/librotary.so" >"$folder/commands" || { cat "$folder/commands"; exit 1; }
 
 # The library alone is instrumented, so the run time comes first by LD_PRELOAD. Leaks of Python itself are not ours to look for.
 runtime=$("${CXX:-c++}" -print-file-name=libasan.so)
 standard=$("${CXX:-c++}" -print-file-name=libstdc++.so.6)  # before the run time looks __cxa_throw up, or an exception of torch ends it
 LD_PRELOAD="$runtime $standard" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=86 UBSAN_OPTIONS=print_stacktrace=1 \
-  ROTARY_LIBRARY="$folder/librotary.so" "$python" -m pytest -q -s -p no:faulthandler tests/_rotation tests/_native -k "$selected"
+  ROTARY_LIBRARY="$folder/librotary.so" "$python" -m pytest -q -s -p no:faulthandler tests/_rotation tests/_native tests/_angles -k "$selected"
 echo "sanitize: nothing found"
