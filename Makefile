@@ -11,7 +11,7 @@ NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/*.h sr
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
 ON_GPU := tests/_rotation tests/_angles tests/transformers/test_wrapper.py -k "triton or test_gpu"
 
-.PHONY: run examples test docs hub sanitize aarch64 models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
+.PHONY: run examples test distributed docs hub sanitize aarch64 models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -28,6 +28,11 @@ test: $(VENV)/.dev
 	{ TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(ON_GPU) && ROTARY_CHIP=90 $(BIN)/python -m pytest -q $(ON_GPU); } >"$$said" 2>&1 & gpu=$$!; \
 	$(BIN)/python -m pytest -q; rest=$$?; wait $$gpu; gpu=$$?; cat "$$said"; \
 	if [ $$rest -eq 0 ] && [ $$gpu -eq 0 ]; then echo "make test: every test passed"; else echo "make test: FAILED"; exit 1; fi
+
+# Four processes on this machine train as one does: tensor and context parallel, then with FSDP2 as well.
+distributed: $(VENV)/.run
+	$(BIN)/torchrun --standalone --nproc-per-node 4 examples/distributed.py
+	$(BIN)/torchrun --standalone --nproc-per-node 4 examples/distributed.py --fsdp
 
 # The site, in site/. Strict: a broken link or a page outside the navigation is an error. Nothing is fetched.
 docs: $(VENV)/.docs

@@ -1,113 +1,144 @@
-"""Two processes over gloo: data parallel and sharded training around our module, and distributed tensors rotated."""
+"""Two and four processes over gloo against one: spawned once each, every job of tests/several inside."""
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-from rotary import RotaryEmbedding
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
-STEPS = 3
+pytest.importorskip("torch.distributed.tensor")
+
+from several import behaviour, context, matrix, processes, training  # noqa: E402
 
 
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
-        self.rope = RotaryEmbedding(16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(-1, (2, 16)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
-        q, k = self.rope.rotate(q, k)
-        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).flatten(2))
+def fails(rank: int, world: int, folder: Path) -> None:
+    assert rank != 1, "as it is meant to"
 
 
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(Attention(), Attention())
+ROOT = Path(__file__).parents[1]
+JOBS: dict[int, dict[str, processes.Job]] = {
+    2: {
+        job.__name__: job
+        for job in (
+            behaviour.compiled,  # first: see there
+            behaviour.gradients_elsewhere,
+            behaviour.refusals,
+            behaviour.modes,
+            behaviour.without_private_names,
+            behaviour.lying_tables,
+            matrix.rotate_by_every_placement,
+            matrix.tables_of_the_whole,
+            matrix.other_arguments,
+            context.shards_of_every_order,
+            training.data_parallel,
+            training.mixed_precision,
+            training.checkpointing,
+            training.tensor_parallel,
+            training.pipeline,
+            training.patched,
+            training.seen_by_modes,
+            fails,
+        )
+    },
+    4: {
+        job.__name__: job
+        for job in (
+            behaviour.gradients_elsewhere,
+            behaviour.refusals,
+            behaviour.outside_the_mesh,
+            matrix.rotate_on_two_axes,
+            matrix.uneven_and_empty,
+            matrix.strided,
+            matrix.tables_of_the_whole,
+            matrix.other_arguments,
+            context.shards_of_every_order,
+            context.by_torch,
+            training.data_parallel,
+            training.everything_distributed,
+            training.stored,
+        )
+    },
+}
 
 
-def data() -> Tensor:
-    return torch.randn(STEPS, 4, 6, 32, generator=torch.Generator().manual_seed(1))
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[str]]]:
+    """What went wrong, by number of processes and job."""
+    return {world: processes.run(world, jobs, tmp_path_factory.mktemp(f"world{world}")) for world, jobs in JOBS.items()}
 
 
-def train(trained: nn.Module, batches: Tensor) -> None:
-    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
-    for x in batches:
-        optimizer.zero_grad()
-        trained(x).square().mean().backward()
-        optimizer.step()
+@pytest.mark.parametrize(
+    ("world", "name"), [(world, name) for world, jobs in JOBS.items() for name in jobs if name != fails.__name__]
+)
+def test_as_one_process(failures: dict[int, dict[str, list[str]]], world: int, name: str):
+    assert not failures[world][name], "\n".join(failures[world][name])
 
 
-def weights(trained: nn.Module) -> Tensor:
-    parts: list[Tensor] = []
-    for parameter in trained.parameters():
-        whole: Any = parameter.detach()
-        parts.append((whole.full_tensor() if hasattr(whole, "full_tensor") else whole).flatten())
-    return torch.cat(parts)
+def test_F69_what_would_be_rotated_in_a_temporary_is_refused(failures: dict[int, dict[str, list[str]]]):
+    assert not failures[2][behaviour.refusals.__name__] and not failures[4][behaviour.refusals.__name__]
 
 
-def job(rank: int, folder: str, expected: Tensor) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    _train_both_ways(rank, expected)
-    _rotate_shards(rank)
-    dist.barrier()
-    os._exit(0)  # all was well; gloo's threads do not always survive an orderly end (seen once: terminate, SIGABRT)
+def test_the_test_of_processes_can_fail(failures: dict[int, dict[str, list[str]]]):
+    (said,) = failures[2][fails.__name__]
+    assert "rank 1" in said and "as it is meant to" in said
 
 
-def _train_both_ways(rank: int, expected: Tensor) -> None:
-    from torch.distributed.fsdp import fully_shard
-    from torch.nn.parallel import DistributedDataParallel
-
-    mine = data()[:, 2 * rank : 2 * rank + 2]  # means of halves average to the mean of the whole
-    parallel = DistributedDataParallel(model())
-    train(parallel, mine)
-    torch.testing.assert_close(weights(parallel), expected, rtol=0, atol=1e-6)
-
-    mesh = dist.init_device_mesh("cpu", (2,))
-    sharded = model()
-    for layer in sharded:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(sharded, mesh=mesh)
-    train(sharded, mine)
-    torch.testing.assert_close(weights(sharded), expected, rtol=0, atol=1e-6)
-
-
-def _rotate_shards(rank: int) -> None:
-    """Heads and batch sharded, positions not: each process rotates its own part."""
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    mesh = dist.init_device_mesh("cpu", (2,))
-    rope = RotaryEmbedding(16)
-    x = torch.randn(4, 2, 6, 16, generator=torch.Generator().manual_seed(2))
-    for dimension in (0, 1):
-        local = distribute_tensor(x, mesh, [Shard(dimension)]).to_local()
-        assert torch.equal(rope.rotate(local), rope.rotate(x).chunk(2, dimension)[rank])
-    from rotary import apply_rotary
-
-    cos, sin = rope.cos_sin(6)
-    spread, *tables = (
-        distribute_tensor(t, mesh, [p]) for t, p in ((x, Shard(1)), (cos, _replicate()), (sin, _replicate()))
-    )
-    torch.testing.assert_close(apply_rotary(spread, *tables).full_tensor(), rope.rotate(x), rtol=0, atol=1e-6)
+# One process makes its tables and rotates, dies, and the others go on: nothing of ours waits for it.
+DIES = """
+import os, sys
+from pathlib import Path
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from rotary import RotaryEmbedding
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+mesh, rope = init_device_mesh("cpu", (2,)), RotaryEmbedding(16)
+x = torch.randn(2, 2, 4, 16, generator=torch.Generator().manual_seed(0))
+spread = DTensor.from_local(x, mesh, [Shard(2)], run_check=False).requires_grad_()
+if rank == 1:
+    os._exit(7)
+import time
+time.sleep(2)
+for _ in range(10):
+    y = rope.rotate(spread, offset=3)
+    y.backward(DTensor.from_local(x, mesh, [Shard(2)], run_check=False))
+assert torch.equal(y.to_local(), rope.rotate(x, offset=3))
+print("went on", flush=True)
+os._exit(0)
+"""
 
 
-def _replicate() -> Any:
-    from torch.distributed.tensor import Replicate
+def test_a_process_that_dies_stops_no_rotation_of_the_others(tmp_path: Path):
+    command = (sys.executable, "-c", DIES)
+    runs = [
+        subprocess.Popen((*command, str(rank), str(tmp_path / "store")), stdout=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        said = [run.communicate(timeout=60)[0] for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    assert [run.returncode for run in runs] == [0, 7]
+    assert said[0].strip() == "went on"
 
-    return Replicate()
+
+def test_importing_rotary_imports_no_distributed_tensors():
+    rotated = "rotary.RotaryEmbedding(16).rotate(torch.ones(1, 1, 2, 16))"
+    script = f"import sys, rotary, torch; {rotated}; print('torch.distributed.tensor' in sys.modules)"
+    run = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
 
 
-def test_two_processes_train_as_one(tmp_path: Path):
-    alone = model()
-    train(alone, data())
-    torch.multiprocessing.spawn(job, args=(str(tmp_path), weights(alone)), nprocs=2)
+@pytest.mark.parametrize("options", [(), ("--fsdp",)])
+def test_the_example_agrees_with_one_process(options: tuple[str, ...]):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4")
+    command = (*launcher, str(ROOT / "examples" / "distributed.py"), "--steps", "1", *options)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "distributed: four processes are one" in run.stdout

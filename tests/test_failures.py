@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -247,6 +248,97 @@ def test_F19_the_switch_of_longrope():
     rope.rotate(x, offset=63)
     with pytest.raises(ValueError, match="position 64 lies beyond the trained window of 64 tokens"):
         rope.rotate(x, offset=64)
+
+
+@pytest.mark.parametrize("name", ["DynamicNTK", "LongRoPE"])
+def test_F65_no_process_raises_alone(name: str):
+    """Whether a length is needed is known from the types of a call: the first of several processes, whose positions lie within the
+    trained window, raises as the others do, and none waits for it at the next collective."""
+    from rotary.scaling import DynamicNTK, LongRoPE
+
+    scheme = {"DynamicNTK": DynamicNTK(4.0, 64), "LongRoPE": LongRoPE([1.0] * 16, [4.0] * 16, 64, factor=4.0)}[name]
+    rope = RotaryEmbedding(32, scaling=scheme)
+    x = torch.randn(2, 2, 4, 32)
+    near, far = torch.arange(4), torch.arange(1000, 1004)
+    for positions in (near, far, near.expand(2, 4), far.int()):
+        for call in (lambda p=positions: rope.rotate(x, positions=p), lambda p=positions: rope.cos_sin(p)):
+            with pytest.raises(ValueError, match="positions in a tensor may lie beyond.*pass length="):
+                call()
+    for given in ({"offset": near[0]}, {"offset": near[:2]}, {"cu_seqlens": torch.tensor([0, 2, 4])}):
+        with pytest.raises(ValueError, match="pass length="):
+            rope.rotate(x, **given)
+    with torch.no_grad(), pytest.raises(Exception, match="pass length="):
+        torch.compile(lambda p: rope.rotate(x, positions=p), backend="eager")(near)
+    whole = rope.rotate(x.repeat(1, 1, 2, 1), length=8)
+    assert torch.equal(rope.rotate(x, positions=near + 4, length=8), whole[:, :, 4:])
+    assert torch.equal(
+        rope.rotate(x, offset=3), rope.rotate(x, offset=torch.tensor(3), length=64)
+    )  # ints are alike everywhere
+
+
+def test_F66_tables_that_a_cast_rounded_are_told_once(recwarn: pytest.WarningsRecorder):
+    """FSDP2 casts the floating inputs of a layer, tables among them, in silence (pytorch/torchtitan#2881)."""
+    import rotary
+    from rotary._inputs import shapes
+
+    rope, x = RotaryEmbedding(16), torch.randn(1, 2, 4, 16).bfloat16()
+    tables = rope.cos_sin(4)
+    for dtype in (torch.bfloat16, torch.float16):
+        shapes._warned = False
+        half = [t.to(dtype) for t in tables]
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            rotary.apply_rotary(x, *half)
+            rotary.apply_rotary_qk(x, x, *half)
+        (said,) = told
+        assert said.filename == __file__
+        assert re.match(f"cos and sin are {dtype}.*cast_forward_inputs=False", str(said.message))
+    shapes._warned = False
+    before = len(recwarn)
+    rotary.apply_rotary(x, *tables)
+    rotary.apply_rotary(x.double(), *tables)  # float32 tables, cast up: nothing was lost here
+    torch.compile(lambda: rotary.apply_rotary(x, *half), backend="eager", fullgraph=True)()
+    assert len(recwarn) == before and not shapes._warned
+
+
+def test_F67_a_dispatch_mode_sees_one_operator_and_the_kernel_runs():
+    """Selective checkpointing, FlopCounterMode and a user's own mode: no rotation by formula, no bit of it changed."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import rotary
+    from rotary import operators
+
+    class Seen(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names: list[str] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    rope, (q, k) = RotaryEmbedding(16), (torch.randn(2, 2, 4, 16), torch.randn(2, 1, 4, 16))
+    tables = rope.cos_sin(4)
+    expected = rotary.apply_rotary_qk(q, k, *tables)
+    for module in (rotary, operators):
+        with Seen() as seen:
+            found = module.apply_rotary_qk(q, k, *tables)
+        assert seen.names == ["rotary.rotate.default"]
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        own = q.clone(), k.clone()
+        with Seen() as seen, torch.no_grad():
+            module.apply_rotary_qk(*own, *tables, inplace=True)
+        assert seen.names == ["rotary.rotate_.default"]
+        assert all(torch.equal(a, b) for a, b in zip(own, expected, strict=True))
+        leaf, alone = q.clone().requires_grad_(), q.clone().requires_grad_()
+        with Seen() as seen:
+            module.apply_rotary(leaf, *tables).backward(q)
+        rotary.apply_rotary(alone, *tables).backward(q)
+        assert [name for name in seen.names if "rotary" in name] == ["rotary.rotate.default"] * 2
+        assert not any("mul" in name for name in seen.names) and torch.equal(leaf.grad, alone.grad)
+    with FlopCounterMode(display=False), rotary.use_backend("native"):
+        assert all(torch.equal(a, b) for a, b in zip(rope.rotate(q, k), expected, strict=True))
 
 
 def test_F20_yarns_attention_factor_and_ramp():
@@ -514,8 +606,9 @@ def test_the_catalogue_names_every_class_that_is_tested_here():
     files += [folder / "_angles" / "test_polynomials.py", folder / "test_rerotate.py"]
     files += (folder / "transformers").glob("test_*.py")
     files += [folder / "checkpoints" / "test_torch.py", folder / "_rotation" / "test_call.py"]
+    files += [folder / "test_distributed.py", folder / "positions" / "test_ranks.py"]
     tested = {
         int(n) for file in files for n in re.findall(r"^def test_F(\d+)_", file.read_text(encoding="utf-8"), re.M)
     }
     listed = [int(line.split("|")[1].strip()[1:]) for line in page.splitlines() if line.startswith("| F")]
-    assert listed == list(range(1, 61)) and tested == set(listed)
+    assert listed == list(range(1, 70)) and tested == set(listed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _checks, _inputs, _nested
+from . import _checks, _distributed, _inputs, _nested
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
@@ -223,8 +223,8 @@ class RotaryEmbedding(Built):
         dtype: float32 or float64 hold what was computed, half precisions its rounding. |error| <= 3.1e-8 in float32 for every
             |position| <= 2^31 and amplitude <= 1, about 5e-16 in float64.
         role: "query" or "key", required with use_xpos, ignored without.
-        length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it; None means the trained
-            window, and a position beyond it is then a ValueError.
+        length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it. None means the trained window,
+            where positions are an int within it; beyond it, and for positions in a tensor, it is a ValueError.
 
         Real positions are multiplied by the frequencies in float64: |error| <= 3.1e-8 in float32 for an angle up to 1e7 rad, for an
         interpolation_factor of 1. They get gradients where they require them.
@@ -239,8 +239,10 @@ class RotaryEmbedding(Built):
             if tables is not None:
                 return tables
         dtype = _checks.floating_dtype("dtype", dtype)
-        if type(positions) is not int and type(positions) is not Tensor and _nested.is_jagged(positions):
+        if type(positions) not in (int, Tensor) and _nested.is_jagged(positions):
             return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
+        if type(positions) not in (int, Tensor) and _distributed.involved(positions):
+            return _distributed.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
         given = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
@@ -257,6 +259,7 @@ class RotaryEmbedding(Built):
             length=given.length,
             position_range=given.position_range,
             traced=given.traced,
+            counted=given.counted,
         )
 
     @overload
@@ -308,13 +311,13 @@ class RotaryEmbedding(Built):
         q, k: (batch, heads, seq, head_dim), or any layout with channels last, the sequence at seq_dim and the batch, where there is
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
             For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
-            Nested (jagged) q and k of the same documents: positions count in each, and the result is jagged too.
+            Nested (jagged) q and k of the same documents: positions count in each. DTensors: what is given beside is of the whole.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
         positions: instead of offset, (seq,) or (1 or batch, seq) numbers of k's length, as in cos_sin; with axes (seq, coordinates) or
             (1 or batch, seq, coordinates). offset and cu_seqlens count the same number on every coordinate, as for text.
         cu_seqlens: (documents + 1,) int32 or int64: packed documents, cut alike in all rows, q and k equally long; positions count
             from offset (int or (documents,)) in each.
-        length: tokens in the whole context, for schemes that depend on it, as in cos_sin.
+        length: tokens in the whole context, as in cos_sin; such schemes require it where positions, offset or cu_seqlens are a tensor.
         role: "query" or "key", which one tensor alone is; required for it with use_xpos.
         conjugate: turn by minus the angles, which undoes a rotation that has no amplitude.
         inplace: write over q and k and return the same objects.
@@ -323,7 +326,6 @@ class RotaryEmbedding(Built):
         once. Decoding token by token with offsets gives the bits of one prefill, packed documents those of each alone.
 
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
-        Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
         if not is_compiling():
             flags = (self.interleaved, conjugate, inplace)
@@ -332,16 +334,12 @@ class RotaryEmbedding(Built):
             )
             if rotated is not None:
                 return rotated
-        if type(q) is not Tensor and _nested.is_jagged(q):
-            options: Any = {
-                "offset": offset,
-                "positions": positions,
-                "cu_seqlens": cu_seqlens,
-                "length": length,
-                "role": role,
-                "conjugate": conjugate,
-            }
-            return _nested.rotate(self.rotate, q, k, seq_dim=seq_dim, inplace=inplace, **options)
+        if type(q) is not Tensor and (_nested.is_jagged(q) or _distributed.involved(q)):
+            options: Any = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length}
+            options |= {"role": role, "seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
+            if _nested.is_jagged(q):
+                return _nested.rotate(self.rotate, q, k, **options)
+            return _distributed.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
         given = _inputs.for_rotate(
             q,
             k,
@@ -365,6 +363,9 @@ class RotaryEmbedding(Built):
         q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
+    def _own(self) -> dict[str, Any]:
+        return {"dim": self.dim, "coordinates": 0 if self.axes is None else self.coordinates, "use_xpos": self.use_xpos}
+
     def _table(self, given: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
         return self._tables.at(
             given.positions,
@@ -375,6 +376,7 @@ class RotaryEmbedding(Built):
             position_range=given.position_range,
             input_dtype=input_dtype,
             traced=given.traced,
+            counted=given.counted,
         )
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _checks, _inputs, _nested
+from . import _checks, _distributed, _inputs, _nested
 from ._angles.exact import cos_sin_of_directions
 from ._angles.turns import turns_per_token
 from ._rotation import call
@@ -38,9 +38,10 @@ def apply_rotary(
 
     x: (..., seq, head_dim) or any layout with the sequence at seq_dim and channels last; float64, float32, float16 or bfloat16.
         The batch is dimension 0. dim <= head_dim: channels past dim pass through bit for bit. Or nested (jagged), with tables that
-        are jagged alike, or dense ones of which each document takes the first rows.
-    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype, on x's device; used as they are given, in
-        float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
+        are jagged alike, or dense ones of which each document takes the first rows. Or a DTensor, with tables of the whole: plain,
+        alike in every process, or DTensors, Replicate or cut as x is; the result is placed as x is.
+    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype (half precisions warn once), on x's device; used as they are
+        given, in float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
         they require a gradient they get it.
     interleaved: planes are channels (2j, 2j + 1); otherwise (j, j + dim/2).
     conjugate: turn by minus the angle: the adjoint, and where cos^2 + sin^2 = 1 the inverse.
@@ -48,8 +49,9 @@ def apply_rotary(
 
     Returns a tensor with x's dtype and the strides of empty_like(x): computed in the dtype of the tables, rounded once.
 
-    TypeError for a dtype that cannot be rotated; ValueError for shapes or devices that do not belong together; RuntimeError where
-    writing in place would be wrong (leaves that require a gradient, split outputs, expanded tensors), before anything is written.
+    TypeError for a dtype that cannot be rotated; ValueError for shapes or devices that do not belong together, and for placements that
+    would have to send x or a table; RuntimeError where writing in place would be wrong (leaves that require a gradient, split outputs,
+    expanded tensors), before anything is written.
 
     >>> x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> apply_rotary(x, torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [1.0]]))
@@ -66,6 +68,8 @@ def apply_rotary(
             lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how
         )
     axis, table = _inputs.for_table(x, cos, sin, seq_dim)
+    if type(x) is not Tensor and _distributed.involved(x):
+        return _distributed.by_tables((x,), (table,), axis, interleaved, conjugate, inplace)[0]
     return rotate(
         (x,),
         (table,),
@@ -112,6 +116,9 @@ def apply_rotary_qk(
             **how,
         )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
+    if type(q) is not Tensor and _distributed.involved(q):
+        q, k = _distributed.by_tables((q, k), tables, axis, interleaved, conjugate, inplace)
+        return q, k
     q, k = rotate(
         (q, k),
         tables,
@@ -177,6 +184,8 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     TypeError for a t that is not floating; ValueError for shapes that do not fit, and, on the CPU, for cos and sin in the place of freqs
     and scale.
     """
+    if type(t) is not Tensor and _distributed.involved(t):
+        freqs, scale = _distributed.beside(t, freqs, scale)
     _inputs.for_freqs(t, freqs, scale)
     seq, dim = t.shape[-2], freqs.shape[-1]
     work = torch.float64 if t.dtype == torch.float64 else torch.float32
@@ -185,7 +194,7 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
         scale = (scale[first:] if scale.ndim else scale).to(work)
     angles = freqs[first:].to(torch.float64) if t.device.type != "mps" else freqs[first:]
     cos, sin = angles.cos().to(work) * scale, angles.sin().to(work) * scale
-    x = t[..., :dim].to(work)
+    x = (t if dim == t.shape[-1] else t[..., :dim]).to(work)
     a, b = x.chunk(2, -1)
     y = (x * cos + torch.cat((-b, a), -1) * sin).to(t.dtype)
     return torch.cat((y, t[..., dim:]), -1) if dim < t.shape[-1] else y

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from . import _inputs, _torch
-from ._rotation import backends, eager, overlap
+from ._rotation import backends, eager, overlap, shards
 from ._rotation.autograd import How, by_formula, needs_formula, over_by_formula, pairs, readable, rotate
-from ._torch import tracing, transforming
+from ._torch import distributed, tracing, transforming, watched
 from ._types import CosSin, Tensors
 
 # Lists, since queries and keys go in one launch whether there are keys or not. `tables` holds cos, sin for each of xs.
@@ -119,10 +119,13 @@ def _differentiable(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> list[Tensor]:
     """The autograd implementation, eagerly and while a compiler traces the backward pass."""
+    if distributed(*xs, *tables):
+        _inputs.for_operator(xs, tables, seq_dim)
+        return shards.by_operator(_rotate, xs, tables, seq_dim, interleaved, conjugate)
     grad, formula = torch.is_grad_enabled(), _needs_formula(tables)
     if grad and not formula and any(x.requires_grad for x in xs):
         return list(_RotateByOperator.apply(seq_dim, interleaved, conjugate, len(xs), *xs, *tables))
-    if not needs_formula(tuple(xs), pairs(tables), grad):
+    if not needs_formula(tuple(xs), pairs(tables), grad) and not watched():
         return _run(
             xs, tables, seq_dim, interleaved, conjugate
         )  # plain tensors need no second pass through the dispatcher
@@ -136,9 +139,13 @@ def _differentiable(
 def _differentiable_in_place(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> None:
+    if distributed(*xs, *tables):
+        _inputs.for_operator(xs, tables, seq_dim)
+        shards.by_operator(_rotate_in_place, xs, tables, seq_dim, interleaved, conjugate)
+        return
     grad = torch.is_grad_enabled()
     needs_grad = grad and any(x.requires_grad for x in xs)
-    if not (needs_grad or needs_formula(tuple(xs), pairs(tables), grad)):
+    if not (needs_grad or watched() or needs_formula(tuple(xs), pairs(tables), grad)):
         _run_in_place(xs, tables, seq_dim, interleaved, conjugate)
         return
     formula = _needs_formula(tables)
@@ -258,3 +265,4 @@ if not hasattr(torch.ops.rotary, "rotate"):
     _library = _register()  # keep a reference: deleting the Library unregisters its operators
 _rotate = torch.ops.rotary.rotate.default
 _rotate_in_place = torch.ops.rotary.rotate_.default
+shards.register_now()

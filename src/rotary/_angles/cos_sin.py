@@ -42,6 +42,8 @@ class Tables:
         position_range: Range | None = None,
         input_dtype: torch.dtype | None = None,
         traced: bool | None = None,
+        counted: bool = False,
+        part: bool = False,
     ) -> CosSin:
         """(cos, sin) of positions (...), integers or float32 or float64, each (..., dim/2) in dtype, amplitude folded in.
 
@@ -49,9 +51,11 @@ class Tables:
         position_range: (smallest, largest) if known without reading a tensor; CPU tensors are read.
         input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
         traced: what tracing() says, where the caller has asked already.
+        counted: positions were counted from ints, which are alike in every process.
+        part: positions are those of this process among several that hold others, and nothing is refused for their values.
 
-        ValueError where a known position lies beyond the trained window of a scheme that needs a length and has none, or where its
-        scale overflows input_dtype.
+        ValueError where a scheme needs a length and has none, unless positions were counted and lie within its trained window; and where
+        the scale of a known position overflows input_dtype.
         """
         if positions.is_floating_point() and self.spectrum.angles == "float32":
             raise TypeError(
@@ -60,25 +64,29 @@ class Tables:
             )
         traced = tracing() if traced is None else traced
         window = self.spectrum.window if length is None else None
-        positions = positions if positions.is_floating_point() else _as_int64(positions, traced)
-        position_range = position_range or _range_of(positions, traced)
+        positions = positions if positions.is_floating_point() else as_int64(positions, traced)
+        position_range = position_range or range_of(positions, traced)
         far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
-        if window is not None and position_range is not None and position_range[1] >= window:
+        if window is not None and (not counted or (position_range is not None and position_range[1] >= window)):
+            # A tensor may hold the positions of one process of several: were its values decisive, some would raise and others wait.
+            beyond, remedy = f"position {position_range[1] if position_range else None} lies", "pass length="
+            if not counted:
+                beyond, remedy = "positions in a tensor may lie", "pass length=, which is alike in every process"
             raise ValueError(
-                f"position {position_range[1]} lies beyond the trained window of {window} tokens, and {self.spectrum.schemes} "
-                f"depends on how long the whole context is: pass length="
+                f"{beyond} beyond the trained window of {window} tokens, and {self.spectrum.schemes} depends on how long the whole "
+                f"context is: {remedy}"
             )
         xpos = self.xpos
         if xpos is None:
             return self.spectrum.cos_sin(
                 positions, dtype, coordinates=coordinates, length=length, far=far, traced=traced
             )
-        if position_range is not None:
+        if position_range is not None and not part:
             xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
         return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 
-def _as_int64(positions: Tensor, traced: bool) -> Tensor:
+def as_int64(positions: Tensor, traced: bool) -> Tensor:
     """Positions as int64. Of uint64 only the lower half fits; where the host may read them, the rest is a ValueError."""
     if positions.dtype == torch.int64:
         return positions
@@ -93,7 +101,7 @@ def _as_int64(positions: Tensor, traced: bool) -> Tensor:
     return converted
 
 
-def _range_of(positions: Tensor, traced: bool) -> Range | None:
+def range_of(positions: Tensor, traced: bool) -> Range | None:
     """The smallest and the largest position, where reading it does not wait for a device: CPU tensors in eager mode. Real ones are
     rounded away from 0; ValueError where one is not finite."""
     if traced or positions.device.type != "cpu" or positions.numel() == 0:

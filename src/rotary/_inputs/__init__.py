@@ -1,4 +1,5 @@
-"""Everything a call gives, checked and resolved before anything is computed. One function per public entry, in calls.py and moved.py."""
+"""Everything a call gives, checked and resolved before anything is computed. One function per public entry: calls.py, moved.py, and
+parts.py for distributed tensors."""
 
 from .calls import (
     Call,
@@ -12,12 +13,14 @@ from .calls import (
     last_rows,
 )
 from .moved import Move, Side, for_rerotate, for_rerotation
+from .parts import for_cos_sin_part, for_rotate_parts
 
 __all__ = [
     "Call",
     "Move",
     "Side",
     "for_cos_sin",
+    "for_cos_sin_part",
     "for_directions",
     "for_freqs",
     "for_operator",
@@ -25,6 +28,7 @@ __all__ = [
     "for_rerotate",
     "for_rerotation",
     "for_rotate",
+    "for_rotate_parts",
     "for_table",
     "last_rows",
 ]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .._torch import jit_tracing, tracing
+from .._placed import placed
+from .._torch import distributed, jit_tracing, tracing
 from .._types import CosSin, Length, Range, Role
 from ..positions import sequence
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis, table_of
@@ -29,7 +30,8 @@ class Call(NamedTuple):
 
     seq_dim: counted from the front. positions: (seq,) or (batch, seq), of the keys, with a last dimension for coordinates where
     that is said; otherwise each coordinate is that number. position_range: where the host knows it
-    without looking at a tensor. traced: what tracing() says here.
+    without looking at a tensor. counted: whether positions were counted from ints alone, and from no tensor.
+    traced: what tracing() says here.
     """
 
     seq_dim: int
@@ -39,6 +41,7 @@ class Call(NamedTuple):
     length: Length
     role: Role
     traced: bool
+    counted: bool
 
 
 def for_rotate(
@@ -74,7 +77,8 @@ def for_rotate(
     tokens = context_length(length, keys, axis)
     rows = at.shape[0] if at.ndim == 2 + spread else tokens.shape[0] if windowed and per_row(tokens) else 1
     check_batch_of_tables(rows, q, "q")
-    return Call(axis, at, spread, known, tokens, role, traced)
+    counted = positions is None and cu_seqlens is None and not isinstance(offset, Tensor)
+    return Call(axis, at, spread, known, tokens, role, traced, counted)
 
 
 def for_cos_sin(
@@ -82,8 +86,9 @@ def for_cos_sin(
 ) -> Call:
     """The arguments of RotaryEmbedding.cos_sin; seq_dim has no meaning there and is -1."""
     traced = tracing()
-    known, spread = None, bool(coordinates) and isinstance(positions, Tensor)
-    if isinstance(positions, Tensor):
+    known, counted = None, not isinstance(positions, Tensor)
+    spread = bool(coordinates) and not counted
+    if not counted:
         _checks.positions(positions)
         if coordinates:
             check_coordinates(positions, coordinates)
@@ -97,7 +102,7 @@ def for_cos_sin(
         positions = sequence(n, device=device)
     tokens = context_length(length, None, 0)
     check_rows_of_length(tokens, positions, coordinates=spread)
-    return Call(-1, positions, spread, known, tokens, role_of(role, use_xpos), traced)
+    return Call(-1, positions, spread, known, tokens, role_of(role, use_xpos), traced, counted)
 
 
 def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, CosSin]:
@@ -212,4 +217,9 @@ def last_rows(table: CosSin, rows: int, length: int) -> CosSin:
     if rows == length:
         return table
     cos, sin = table
+    if distributed(cos) and placed("cos", cos).cut_at(cos.ndim - 2):
+        raise ValueError(
+            f"tables {tuple(cos.shape)} are cut along their rows, and q takes the last {rows} of {length}: their processes hold other rows "
+            f"of q than of k; give tables that are plain or Replicate()"
+        )
     return cos[..., length - rows :, :], sin[..., length - rows :, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -96,4 +97,25 @@ def table_of(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: 
     if cos.device != device or sin.device != device:
         raise ValueError(f"cos on {cos.device}, sin on {sin.device}, {name} on {x.device}")
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return (cos if cos.dtype == work else cos.to(work)), (sin if sin.dtype == work else sin.to(work))
+    if cos.dtype == work and sin.dtype == work:
+        return cos, sin
+    _warn_of_half(cos, sin)
+    return cos.to(work), sin.to(work)
+
+
+_warned = False
+
+
+def _warn_of_half(cos: Tensor, sin: Tensor) -> None:
+    """Warn, once in a process, of tables that were rounded to a half precision: of what FSDP2 casts, nobody is told. Not under a
+    compiler, which would record no warning."""
+    global _warned
+    if _warned or torch.compiler.is_compiling() or not {cos.dtype, sin.dtype} & {torch.bfloat16, torch.float16}:
+        return
+    _warned = True
+    warnings.warn(
+        f"cos and sin are {cos.dtype} and {sin.dtype}: each is off by up to {2.0**-9 if cos.dtype == torch.bfloat16 else 2.0**-12:.1g} of "
+        f"its size, at every position. Make them by cos_sin(positions), float32, where they are used, or hand layers positions in their "
+        f"place. FSDP2 casts a layer's floating inputs: fully_shard(..., mp_policy=MixedPrecisionPolicy(..., cast_forward_inputs=False))",
+        stacklevel=5,
+    )

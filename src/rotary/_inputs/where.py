@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from .. import _checks
+from .._torch import distributed
 from .._types import Length, Range, Role
 from ..positions import packed, sequence
 
@@ -34,11 +35,27 @@ def positions_of(
     """
     n = keys.shape[axis]
     if explicit is not None:
-        if isinstance(offset, Tensor) or offset != 0:
-            raise TypeError("give positions or offset, not both")
-        if cu_seqlens is not None:
-            raise TypeError("give positions or cu_seqlens, not both")
-        return _explicit_positions(keys, axis, explicit, coordinates), None
+        refuse_two(offset, cu_seqlens)
+        return explicit_positions(keys, axis, explicit, coordinates), None
+    start = start_of(keys, queries, offset, cu_seqlens, n, traced)
+    if cu_seqlens is not None:
+        return packed(cu_seqlens, n, offset=start), None
+    if not isinstance(start, Tensor):
+        return sequence(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
+    check_one_per_row("offset", start, keys, axis)
+    return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
+
+
+def refuse_two(offset: Any, cu_seqlens: Any) -> None:
+    """Raise where offset or cu_seqlens is given beside positions."""
+    if isinstance(offset, Tensor) or offset != 0:
+        raise TypeError("give positions or offset, not both")
+    if cu_seqlens is not None:
+        raise TypeError("give positions or cu_seqlens, not both")
+
+
+def start_of(keys: Tensor, queries: int, offset: Any, cu_seqlens: Any, n: int, traced: bool) -> int | Tensor:
+    """The offset of n keys, as an int or a tensor of integers, checked beside cu_seqlens."""
     start: int | Tensor = offset if isinstance(offset, Tensor) else _checks.index("offset", offset)
     if isinstance(start, Tensor):
         _checks.integers("offset", start)
@@ -49,16 +66,12 @@ def positions_of(
         _check_device("cu_seqlens", cu_seqlens, keys)
         if queries != n:
             raise ValueError(f"with cu_seqlens q and k must be equally long, got {queries} and {n}")
-        return packed(cu_seqlens, n, offset=start), None
-    if not isinstance(start, Tensor):
-        if not traced and not -_LONGEST <= start <= _LONGEST - n:
-            raise ValueError(f"positions must fit into int64, got offset {start} for {n} tokens")
-        return sequence(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
-    _check_one_per_row("offset", start, keys, axis)
-    return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
+    elif not isinstance(start, Tensor) and not traced and not -_LONGEST <= start <= _LONGEST - n:
+        raise ValueError(f"positions must fit into int64, got offset {start} for {n} tokens")
+    return start
 
 
-def _explicit_positions(keys: Tensor, axis: int, explicit: Any, coordinates: int) -> Tensor:
+def explicit_positions(keys: Tensor, axis: int, explicit: Any, coordinates: int) -> Tensor:
     if not isinstance(explicit, Tensor):
         raise TypeError(f"positions must be a tensor of numbers, got {type(explicit).__name__}")
     _checks.positions(explicit)
@@ -105,7 +118,7 @@ def context_length(value: Any, x: Tensor | None, axis: int) -> Length:
     if not isinstance(value, Tensor):
         return _checks.length("length", value)
     _checks.integers("length", value)
-    _check_one_per_row("length", value, x, axis)
+    check_one_per_row("length", value, x, axis)
     return value
 
 
@@ -124,7 +137,7 @@ def per_row(length: Length) -> TypeGuard[Tensor]:
     return isinstance(length, Tensor) and length.ndim > 0
 
 
-def _check_one_per_row(name: str, value: Tensor, x: Tensor | None, axis: int) -> None:
+def check_one_per_row(name: str, value: Tensor, x: Tensor | None, axis: int) -> None:
     if value.ndim > 1:
         raise ValueError(f"{name} must be an int, 0-d or (batch,), got shape {tuple(value.shape)}")
     if x is not None:
@@ -147,6 +160,11 @@ def _check_batch(name: str, rows: int, x: Tensor, axis: int) -> None:
 
 
 def _check_device(name: str, value: Tensor, x: Tensor) -> None:
+    if type(value) is not Tensor and distributed(value) and not distributed(x):
+        raise TypeError(
+            f"{name} is distributed over {value.device_mesh}, x is a plain tensor {_checks.describe(x)}: give {name}.to_local() "  # pyright: ignore[reportAttributeAccessIssue]
+            f"for the rows that x has here"
+        )
     if value.device != x.device:
         raise ValueError(f"{name} on {value.device}, x on {x.device}: move {name} first")
 

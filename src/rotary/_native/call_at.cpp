@@ -165,6 +165,8 @@ PyObject* rotate_at(PyObject*, PyObject* const* given, PySize count) {
   Positions positions;
   Index batch;
   Scratch listed_positions, tables;
+  // Of positions in a tensor the types alone decide whether a length is needed, so that several processes agree.
+  if (plan->window >= 0 && (given[kPositions] != none || !is_integer(given[kOffset], batch))) return declined();
   if (!positions_of(*plan, call, given[kOffset], given[kPositions], listed_positions, positions, batch)) return declined();
   const Dtype dtype = static_cast<Dtype>(q.dtype), work = dtype == kFloat64 ? kFloat64 : kFloat32;
   if (!reaches(*plan, positions, dtype)) return declined();
@@ -206,7 +208,7 @@ PyObject* tables_at(PyObject*, PyObject* const* given, PySize count) {
   if (is_integer(given[kPositions], rows)) {
     if (rows < 0 || !read(given[kWhere], read_from) || !nothing_intercepts() || !count_from(0, rows, positions)) return declined();
     read_from.dims = 1, read_from.shape[0] = rows;
-  } else if (!read(given[kPositions], read_from) || !nothing_intercepts() || !listed(*plan, read_from, scratch, positions)) {
+  } else if (plan->window >= 0 || !read(given[kPositions], read_from) || !nothing_intercepts() || !listed(*plan, read_from, scratch, positions)) {
     return declined();
   }
   const int last = read_from.dims - positions.spread;

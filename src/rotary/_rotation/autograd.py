@@ -7,6 +7,7 @@
     no         yes         yes         the kernel inside an autograd node per tensor
     yes        no          any         the formula
     yes        yes         any         the formula, copied over the inputs; under torch.compile the operator rotate_ (operators.py)
+    by a dispatch mode that watches, and for distributed tensors (DTensor): the operators of operators.py
 
 In place a compiled formula would make copies, and could not see that q and k share memory, which is known when the operator runs.
 The formula is needed under torch.compile, export, functorch, forward mode, for tensor subclasses, and where cos or sin require a
@@ -22,7 +23,16 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._torch import batched_gradient, compiling, forward_mode, onnx_exporting, tracing, transforming
+from .._torch import (
+    batched_gradient,
+    compiling,
+    distributed,
+    forward_mode,
+    onnx_exporting,
+    tracing,
+    transforming,
+    watched,
+)
 from .._types import CosSin, Tensors
 from . import backends, eager, overlap
 
@@ -58,6 +68,10 @@ def rotate(
     grad = torch.is_grad_enabled()
     formula = needs_formula(xs, tables, grad)
     needs_grad = grad and any(x.requires_grad for x in xs)
+    if not formula and watched():  # a dispatch mode sees one operator, and the kernel runs below it
+        if hasattr(torch.ops.rotary, "rotate"):
+            return by_operator(xs, tables, seq_dim, interleaved, conjugate, in_place)
+        formula = True  # a folder for the kernels hub comes without operators.py
     if not formula:  # the compiler cannot read a context variable
         backend = backend or backends.chosen()
         if not in_place and not needs_grad:  # fast path: call overhead dominates single-token decoding
@@ -68,12 +82,12 @@ def rotate(
     if formula:
         if onnx_exporting():
             return _by_named_formula(xs, tables, how, in_place=in_place)
+        if distributed(*xs, *(t for table in tables for t in table)):  # operators.py has the rule for DTensors
+            return by_operator(xs, tables, seq_dim, interleaved, conjugate, in_place)
         if not in_place:
             return by_formula(xs, tables, how)
         if compiling() and not (grad and any(t.requires_grad for table in tables for t in table)):
-            flat = [t for table in tables for t in table]
-            torch.ops.rotary.rotate_.default(list(xs), flat, seq_dim, interleaved, conjugate)
-            return xs
+            return by_operator(xs, tables, seq_dim, interleaved, conjugate, in_place)
         if not tracing() and all(_has_memory(x) for x in xs):
             overlap.check(xs, names[: len(xs)])
         over_by_formula(xs, tables, how)
@@ -112,6 +126,25 @@ def _has_memory(x: Tensor) -> bool:
     """True if addresses say where the elements of x are: not for meta tensors, nor for subclasses that wrap others (DTensor)."""
     wraps = getattr(type(x), "__torch_dispatch__", _NO_DISPATCH) is not _NO_DISPATCH
     return not (x.is_meta or wraps)
+
+
+def by_operator(
+    xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, in_place: bool
+) -> Tensors:
+    """By way of torch's dispatcher: see operators.py."""
+    flat = [t for table in tables for t in table]
+    if (
+        in_place and compiling() and distributed(*xs)
+    ):  # a compiler of torch 2.13 loses the gradient of a list that is written over
+        for x, y in zip(
+            xs, torch.ops.rotary.rotate.default(list(xs), flat, seq_dim, interleaved, conjugate), strict=True
+        ):
+            x.copy_(y)
+        return xs
+    if in_place:
+        torch.ops.rotary.rotate_.default(list(xs), flat, seq_dim, interleaved, conjugate)
+        return xs
+    return tuple(torch.ops.rotary.rotate.default(list(xs), flat, seq_dim, interleaved, conjugate))
 
 
 def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:

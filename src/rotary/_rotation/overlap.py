@@ -26,8 +26,7 @@ _STEPS = 10_000  # of the search, far more than any real layout takes; beyond it
 def check(xs: Tensors, names: tuple[str, ...]) -> None:
     """Raise RuntimeError, naming the tensor and the remedy, where rotating xs in place would be wrong or is refused by autograd."""
     for x, name in zip(xs, names, strict=True):
-        if torch.is_grad_enabled() and x.requires_grad:
-            _check_autograd(x, name)
+        check_autograd(x, name)
         if overlaps_itself(x):
             raise RuntimeError(
                 f"{name} with shape {tuple(x.shape)} and strides {x.stride()} overlaps itself (an expanded tensor?), so it cannot be "
@@ -40,7 +39,10 @@ def check(xs: Tensors, names: tuple[str, ...]) -> None:
         )
 
 
-def _check_autograd(x: Tensor, name: str) -> None:
+def check_autograd(x: Tensor, name: str) -> None:
+    """Raise where autograd does not allow x to be changed in place."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return
     if x.is_leaf:
         raise RuntimeError(
             f"{name} is a leaf tensor that requires a gradient; autograd does not allow it to be rotated in place: leave inplace=False"

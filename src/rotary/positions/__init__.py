@@ -5,12 +5,14 @@ grid, merged, centres, prefixed, grids     rows, columns, frames (grids.py)
 multimodal                                 text, images and video in one sequence (multimodal.py)
 streaming, self_extend, context_shift,     where cached keys go: (old, new) for RotaryEmbedding.rerotate (moves.py)
 kept, chunk, tree
+of_rank                                    which tokens each of several processes holds (ranks.py)
 """
 
 from .counted import packed, padded, sequence
 from .grids import centres, grid, grids, merged, prefixed
 from .moves import chunk, context_shift, kept, self_extend, streaming, tree
 from .multimodal import multimodal
+from .ranks import of_rank
 
 __all__ = [
     "centres",
@@ -21,6 +23,7 @@ __all__ = [
     "kept",
     "merged",
     "multimodal",
+    "of_rank",
     "packed",
     "padded",
     "prefixed",

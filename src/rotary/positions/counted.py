@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .._torch import tracing
 
 _LAST = 2**63 - 1  # of int64
@@ -20,35 +21,39 @@ def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | N
     return offset.to(torch.int64)[..., None] + steps if offset.ndim else offset.to(torch.int64) + steps
 
 
-def packed(cu_seqlens: Tensor, n: int, *, offset: int | Tensor = 0) -> Tensor:
+def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: int | Tensor = 0) -> Tensor:
     """Positions (n,) int64 of n tokens in which documents stand one after the other, each counted from its own offset.
 
     cu_seqlens: (documents + 1,) int32 or int64, cumulative lengths 0 .. n, as flash-attention takes them; empty documents are
         allowed. Tokens after the last document (a padded tail, on a device where this cannot be checked) continue it.
+    tokens: integer tensor of any shape: the positions at these tokens alone, as of_rank() gives them for one of several processes;
+        nothing of length n is made.
     offset: an int, or (documents,) integer tensor: the position of each document's first token.
 
     TypeError for another dtype; ValueError for a wrong shape and, on the CPU, for lengths that do not start at 0, decrease, or do
-    not end at n. On other devices values are not read: that would wait for the device.
+    not end at n, and for tokens outside 0 .. n - 1. On other devices values are not read: that would wait for the device.
 
     >>> packed(torch.tensor([0, 3, 5]), 5)
     tensor([0, 1, 2, 0, 1])
+    >>> packed(torch.tensor([0, 3, 5]), 5, tokens=torch.tensor([1, 4]))
+    tensor([1, 1])
     """
-    if cu_seqlens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
-    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
-        raise ValueError(f"cu_seqlens must have shape (documents + 1,), got {tuple(cu_seqlens.shape)}")
+    check_cumulative(cu_seqlens)
     documents = cu_seqlens.shape[0] - 1
     if isinstance(offset, Tensor) and offset.ndim and tuple(offset.shape) != (documents,):
         raise ValueError(
             f"offset has shape {tuple(offset.shape)}, cu_seqlens {documents} documents: give an int or ({documents},)"
         )
     if not tracing() and cu_seqlens.device.type == "cpu":
-        _check_lengths(cu_seqlens, n)
-    steps = torch.arange(n, dtype=torch.int64, device=cu_seqlens.device)
+        check_lengths(cu_seqlens, n)
+    if tokens is None:
+        steps = torch.arange(n, dtype=torch.int64, device=cu_seqlens.device)
+    else:
+        steps = _checked_tokens(tokens, n, cu_seqlens.device)
     if documents == 0:
         return steps + offset
     starts = cu_seqlens.to(torch.int64)
-    document = (torch.searchsorted(starts, steps, right=True) - 1).clamp(max=documents - 1)
+    document = document_of(starts, steps)
     return (
         steps
         - starts[document]
@@ -56,7 +61,36 @@ def packed(cu_seqlens: Tensor, n: int, *, offset: int | Tensor = 0) -> Tensor:
     )
 
 
-def _check_lengths(cu_seqlens: Tensor, n: int) -> None:
+def document_of(starts: Tensor, rows: Tensor) -> Tensor:
+    """The document in which each row lies, of documents with these first rows and the end of the last; rows past it belong to it."""
+    return (torch.searchsorted(starts, rows, right=True) - 1).clamp(max=starts.shape[0] - 2)
+
+
+def _checked_tokens(tokens: Tensor, n: int, device: torch.device) -> Tensor:
+    if not isinstance(tokens, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"tokens must be an integer tensor, got {_checks.describe(tokens)}")
+    _checks.integers("tokens", tokens)
+    if tokens.device != device:
+        raise ValueError(f"tokens on {tokens.device}, cu_seqlens on {device}: move one")
+    if not tracing() and tokens.device.type == "cpu" and tokens.numel():
+        low, high = tokens.aminmax()
+        if int(low) < 0 or int(high) >= n:
+            raise ValueError(
+                f"tokens must be within 0 .. {n - 1}, the tokens of cu_seqlens, got {int(low)} to {int(high)}"
+            )
+    return tokens.to(torch.int64)
+
+
+def check_cumulative(cu_seqlens: Tensor) -> None:
+    """Raise for cumulative lengths of another dtype or shape."""
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
+        raise ValueError(f"cu_seqlens must have shape (documents + 1,), got {tuple(cu_seqlens.shape)}")
+
+
+def check_lengths(cu_seqlens: Tensor, n: int) -> None:
+    """Raise for cumulative lengths, on the CPU, that do not start at 0, decrease, or do not end at n."""
     shorter = cu_seqlens.diff() < 0
     first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0 or last != n or bool(shorter.any()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,9 @@ def rows_of(table: Tensor, x: Tensor, unsqueeze: Any) -> tuple[int, Tensor] | No
     >>> seq_dim, rows.shape
     (2, torch.Size([2, 5, 4]))
     """
+    table = (
+        table.float() if table.dtype in (torch.bfloat16, torch.float16) else table
+    )  # as the arithmetic is, without a warning
     aligned = table if unsqueeze is None else table.unsqueeze(unsqueeze)
     if aligned.ndim > x.ndim:
         return None

@@ -1,0 +1,113 @@
+"""Distributed tensors (DTensor): what RotaryEmbedding's calls do with them, by the part that each process holds.
+
+Positions, offsets and lengths given as plain tensors mean "alike in every process"; positions count along the whole. A process makes
+tables of its own rows, rotates its own part, and sends nothing. See _placed.py and _rotation/shards.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _inputs
+from ._angles.cos_sin import Tables
+from ._inputs.parts import PartCall
+from ._rotation import autograd, shards
+from ._torch import distributed, tracing
+from ._types import CosSin, Role, Tensors
+
+
+def involved(*values: Any) -> bool:
+    """Whether a call has to do with distributed tensors. Callers ask `type(q) is not Tensor` first, which costs less."""
+    return distributed(*values)
+
+
+def by_tables(
+    xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, inplace: bool
+) -> Tensors:
+    """apply_rotary and apply_rotary_qk for DTensors, checked as those of the whole; in a compiled program by way of the operator."""
+    if tracing():
+        return autograd.by_operator(xs, tables, seq_dim, interleaved, conjugate, inplace)
+    how: shards.How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    names = ("x",) if len(xs) == 1 else ("q", "k")
+    return shards.rotate(xs, tables, how, in_place=inplace, names=names)
+
+
+def rotate(
+    tables: Tables,
+    q: Any,
+    k: Any,
+    *,
+    dim: int,
+    coordinates: int,
+    use_xpos: bool,
+    interleaved: bool,
+    conjugate: bool,
+    inplace: bool,
+    **given: Any,
+) -> Any:
+    """RotaryEmbedding.rotate for DTensors q and k."""
+    xs, names = ((q,), ("q",)) if k is None else ((q, k), ("q", "k"))
+    where = shards.check(xs, names)
+    calls = _inputs.for_rotate_parts(q, k, where, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **given)
+    axis, n = calls[0].seq_dim, q.shape[calls[0].seq_dim]
+    parts: list[shards.Part] = []
+    made: Any = None
+    for x, call in zip(xs, calls, strict=True):
+        if parts and call is calls[0] and not use_xpos:
+            table = made
+        else:
+            role = call.role if k is None else "key" if x is k else "query"
+            made = table = _table(tables, call, role, q.dtype)
+        shape = (*call.shape, table[0].shape[-1])
+        if x is q and k is not None:
+            table = _inputs.last_rows(table, n, k.shape[axis])
+            shape = (*shape[:-2], n, shape[-1])
+        parts.append(shards.Part(table, shape, call.where))
+    how: shards.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
+    if tracing() or any(t.requires_grad for part in parts for t in part.table):
+        whole = tuple([shards.whole_of(part) for part in parts])
+        ys = autograd.by_operator(xs, whole, axis, interleaved, conjugate, inplace)
+    else:
+        ys = shards.rotate_parts(xs, tuple(parts), how, in_place=inplace, names=names)
+    return ys[0] if k is None else (ys[0], ys[1])
+
+
+def _table(tables: Tables, call: PartCall, role: Role, input_dtype: torch.dtype) -> CosSin:
+    return tables.at(
+        call.positions,
+        torch.float64 if input_dtype == torch.float64 else torch.float32,
+        coordinates=call.coordinates,
+        role=role,
+        length=call.length,
+        position_range=call.position_range,
+        input_dtype=input_dtype,
+        traced=call.traced,
+        part=call.position_range is None,
+    )
+
+
+def cos_sin(
+    tables: Tables, positions: Any, dtype: torch.dtype, *, dim: int, coordinates: int, use_xpos: bool, **given: Any
+) -> CosSin:
+    """RotaryEmbedding.cos_sin for DTensor positions: tables placed as they are."""
+    call = _inputs.for_cos_sin_part(positions, coordinates=coordinates, use_xpos=use_xpos, **given)
+    cos, sin = tables.at(
+        call.positions,
+        dtype,
+        coordinates=call.coordinates,
+        role=call.role,
+        length=call.length,
+        traced=call.traced,
+        part=True,
+    )
+    shape = (*call.shape, cos.shape[-1])
+    return shards.spread(cos, shape, positions), shards.spread(sin, shape, positions)
+
+
+def beside(t: Any, *values: Any) -> tuple[Any, ...]:
+    """Plain tensors among the values as DTensors beside t, for torch's own operations; numbers as they are."""
+    shards.check((t,), ("t",))
+    return tuple([shards.whole(v, t) if isinstance(v, Tensor) else v for v in values])

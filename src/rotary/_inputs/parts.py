@@ -1,0 +1,201 @@
+"""The arguments of RotaryEmbedding.rotate and cos_sin for distributed tensors: checked as those of the whole, then cut.
+
+Shapes, positions and lengths are those of the whole tensor, and errors come from what all processes know alike: types, shapes,
+placements, and values of plain tensors, which are the same everywhere. Positions are made of the rows that this process holds alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _checks
+from .._angles.cos_sin import as_int64, range_of
+from .._placed import Placed, Runs, part_of, placed
+from .._torch import distributed, tracing
+from .._types import Length, Range, Role, Sizes
+from ..positions import packed, sequence
+from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis
+from .where import (
+    check_coordinates,
+    check_one_per_row,
+    check_rows_of_length,
+    context_length,
+    explicit_positions,
+    per_row,
+    refuse_two,
+    role_of,
+    start_of,
+)
+
+
+class PartCall(NamedTuple):
+    """What a call asks of this process.
+
+    seq_dim: counted from the front. positions, length: of this process's rows. shape: of the table of the whole, without its planes.
+    position_range: of the whole, where the host knows it from what is alike in every process. where: how the table is to be cut.
+    """
+
+    seq_dim: int
+    positions: Tensor
+    coordinates: bool
+    position_range: Range | None
+    length: Length
+    role: Role
+    traced: bool
+    shape: Sizes
+    where: Placed
+
+
+def for_rotate_parts(
+    q: Tensor,
+    k: Tensor | None,
+    where: Sequence[Placed],
+    *,
+    dim: int,
+    coordinates: int,
+    use_xpos: bool,
+    offset: Any,
+    positions: Any,
+    cu_seqlens: Any,
+    length: Any,
+    role: Any,
+    seq_dim: int,
+) -> list[PartCall]:
+    """One for q and one for k, the same object where their tables are cut alike. where: q and k lie."""
+    traced = tracing()
+    axis = sequence_axis(q, seq_dim, "q")
+    keys = q
+    if k is not None:
+        keys = k
+        check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
+        if role is not None:
+            raise TypeError("role says what one tensor alone is; with q and k both given it is known")
+        check_width(dim, k, "k")
+        if q.shape[axis] != k.shape[axis] and any(w.cut_at(axis) for w in where):
+            raise ValueError(
+                f"q with shape {tuple(q.shape)} is shorter than k {tuple(k.shape)} along dimension {axis}, along which one is cut: "
+                f"processes hold other rows of q than of k; redistribute both to heads, batch or Replicate(), or rotate each by itself "
+                f"with positions="
+            )
+    check_width(dim, q, "q")
+    role = "query" if k is not None else role_of(role, use_xpos)
+    tokens = context_length(length, keys, axis)
+    source = _source(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
+    rows = source.rows or (tokens.shape[0] if per_row(tokens) else 1)
+    check_batch_of_tables(rows, q, "q")
+    shape = (keys.shape[axis],) if rows == 1 else (rows, keys.shape[axis])
+    dims = {0: axis} if rows == 1 else {0: 0, 1: axis}
+    calls: list[PartCall] = []
+    for place in where:
+        cut = place.beside(shape, dims, axis)
+        if calls and calls[0].where == cut:
+            calls.append(calls[0])
+            continue
+        at = source.part(place, axis)
+        mine = _part_of_length(tokens, place.beside((rows,), {0: 0}, axis))
+        calls.append(PartCall(axis, at, source.spread, source.known, mine, role, traced, shape, cut))
+    return calls
+
+
+class _Source(NamedTuple):
+    """Where positions come from: explicit ones, or an offset with or without documents. rows: of the batch, 0 if alike for all."""
+
+    n: int
+    device: torch.device
+    known: Range | None
+    rows: int
+    spread: bool
+    explicit: Any = None
+    start: int | Tensor = 0
+    cu_seqlens: Any = None
+
+    def part(self, x: Placed, axis: int) -> Tensor:
+        """The positions of the rows that a process holds whose tensor lies so."""
+        if self.explicit is not None:
+            shape = tuple(self.explicit.shape)
+            dims = {0: 0, 1: axis} if self.rows else {0: axis}
+            return part_of("positions", self.explicit, x.beside(shape, dims, axis), "x")
+        runs = x.runs(self.n, axis)
+        start = self.start
+        if isinstance(start, Tensor):
+            start = part_of("offset", start, x.beside(tuple(start.shape), {0: 0} if self.rows else {}, axis), "x")
+            if self.cu_seqlens is None and start.ndim and not self.rows:
+                start = start[0]
+        if self.cu_seqlens is not None:
+            whole = x.beside((), {}, axis)
+            return packed(
+                part_of("cu_seqlens", self.cu_seqlens, whole, "x"),
+                self.n,
+                tokens=_rows(runs, 0, self.device),
+                offset=start,
+            )
+        return _rows(runs, start, self.device)
+
+
+def _source(
+    keys: Tensor, axis: int, queries: int, offset: Any, explicit: Any, cu_seqlens: Any, traced: bool, coordinates: int
+) -> _Source:
+    n, device = keys.shape[axis], keys.device
+    if explicit is not None:
+        refuse_two(offset, cu_seqlens)
+        at = explicit_positions(keys, axis, explicit, coordinates)
+        known = None
+        if not distributed(at):  # alike in every process, so that all refuse what one refuses
+            at = at if at.is_floating_point() else as_int64(at, traced)
+            known = range_of(at, traced)
+        spread = bool(coordinates)
+        return _Source(n, device, known, at.shape[0] if at.ndim == 2 + spread else 0, spread, explicit=at)
+    start = start_of(keys, queries, offset, cu_seqlens, n, traced)
+    if cu_seqlens is not None:
+        return _Source(n, device, None, 0, False, start=start, cu_seqlens=cu_seqlens)
+    if not isinstance(start, Tensor):
+        return _Source(n, device, None if traced or n == 0 else (start, start + n - 1), 0, False, start=start)
+    check_one_per_row("offset", start, keys, axis)
+    return _Source(n, device, None, start.shape[0] if start.ndim and start.shape[0] != 1 else 0, False, start=start)
+
+
+def _rows(runs: Runs, start: int | Tensor, device: torch.device) -> Tensor:
+    parts = [sequence(past - first, start + first, device=device) for first, past in runs]
+    if not parts:
+        return sequence(0, start, device=device)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _part_of_length(length: Length, wanted: Placed) -> Length:
+    if not isinstance(length, Tensor):
+        return length
+    return part_of("length", length, wanted if length.ndim else wanted.beside((), {}, 0), "x")
+
+
+def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any) -> PartCall:
+    """The arguments of RotaryEmbedding.cos_sin for distributed positions; seq_dim has no meaning there and is -1."""
+    _checks.positions(positions)
+    if coordinates:
+        check_coordinates(positions, coordinates)
+    where = placed("positions", positions)
+    last = positions.ndim - 1
+    if any(p.is_partial() for p in positions.placements) or (coordinates and where.cut_at(last)):
+        raise ValueError(
+            f"positions {tuple(positions.shape)} have placements {positions.placements}: a process needs all coordinates of its tokens, "
+            f"and no sums that are not made yet; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
+        )
+    tokens = context_length(length, None, 0)
+    check_rows_of_length(tokens, positions, coordinates=bool(coordinates))
+    shape = tuple(positions.shape[:-1] if coordinates else positions.shape)
+    wanted = where.beside((2,), {0: 0} if len(shape) == 2 else {}, -1)
+    mine = _part_of_length(tokens, wanted) if not per_row(tokens) or tokens.shape[0] != 1 else tokens
+    return PartCall(
+        -1,
+        positions.to_local(),
+        bool(coordinates),
+        None,
+        mine,
+        role_of(role, use_xpos),
+        tracing(),
+        shape,
+        where,
+    )
