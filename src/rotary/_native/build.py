@@ -27,8 +27,8 @@ REPORT = "build.txt"
 SECONDS = 600
 """How long one compiler may take."""
 
-ONCE = ("instruction_sets.cpp", "rotate.cpp", "self_check.cpp", "threads.cpp")
-EACH = ("rows.cpp",)
+ONCE = ("instruction_sets.cpp", "norm.cpp", "norm_check.cpp", "rectangles.cpp", "rotate.cpp", "self_check.cpp", "store.cpp", "threads.cpp")
+EACH = ("norm_loops.cpp", "rows.cpp")
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]

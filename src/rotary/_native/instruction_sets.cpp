@@ -32,7 +32,7 @@ bool runs_avx512() {
 }
 #endif
 
-#define SET(set) {#set, runs_##set, &set::rows},
+#define SET(set) {#set, runs_##set, &set::rows, &set::norms},
 constexpr InstructionSet kSets[] = {ALL_SETS};
 #undef SET
 constexpr int kCount = sizeof kSets / sizeof kSets[0];

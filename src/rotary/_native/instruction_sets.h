@@ -7,6 +7,7 @@
 #ifndef ROTARY_INSTRUCTION_SETS_H
 #define ROTARY_INSTRUCTION_SETS_H
 
+#include "norm_loops.h"
 #include "rows.h"
 
 namespace rotary {
@@ -15,12 +16,14 @@ struct InstructionSet {
   const char* name;
   bool (*runs)();  // whether this processor and its operating system run it
   const RowLoops* rows;
+  const NormLoops* norms;
 };
 
 // What every source that is compiled for a set defines.
 #define ROTARY_DECLARE_SET(set) \
   namespace set {               \
   extern const RowLoops rows;   \
+  extern const NormLoops norms; \
   }
 
 // The set in use: the best that the processor runs, or the one that rotary_use_instruction_set() has chosen.
