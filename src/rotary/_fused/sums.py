@@ -1,8 +1,9 @@
 """The order of addition. A sum has the same bits wherever it is taken in one order, by vectors of any width and by any number of threads.
 
-By halves: the second half is added to the first, element by element, until one is left; zeros fill up to a power of two.
+By halves: the second half is added to the first, element by element, until one is left; zeros fill up to a power of two,
+16 at least, so many being added at once on every processor.
 
-    s0 s1 s2 s3 s4  ->  s0 s1 s2 s3 s4 0 0 0  ->  s0+s4 s1 s2 s3  ->  (s0+s4)+s2 s1+s3  ->  ((s0+s4)+s2)+(s1+s3)
+    s0 s1 ... s39  ->  s0 ... s39 0 ... 0 (64)  ->  s0+s32 ... s7+s39 s8 ... s31  ->  (s0+s32)+s16 ...  ->  ...
 
 Over rows: 64 rows one after the other, and these sums by halves. Rows count through the batch, the sequence, then the other dimensions,
 however they lie in memory.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LANES = 16
 ROWS = 64
 """Added one after the other: few enough to be accurate, and to be shared out to threads; many enough to leave little to add afterwards."""
 
@@ -20,7 +22,7 @@ ROWS = 64
 def by_halves(t: Tensor, dim: int = -1) -> Tensor:
     """The sum along dim, which stays with size 1."""
     size = int(t.shape[dim])
-    whole = 1 << max(size - 1, 0).bit_length()
+    whole = max(LANES, 1 << max(size - 1, 0).bit_length())
     t = _filled(t, whole - size, dim)
     while whole > 1:
         whole //= 2

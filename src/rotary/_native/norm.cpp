@@ -68,6 +68,7 @@ void factor_of(const Normed& n, Index channels, double offset, void* to) {
     const Number weight = T::load(stored);
     static_cast<Number*>(to)[i] = offset != 0 ? weight + static_cast<Number>(offset) : weight;
   }
+  for (Index i = channels; i % kNormLanes; ++i) static_cast<Number*>(to)[i] = 0;
 }
 
 Reason run(const Norms& call, bool backward) {

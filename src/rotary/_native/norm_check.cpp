@@ -20,7 +20,7 @@ struct Slowly {  // every operation by itself: a volatile is stored and read aga
     return sum;
   }
   static Number by_halves(Number* t, int count) {
-    int whole = 1;
+    int whole = kNormLanes;
     while (whole < count) whole *= 2;
     for (int i = count; i < whole; ++i) t[i] = 0;
     for (; whole > 1; whole /= 2)
@@ -57,6 +57,7 @@ bool holds(const NormLoops& loops, Dtype dtype, bool interleaved, int channels, 
     noise = noise * 1664525u + 1013904223u;
     return static_cast<Number>((noise * 0x1p-32 - 0.5) * 0.7390851332151607);
   };
+  for (int i = 0; i < kMost; ++i) factor[i] = 0;
   for (int i = 0; i < channels; ++i) x[i] = T::store(next()), y[i] = T::store(next()), factor[i] = next();
   for (int j = 0; j < planes; ++j) cos[j] = next(), sin[j] = next();
   const Number eps = static_cast<Number>(1e-5);

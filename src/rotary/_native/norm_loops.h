@@ -10,8 +10,11 @@ namespace rotary {
 constexpr Index kMaxChannels = 1024;  // of a head that is normalised: a row is held on the stack
 constexpr Index kChunkRows = 64;      // whose gradients of the weight are added one after the other; sums.py has the same number
 
+constexpr Index kNormLanes = 16;      // channels at a time; sums.py fills a sum up to as many
+
 struct NormRow {
-  const void* factor;  // what each channel is multiplied by after the norm, in the type of the arithmetic; null for 1
+  const void* factor;  // what each channel is multiplied by after the norm, in the type of the arithmetic, zeros up to a multiple of
+                       // kNormLanes; null for 1
   double eps;
   Index channels;
   bool model, after;  // rounded as models do; the rotation comes first
