@@ -52,9 +52,7 @@ class Work:
         """The plain formula, for torch.compile."""
         norm, table_of_both = Norm(EPS, 0.0, False, False), (self.cos, self.sin)
         weights = self.q_norm.weight, self.k_norm.weight
-        y, z = by_formula(
-            (q, k), weights, (table_of_both,) * 2, norm, seq_dim=2, interleaved=False, in_place=False
-        )
+        y, z = by_formula((q, k), weights, (table_of_both,) * 2, norm, seq_dim=2, interleaved=False, in_place=False)
         return y, z
 
     def theirs(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +165,13 @@ def caching(keys: int, dtype: torch.dtype, seconds: float) -> dict[str, float]:
 def measure(quick: bool) -> dict[str, Any]:
     torch.set_num_threads(2)
     seconds, sizes = (0.02, (1, 64)) if quick else (6.0, (1, 128, 4096))
-    result: dict[str, Any] = {"at": circumstances("transformers"), "forward": {}, "training": {}, "saved": {}, "cache": {}}
+    result: dict[str, Any] = {
+        "at": circumstances("transformers"),
+        "forward": {},
+        "training": {},
+        "saved": {},
+        "cache": {},
+    }
     for name, dtype in DTYPES.items():
         for tokens in sizes:
             work = Work(tokens, dtype)
@@ -199,7 +203,12 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     add("forward", "ours compiled: formula / operator", "ours compiled: formula", "ours compiled: operator")
     add("training", "forward + backward: transformers eager / ours", "transformers", "ours")
     add("training", "forward + backward: transformers compiled / ours", "transformers, compiled", "ours")
-    add("training", "forward + backward, ours compiled: formula / operator", "ours compiled: formula", "ours compiled: operator")
+    add(
+        "training",
+        "forward + backward, ours compiled: formula / operator",
+        "ours compiled: formula",
+        "ours compiled: operator",
+    )
     add("saved", "saved for the backward pass: transformers / ours", "transformers", "ours")
     add("cache", "rotate_and_store / DynamicCache.update, one token", "rotate_and_store", "DynamicCache.update")
     return lines
@@ -215,7 +224,11 @@ def page(result: dict[str, Any]) -> str:
         if "DynamicCache" not in line
     ]
     cache = [
-        [name, *(f"{times[call]:.1f}" for call in times), f"{times['rotate_and_store'] / times['DynamicCache.update']:.2f}"]
+        [
+            name,
+            *(f"{times[call]:.1f}" for call in times),
+            f"{times['rotate_and_store'] / times['DynamicCache.update']:.2f}",
+        ]
         for name, times in result["cache"].items()
     ]
     micro = [
