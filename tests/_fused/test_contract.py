@@ -176,11 +176,11 @@ def test_loops(kernel: str, shape: str):
             run(kernel, work, norm, True)
 
 
-@pytest.mark.parametrize("seq_dim", [0, 1, 2])
+@pytest.mark.parametrize("seq_dim", [0, 2])
 def test_sizes_that_take_threads_and_chunks(kernel: str, seq_dim: int):
     rotation.DRAW.manual_seed(2)
     sizes, how = [2, 5], rotation.How(seq_dim=seq_dim, interleaved=False, conjugate=False)
-    sizes.insert(seq_dim, 217)
+    sizes.insert(seq_dim, 71)
     for dtype in (torch.float32, torch.bfloat16):
         for work in itertools.islice(
             rotation.works(((*sizes, 128), (*sizes, 128)), 96, dtype, how, layout="swapped"), 2

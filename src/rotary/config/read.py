@@ -9,7 +9,7 @@ from .._checks import describe, flag, number
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .coordinates import axes_of, is_dealt_out, note, without
-from .extras import notes, temperatures, unrotated_layer_types
+from .extras import cancelled, notes, temperatures, unrotated_layer_types
 from .families import FAMILIES, REASONS, Family, unrotated
 from .load import Config, rotary_keys
 from .names import nearest
@@ -98,7 +98,12 @@ def read(
         window=first_integer(rope, "original_max_position_embeddings") or target,
         target=target,
         temperatures=temperatures(rope, config),
-        notes=(*notes(rope, config, family), *said.notes, *([note(config)] if dealt_out else [])),
+        notes=(
+            *notes(rope, config, family),
+            *cancelled(config, scheme, base, dim),
+            *said.notes,
+            *([note(config)] if dealt_out else []),
+        ),
         axes=axes_of(rope, family, dim // 2) if dealt_out else None,
         dialect=said.dialect,
     )
