@@ -11,7 +11,7 @@ NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/*.h sr
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
 ON_GPU := tests/_rotation tests/_angles tests/transformers/test_wrapper.py -k "triton or test_gpu"
 
-.PHONY: run test docs hub sanitize models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
+.PHONY: run test docs hub sanitize aarch64 models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -34,6 +34,10 @@ hub: $(VENV)/.dev
 
 sanitize: $(VENV)/.dev
 	ROTARY_FUZZ=$${ROTARY_FUZZ:-5000} tests/_native/sanitize.sh $(BIN)/python
+
+# The native library as cross-compiled for aarch64 and run by qemu, with the bits of the formula. Debian: apt-get install g++-aarch64-linux-gnu qemu-user
+aarch64: $(VENV)/.dev
+	$(BIN)/python tests/_native/replay.py --aarch64
 
 mutants: $(VENV)/.dev
 	$(PIP) cosmic-ray
@@ -84,6 +88,7 @@ accuracy: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.cpu.run
+	$(BIN)/python -m benchmarks.cpu.page
 
 # On a machine with a GPU: the battery on the device, then under compute-sanitizer where it is installed, then the figures.
 gpu: $(VENV)/.dev

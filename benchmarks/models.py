@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import circumstances, table, write
-from rotary.cli.bench import alternate
+from rotary.cli.clock import alternate
 from rotary.transformers import RotationSpec
 from rotary.transformers.spec import GATHERED, STACKED
 from rotary.transformers.wrapper import Replacement

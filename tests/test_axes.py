@@ -315,29 +315,58 @@ def test_pairs_inside_blocks_by_a_view():
     assert torch.equal(y, torch.cat(blocks, -1))
 
 
-@pytest.mark.parametrize("rope", [axial(8, 8), RotaryEmbedding(16, axes=sections(5, 3))], ids=["axial", "sections"])
-def test_compiled_exported_and_mapped(rope: RotaryEmbedding):
+WAYS = {
+    "axial": axial(8, 8),
+    "alternating": axial(8, 8, order="alternating", axes=(1, 0), interleaved=True),
+    "sections with YaRN": RotaryEmbedding(16, scaling=scaling.YaRN(4.0, 64), axes=sections(5, 3)),
+    "float64": RotaryEmbedding.from_inv_freq(progression(8, 2 * math.pi, 100, torch.float64), axes=alternating(2, 8)),
+}
+
+
+KINDS = [(name, torch.int64) for name in WAYS] + [("axial", torch.float64), ("float64", torch.float64)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
+def test_compiled_without_a_break_or_a_graph_per_grid(name: str, dtype: torch.dtype):
+    rope = WAYS[name]
     torch.compiler.reset()
     compiled = torch.compile(
         lambda q, p: rope.rotate(q, positions=p), fullgraph=True, backend="aot_eager", dynamic=True
     )
-    graphs = []
+    graphs: list[int] = []
     for rows, columns in ((2, 3), (3, 4), (4, 5)):
-        q, p = torch.randn(1, 2, rows * columns, 16), grid(rows, columns)
+        q, p = torch.randn(1, 2, rows * columns, 16), grid(rows, columns).to(dtype)
         assert torch.equal(compiled(q, p), rope.rotate(q, positions=p))
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[-1]
-    stacked = torch.stack([grid(2, 3), grid(3, 2)])
+
+
+@pytest.mark.parametrize(("name", "dtype"), KINDS)
+def test_exported_and_mapped(name: str, dtype: torch.dtype):
+    rope = WAYS[name]
+    stacked = torch.stack([grid(2, 3), grid(3, 2)]).to(dtype)
     mapped = torch.vmap(lambda p: rope.cos_sin(p)[0])(stacked)
     assert torch.equal(mapped, rope.cos_sin(stacked)[0])
-    q = torch.randn(1, 2, 6, 16)
 
     class Module(torch.nn.Module):
         def forward(self, q: Tensor, p: Tensor) -> Tensor:
             return rope.rotate(q, positions=p)
 
-    exported = torch.export.export(Module(), (q, grid(2, 3))).module()
-    assert torch.equal(exported(q, grid(2, 3)), rope.rotate(q, positions=grid(2, 3)))
+    tokens = torch.export.Dim("tokens", min=2, max=4096)
+    shapes = ({2: tokens}, {0: tokens})
+    exported = torch.export.export(Module(), (torch.randn(1, 2, 6, 16), stacked[0]), dynamic_shapes=shapes).module()
+    for size in ((2, 3), (4, 5)):
+        q, p = torch.randn(1, 2, size[0] * size[1], 16), grid(*size).to(dtype)
+        assert torch.equal(exported(q, p), rope.rotate(q, positions=p))
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_gradients_of_a_rotation_to_real_positions(name: str):
+    rope = WAYS[name]
+    q = torch.randn(1, 3, 16, dtype=torch.float64, requires_grad=True)
+    positions = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda q, p: rope.rotate(q, positions=p), (q, positions))
+    rope.rotate(torch.randn(1, 3, 16), positions=positions.float().detach().requires_grad_()).sum().backward()
 
 
 # --- words and errors -----------------------------------------------------------------------------------------------------------------

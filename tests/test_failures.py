@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb, apply_rotary_qk, fused
+from rotary.axes import sections
 from rotary.testing import assert_angles
 
 
@@ -84,7 +85,8 @@ def test_F04_float32_angles_at_long_positions():
 
 
 def test_F05_devices_without_float64():
-    from rotary._angles.turns import cos_sin_without_float64, in_one_word, turns, turns_per_token
+    from rotary._angles.eager import cos_sin_without_float64
+    from rotary._angles.turns import in_one_word, turns, turns_per_token
 
     rope = RotaryEmbedding(64)
     words = turns_per_token(rope.inv_freq)
@@ -303,6 +305,58 @@ def test_F22_xpos_and_cached_keys():
         ours.rotate(q)
 
 
+# --- several axes -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_F23_planes_dealt_out_wrongly():
+    """Rows and columns dropped, or planes in blocks where they are strided: text is untouched, and images are wrong."""
+    pytest.importorskip("transformers")
+    from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
+
+    config = Qwen3VLTextConfig(
+        rope_parameters={"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20]}
+    )
+    with pytest.warns(UserWarning, match="three coordinates"):
+        ours = RotaryEmbedding.from_config(config)
+    blocks = RotaryEmbedding(128, base=5e6, axes=sections(24, 20, 20))
+    one = RotaryEmbedding(128, base=5e6)
+    text, image = torch.tensor([[17, 17, 17]]), torch.tensor([[17, 20, 23]])  # t != h != w
+    for wrong, at in ((blocks, image), (one, image[:, 0])):
+        again = text if wrong.axes else text[:, 0]
+        assert torch.equal(wrong.cos_sin(again)[1], ours.cos_sin(text)[1])
+        assert float((wrong.cos_sin(at)[1] - ours.cos_sin(image)[1]).abs().max()) > 0.5
+    theirs = Qwen3VLTextRotaryEmbedding(config)(torch.zeros(1), image.T[:, None])[1][0, :, :64]
+    assert float((theirs - ours.cos_sin(image)[1]).abs().max()) < 1e-5
+
+    for coordinate in range(3):  # a coordinate moves its planes, all of them and no others
+        moved = image.clone()
+        moved[0, coordinate] += 1
+        changed = (ours.cos_sin(moved, torch.float64)[1] != ours.cos_sin(image, torch.float64)[1])[0]
+        assert changed.tolist() == [axis == coordinate for axis in ours.axes or ()]
+    exact = [
+        math.sin(image[0, axis].item() * f) for axis, f in zip(ours.axes or (), ours.inv_freq.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(
+        ours.cos_sin(image, torch.float64)[1][0], torch.tensor(exact, dtype=torch.float64), rtol=0, atol=1e-13
+    )
+
+    for lost in (
+        torch.tensor([17, 20, 23]),
+        torch.tensor([[17, 20]]),
+    ):  # a row of positions for two, or without coordinates
+        with pytest.raises(ValueError, match="coordinates"):
+            ours.cos_sin(lost)
+    with pytest.raises(ValueError, match="64 planes"):
+        RotaryEmbedding(128, axes=sections(8, 12, 12))
+    with pytest.raises(TypeError, match="256 and 257"):  # positions of an image in the dtype of the model
+        ours.cos_sin(torch.tensor([[17, 257, 258]]).bfloat16())
+    with pytest.raises(ValueError, match="contradicts"):
+        RotaryEmbedding.from_config(
+            {"model_type": "qwen3_vl_text", "rope_theta": 5e6, "rope_scaling": {"mrope_section": [24, 20, 20], "mrope_interleaved": False}}
+        )  # fmt: skip
+
+
 # --- shape and layout --------------------------------------------------------------------------------------------------------------------
 
 
@@ -457,18 +511,19 @@ def test_the_catalogue_names_every_class_that_is_tested_here():
     page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
     folder = Path(__file__).parent
     files = [folder / "test_failures.py", folder / "test_borders.py", folder / "_native" / "test_operator_fuzz.py"]
-    files += [folder / "test_rerotate.py", *(folder / "transformers").glob("test_*.py")]
+    files += [folder / "_angles" / "test_polynomials.py", folder / "test_rerotate.py"]
+    files += (folder / "transformers").glob("test_*.py")
     tested = {
         int(n) for file in files for n in re.findall(r"^def test_F(\d+)_", file.read_text(encoding="utf-8"), re.M)
     }
     listed = [int(line.split("|")[1].strip()[1:]) for line in page.splitlines() if line.startswith("| F")]
-    assert listed == list(range(1, 57)) and tested == set(listed) - {23}
+    assert listed == list(range(1, 63)) and tested == set(listed)
 
 
 # --- norm, rotation and write in one pass ------------------------------------------------------------------------------------------------
 
 
-def test_F57_partial_rotary_dropped_by_a_fused_norm():
+def test_F59_partial_rotary_dropped_by_a_fused_norm():
     """Read as full width, tables of 8 planes would turn channels that pass, and rows would be read beyond their end."""
     x, weight = torch.randn(1, 2, 5, 32), torch.rand(32) + 0.5
     cos, sin = RotaryEmbedding(16).cos_sin(5)
@@ -478,7 +533,7 @@ def test_F57_partial_rotary_dropped_by_a_fused_norm():
     torch.testing.assert_close(y[..., 16:], normed[..., 16:])
 
 
-def test_F58_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
+def test_F60_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
     """M-RoPE and left padding: each batch entry has rows of its own, and the first entry's are not those of all."""
     x = torch.randn(2, 3, 5, 16)
     cos, sin = RotaryEmbedding(16).cos_sin(torch.stack((torch.arange(5), torch.tensor([0, 0, 7, 7, 9]))))
@@ -489,7 +544,7 @@ def test_F58_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
     assert not torch.equal(cos[0], cos[1])
 
 
-def test_F59_memory_that_a_backward_pass_saved_written_over():
+def test_F61_memory_that_a_backward_pass_saved_written_over():
     """autograd notices, since every write past torch bumps the version: no gradient is silently wrong."""
     q = torch.randn(1, 2, 3, 8, requires_grad=True) * 1
     k, cos, sin = torch.randn(1, 2, 3, 8), *RotaryEmbedding(8).cos_sin(3)
@@ -509,7 +564,7 @@ def test_F59_memory_that_a_backward_pass_saved_written_over():
         product.sum().backward()
 
 
-def test_F60_a_norm_after_the_rotation_cancels_the_attention_factor():
+def test_F62_a_norm_after_the_rotation_cancels_the_attention_factor():
     from rotary.config import read
     from rotary.scaling import YaRN
 

@@ -7,6 +7,7 @@ Each part of each config is looked at once. tests/config compares the two rotati
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
@@ -21,12 +22,15 @@ import transformers
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from rotary.axes import shown
 from rotary.config import Arguments, read
-from rotary.config.load import load, text_part
+from rotary.config.load import load
+from rotary.config.parts import text_part
 
 Part = tuple[str, Any]
 
 
+@functools.cache
 def parts() -> list[Part]:
     """(model_type, config) of each config class that some default config holds."""
     transformers.logging.set_verbosity_error()
@@ -50,17 +54,17 @@ def _parts(config: Any) -> Iterator[Any]:
             yield from _parts(value)
 
 
-def readings(config: Any) -> dict[str | None, Arguments] | str:
-    """What read() makes of a config, per layer type where they differ; or why it refuses."""
+def readings(config: Any, part: str | None = None) -> dict[str | None, Arguments] | str:
+    """What read() makes of a config, or of a part of it, per layer type where they differ; or why it refuses."""
     try:
-        return {None: read(config)}
+        return {None: read(config, part=part)}
     except (TypeError, ValueError) as error:
         if "pass layer_type= one of " not in str(error):
             return str(error)
         found: dict[str | None, Arguments] = {}
         for layer_type in str(error).rpartition("one of ")[2].split(", "):
             try:
-                found[layer_type] = read(config, layer_type=layer_type)
+                found[layer_type] = read(config, part=part, layer_type=layer_type)
             except ValueError as still:
                 if "do not rotate" not in str(still):
                     raise
@@ -144,27 +148,36 @@ BEGIN, END = "<!-- families: made by tools/config_page.py -->\n", "<!-- end -->"
 def tables() -> str:
     """What becomes of every part, as the tables of docs/configs.md."""
     loaded: dict[str, list[str]] = {}
+    by_part: dict[str, list[str]] = {}
     refused: dict[str, set[str]] = {}
     still: set[str] = set()
     for name, part in parts():
         found = readings(part)
         if isinstance(found, dict):
             for layer_type, said in sorted(found.items(), key=str):
-                pairing = "interleaved" if said.interleaved else "half"
-                width = f"{said.dim} of {said.head_dim}" if said.dim != said.head_dim else f"{said.dim}"
-                scheme = " + ".join(type(scheme).__name__ for scheme in said.scaling)
                 layer = "" if layer_type is None else f"{layer_type}: "
-                loaded.setdefault(name, []).append(
-                    f"{layer}{width}, {said.base:g}, {pairing}{', ' + scheme if scheme else ''}"
-                )
+                loaded.setdefault(name, []).append(layer + _described(said))
+        elif (named := _named_parts(part, found)) and any(isinstance(said, dict) for said in named.values()):
+            by_part[name] = [
+                f"{key}: {_described(next(iter(said.values()))) if isinstance(said, dict) else 'refused'}"
+                for key, said in named.items()
+            ]
         elif found.startswith("no rotary key"):
             still.add(name)
         else:
             refused.setdefault(
                 re.sub(r"models of type .* are refused: |RotaryEmbedding\(.*?\)", _plainly, found), set()
             ).add(name)
-    lines = [f"{len(loaded)} load:", "", "| model_type | channels that turn, base, pairing, scheme |", "| --- | --- |"]
+    lines = [
+        f"{len(loaded)} load:",
+        "",
+        "| model_type | channels that turn, base, pairing, scheme, axes |",
+        "| --- | --- |",
+    ]
     lines += [f"| {name} | {'<br>'.join(dict.fromkeys(said))} |" for name, said in sorted(loaded.items())]
+    lines += ["", f"{len(by_part)} composite configs without a text model of that kind load by `part=`:", ""]
+    lines += ["| model_type | part: channels that turn, base, pairing, scheme |", "| --- | --- |"]
+    lines += [f"| {name} | {'<br>'.join(said)} |" for name, said in sorted(by_part.items())]
     lines += ["", f"{sum(map(len, refused.values()))} are refused:", "", "| why | model_type |", "| --- | --- |"]
     lines += [
         f"| {why} | {', '.join(sorted(names))} |"
@@ -172,6 +185,20 @@ def tables() -> str:
     ]
     lines += ["", f"{len(still)} have no key about rotation and do not rotate: {', '.join(sorted(still))}."]
     return "\n".join(lines) + "\n"
+
+
+def _described(said: Arguments) -> str:
+    width = f"{said.dim} of {said.head_dim}" if said.dim != said.head_dim else f"{said.dim}"
+    scheme = " + ".join(type(scheme).__name__ for scheme in said.scaling)
+    axes = f", {shown(said.axes)}" if said.axes else ""
+    pairing = "interleaved" if said.interleaved else "half"
+    return f"{width}, {said.base:g}, {pairing}{', ' + scheme if scheme else ''}{axes}"
+
+
+def _named_parts(config: Any, refusal: str) -> dict[str, dict[str | None, Arguments] | str]:
+    """What read() makes of each part that a refusal names."""
+    _, asked, parts = refusal.partition("pass part= one of its sub-configs that rotate: ")
+    return {part: readings(config, part) for part in parts.split(", ")} if asked else {}
 
 
 def _plainly(match: re.Match[str]) -> str:

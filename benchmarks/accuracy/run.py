@@ -44,7 +44,8 @@ from benchmarks.accuracy.peers import DIM, FLOAT32, IMPLEMENTATIONS
 from benchmarks.cpu import rivals
 from benchmarks.record import circumstances, table, write
 from rotary import RotaryEmbedding, apply_rotary_qk
-from rotary._angles.turns import cos_sin_without_float64, in_one_word, turns, turns_per_token
+from rotary._angles.eager import cos_sin_without_float64
+from rotary._angles.turns import in_one_word, turns, turns_per_token
 from rotary.cli.bench import Work
 from rotary.scaling import (
     NTK,

@@ -16,7 +16,8 @@ from torch import Tensor
 from benchmarks.record import circumstances, table, write
 from rotary import apply_rotary_qk, operators
 from rotary._rotation import native as kernel
-from rotary.cli.bench import Contender, Work, alternate
+from rotary.cli.clock import Contender, alternate
+from rotary.cli.work import Work
 
 Pair = tuple[Tensor, Tensor]
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
+from benchmarks.cpu.measured import MEMORY, Effort, Record
 from rotary import apply_rotary_qk
-from rotary.cli.bench import Timing, alternate
+from rotary.cli.bench import show
 
 TOKENS = 1024
 
@@ -37,37 +38,38 @@ ROTATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def steps(seconds: float) -> dict[str, dict[str, Timing]]:
+def model(effort: Effort, pages: str) -> list[Record]:
     """Prefill of 1,024 tokens, a decoding step after them, and a training step over 512, float32, 4 layers, hidden 2,048."""
     torch.manual_seed(0)
+    hidden, layers, tokens = (64, 1, 8) if effort.quick else (2048, 4, TOKENS)
     config = LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=4,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
         num_attention_heads=16,
         num_key_value_heads=4,
         vocab_size=8192,
         max_position_embeddings=4096,
     )
-    model = LlamaForCausalLM(config)
-    tokens = torch.randint(0, 8192, (1, TOKENS))
+    llama = LlamaForCausalLM(config)
+    ids = torch.randint(0, 8192, (1, tokens))
 
     def prefill() -> None:
         with torch.no_grad():
-            model(tokens, use_cache=False, logits_to_keep=1)
+            llama(ids, use_cache=False, logits_to_keep=1)
 
     cache = DynamicCache(config=config)
     with torch.no_grad():
-        model(tokens, past_key_values=cache, logits_to_keep=1)
+        llama(ids, past_key_values=cache, logits_to_keep=1)
 
     def decode() -> None:
         with torch.no_grad():
-            model(tokens[:, :1], past_key_values=cache, logits_to_keep=1)
+            llama(ids[:, :1], past_key_values=cache, logits_to_keep=1)
         cache.crop(-1)
 
     def train() -> None:
-        model.zero_grad(set_to_none=True)
-        model(tokens[:, :512], labels=tokens[:, :512], use_cache=False).loss.backward()
+        llama.zero_grad(set_to_none=True)
+        llama(ids[:, :512], labels=ids[:, :512], use_cache=False).loss.backward()
 
     def with_rotation(step: Callable[[], None], rotation: Callable[..., Any]) -> Callable[[], None]:
         def run() -> None:
@@ -84,7 +86,11 @@ def steps(seconds: float) -> dict[str, dict[str, Timing]]:
         f"decoding step after {TOKENS:,} tokens": decode,
         "training step, 512 tokens": train,
     }
-    return {
-        name: alternate({r: with_rotation(step, rotation) for r, rotation in ROTATIONS.items()}, 5 * seconds)
-        for name, step in works.items()
-    }
+    records: list[Record] = []
+    for name, step in works.items():
+        calls = {r: with_rotation(step, rotation) for r, rotation in ROTATIONS.items()}
+        timings = effort.timed(calls, 10.0)
+        print(f"model: {name}")
+        show(timings, "transformers")
+        records.append({"part": "model", "case": name, "pages": pages, "state": MEMORY, "timings": timings})
+    return records

@@ -1,4 +1,4 @@
-"""results/cpu.md and docs/pictures/cpu.png from the figures of benchmarks.cpu.run: tables, and each target beside what was measured."""
+"""results/cpu.md and docs/pictures/cpu.png from the records of benchmarks.cpu.run."""
 
 from __future__ import annotations
 
@@ -6,134 +6,224 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cpu.calls import MODULE_AND_APPLY, ROTATE
+from benchmarks.cpu.measured import CACHE, DTYPES, MEMORY, Record, ratios, select
+from benchmarks.cpu.rivals import (
+    CLONE,
+    COMPILED,
+    COPY,
+    EAGER,
+    FRESH,
+    HALF,
+    HUB,
+    HUB_INPLACE,
+    INPLACE,
+    OF_HALVES,
+    OF_NEIGHBOURS,
+)
+from benchmarks.cpu.targets import NOT_MEASURED, in_place_over_copy, onnx_over_ours, spread, targets
 from benchmarks.record import table
 
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "cpu.png"
-FLOOR, INPLACE, FRESH = "copy_ into allocated", "rotary, in place", "rotary"
-EAGER, COMPILED = "transformers", "transformers, torch.compile"
-HALF = "half-width formula, torch.compile"
-Timings = dict[str, Any]
+NAMES = [str(dtype)[6:] for dtype in DTYPES]
 
 
-def ratio(timings: Timings, a: str, b: str) -> float:
-    """Median of a over median of b."""
-    return timings[a][0] / timings[b][0]
-
-
-def report(found: dict[str, Any], at: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
-    lines = [f"{at['device']}; Python {at['python']}; {versions}; commit {at['commit']}.", ""]
-    lines += ["## What was aimed at, and what was reached", "", targets(found), ""]
-    for state, shapes in found["forward"].items():
+def report(records: list[Record], at: dict[str, Any]) -> str:
+    lines = [
+        machine(at),
+        "",
+        "q and k have 32 + 8 heads of 128 channels unless said.",
+        "",
+        "## Targets",
+        "",
+        targets(records),
+        "",
+        "## Time of others over ours",
+        "",
+        summary(records),
+        "",
+    ]
+    for pages, state in (("warm", CACHE), ("warm", MEMORY), ("cold", MEMORY)):
+        chosen = select(records, part="lengths", pages=pages, state=state)
+        if chosen:
+            where = "in cache" if state == CACHE else "from memory"
+            lines += [f"## Ready tables, {where}, {pages} pages", "", "Time over `copy_` into allocated tensors.", ""]
+            lines += [_over(chosen, COPY), ""]
+    lines += ["## Every dtype, width and pairing: in place over `copy_`", "", breadth(records), ""]
+    for part, heading in (
+        ("decode", "Tables and rotation in one call"),
+        ("tables", "Tables: (tokens, 64)"),
+        ("hub", "The CPU kernel of kernels-community, bfloat16"),
+        ("onnx", "ONNX Runtime"),
+        ("backward", "Forward and backward, 2,048 tokens"),
+        ("package", "The package"),
+        ("model", "A Llama-shaped model: 4 layers, hidden 2,048, float32"),
+    ):
+        chosen = select(records, part=part)
+        timed = [record for record in chosen if record["timings"]]
         lines += [
-            f"## Forward, {state} pages",
+            f"## {heading}",
             "",
-            "Time as a multiple of `copy_` of q and k into allocated tensors.",
+            _times(timed) if timed else ", ".join(r["case"] for r in chosen) or NOT_MEASURED,
             "",
         ]
-        names = list(dict.fromkeys(name for timings in shapes.values() for name in timings))
-        rows = [
-            [shape, f"{timings[FLOOR][0] * 1e3:.4g} ms", *(_times(timings, name) for name in names if name != FLOOR)]
-            for shape, timings in shapes.items()
-        ]
-        lines += [table(["", "copy_", *(n for n in names if n != FLOOR)], rows), ""]
-    lines += ["## Forward and backward, 4,096 tokens", ""]
-    names = list(next(iter(found["backward"].values())))
-    rows = [[dtype, *(f"{timings[n][0] * 1e3:.3g} ms" for n in names)] for dtype, timings in found["backward"].items()]
-    lines += [table(["", *names], rows), "", "## Tables, 8,192 x 64", ""]
-    rows = [[name, f"{timing[0] * 1e3:.3g} ms"] for name, timing in found["tables"].items()]
-    lines += [
-        table(["", ""], rows),
-        "",
-        "## Memory: growth during one call, 4,096 tokens, float32 (q and k: 80 MiB)",
-        "",
-    ]
-    lines += [table(["", ""], [[n, f"{size / 2**20:.0f} MiB"] for n, size in found["memory"].items()]), ""]
-    lines += ["## A Llama-shaped model: 4 layers, hidden 2,048, float32", ""]
-    names = list(next(iter(found["model"].values())))
+    for record in select(records, part="memory"):
+        lines += [f"## Memory: growth during one call, {record['case']} (q and k: 80 MiB)", ""]
+        lines += [table(["", ""], [[n, f"{size / 2**20:.0f} MiB"] for n, size in record["bytes"].items()])]
+    return "\n".join(lines)
+
+
+def machine(at: dict[str, Any]) -> str:
+    """Processor, threads, versions, and how busy it was with other things."""
+    versions = ", ".join(f"{name} {version}" for name, version in at["versions"].items())
+    busy = "not known how busy" if at["busy"] is None else f"other processes took {at['busy']:.0%} of the cores' time"
+    note = f" {at['note']}" if at.get("note") else ""
+    return (
+        f"{at['processor']}. {at['threads']} threads; rotary's kernel: {at['rotates']}; {busy}. Python {at['python']}; {versions}; "
+        f"kernels-community/rotary: {at['hub']}; commit {at['commit']}.{note}"
+    )
+
+
+def summary(records: list[Record]) -> str:
+    """What a reader decides by: others over ours, by dtype."""
+
+    def row(name: str, values: Callable[[str], list[float]]) -> list[str]:
+        return [name, *(spread(figures) if (figures := values(dtype)) else "–" for dtype in NAMES)]
+
+    def lengths(theirs: str, ours: str, seq: int) -> Callable[[str], list[float]]:
+        plain = {"part": "lengths", "seq": seq, "batch": 1, "transposed": False, "interleaved": False}
+        return lambda dtype: ratios(records, theirs, ours, dtype=dtype, **plain)
+
+    def hub(dtype: str) -> list[float]:
+        where = {"part": "hub", "dtype": dtype}
+        return ratios(records, HUB, FRESH, **where) + ratios(records, HUB_INPLACE, INPLACE, **where)
+
+    def best_compiled(dtype: str) -> list[float]:
+        both = [lengths(name, FRESH, 4096)(dtype) for name in (COMPILED, HALF)]
+        return [min(pair) for pair in zip(*both, strict=True)]
+
     rows = [
-        [step, *(f"{timings[n][0] * 1e3:.4g} ms ({ratio(timings, n, EAGER):.3f})" for n in names)]
-        for step, timings in found["model"].items()
+        row("transformers, one token", lengths(EAGER, FRESH, 1)),
+        row(
+            "transformers, one token, with its tables",
+            lambda dtype: ratios(records, MODULE_AND_APPLY, ROTATE, part="decode", seq=1, dtype=dtype),
+        ),
+        row("transformers, 128 tokens", lengths(EAGER, FRESH, 128)),
+        row("transformers, 4,096 tokens", lengths(EAGER, FRESH, 4096)),
+        row("transformers, 4,096 tokens; ours in place", lengths(EAGER, INPLACE, 4096)),
+        row("the better of two formulas under torch.compile, 4,096 tokens", best_compiled),
+        row(
+            "transformers, forward and backward, 2,048 tokens",
+            lambda dtype: ratios(records, EAGER, FRESH, part="backward", dtype=dtype),
+        ),
+        row("kernels-community, 1 to 4,096 tokens", hub),
+        row(
+            "ONNX Runtime, one token; ours in place",
+            lambda dtype: onnx_over_ours(select(records, dtype=dtype), 1),
+        ),
+        row(
+            "a copy, from memory; ours in place",
+            lambda dtype: [1 / v for v in in_place_over_copy(records, part="breadth", state=MEMORY, dtype=dtype)],
+        ),
     ]
-    return "\n".join([*lines, table(["", *names], rows)])
+    return table(["others / ours", *NAMES], rows)
 
 
-def _times(timings: Timings, name: str) -> str:
-    if name not in timings:
-        return "–"
-    return f"{ratio(timings, name, FLOOR):.2f} ({timings[name][1] / timings[FLOOR][0]:.2f}–{timings[name][2] / timings[FLOOR][0]:.2f})"
+def breadth(records: list[Record]) -> str:
+    """A row for each dtype and width; 512 tokens, fewer where these do not fit the cache."""
+    rows: dict[tuple[str, int, int], dict[tuple[str, bool], Record]] = {}
+    for record in select(records, part="breadth"):
+        key = (record["dtype"], record["head_dim"], record["dim"])
+        rows.setdefault(key, {})[record["state"], record["interleaved"]] = record
+    lines: list[list[str]] = []
+    for (dtype, head_dim, dim), by_place in rows.items():
+        cells = [f"{dtype}, {head_dim}" if dim == head_dim else f"{dtype}, {dim} of {head_dim}"]
+        for place in ((CACHE, False), (CACHE, True), (MEMORY, False), (MEMORY, True)):
+            cells += [spread(in_place_over_copy([by_place[place]])) if place in by_place else "–"]
+        cells += [f"{by_place[CACHE, False]['seq']}" if (CACHE, False) in by_place else "–"]
+        lines.append(cells)
+    header = [
+        "",
+        "in cache, half",
+        "in cache, interleaved",
+        "from memory, half",
+        "from memory, interleaved",
+        "tokens in cache",
+    ]
+    return table(header, lines)
 
 
-Met = Callable[[float], bool]
+def _columns(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record["timings"]))
 
 
-def targets(found: dict[str, Any]) -> str:
-    """Each aim of the kernel, the figure of this run, and whether it was reached."""
-    warm, cold = found["forward"]["warm"], found["forward"]["cold"]
-    f32, bf16 = warm["4,096 tokens, float32"], warm["4,096 tokens, bfloat16"]
-    one = warm["1 token, float32"]
+def _over(records: list[Record], floor: str) -> str:
+    """Rows of multiples of one contender, with quartiles."""
+    names = [name for name in _columns(records) if name != floor]
     rows: list[list[str]] = []
+    for record in records:
+        timings, unit = record["timings"], record["timings"][floor][0]
+        cells = [
+            f"{timings[n][0] / unit:.2f} ({timings[n][1] / unit:.2f}–{timings[n][2] / unit:.2f})"
+            if n in timings
+            else "–"
+            for n in names
+        ]
+        rows.append([_short(record["case"]), time(unit), *cells])
+    return table(["", floor, *names], rows)
 
-    def aim(what: str, value: float, limit: float, *, at_least: bool = False) -> None:
-        met = value >= limit if at_least else value <= limit
-        rows.append([what, f"{'≥' if at_least else '≤'} {limit:g}", f"{value:.2f}", "yes" if met else "no"])
 
-    aim("in place / `copy_`, 4,096 tokens, float32", ratio(f32, INPLACE, FLOOR), 0.85)
-    aim("in place / `copy_`, 4,096 tokens, bfloat16", ratio(bf16, INPLACE, FLOOR), 1.0)
-    for state, shapes in found["forward"].items():
-        aim(f"fresh / `clone`, float32, {state} pages", ratio(shapes["4,096 tokens, float32"], FRESH, "clone"), 1.1)
-        aim(f"fresh / `clone`, bfloat16, {state} pages", ratio(shapes["4,096 tokens, bfloat16"], FRESH, "clone"), 1.2)
-    for state, shapes in found["forward"].items():
-        timings = shapes["4,096 tokens, float32"]
-        aim(f"transformers / in place, {state} pages", ratio(timings, EAGER, INPLACE), 20, at_least=True)
-        aim(f"transformers / fresh, {state} pages", ratio(timings, EAGER, FRESH), 3, at_least=True)
-        aim(f"compiled / in place, {state} pages", ratio(timings, COMPILED, INPLACE), 10, at_least=True)
-        aim(f"compiled / fresh, {state} pages", ratio(timings, COMPILED, FRESH), 1.7, at_least=True)
-        aim(f"half-width compiled / in place, {state} pages", ratio(timings, HALF, INPLACE), 5, at_least=True)
-        aim(f"half-width compiled / fresh, {state} pages", ratio(timings, HALF, FRESH), 1.0, at_least=True)
-    back = found["backward"]["float32"]
-    aim("transformers / ours, forward and backward, float32", ratio(back, EAGER, "rotary"), 4, at_least=True)
-    turned = warm["4,096 tokens, transposed, float32"]
-    aim("transposed / contiguous, in place, float32", turned[INPLACE][0] / f32[INPLACE][0], 1.15)
-    aim("one token, fresh / transformers", ratio(one, FRESH, EAGER), 0.5)
-    aim("one token, in place / transformers", ratio(one, INPLACE, EAGER), 0.5)
-    aim("exact tables / float32 product", ratio(found["tables"], "exact", "float32 product"), 3.0)
-    aim("memory beyond outputs, fresh [MiB]", (found["memory"][FRESH] - found["memory"]["clone"]) / 2**20, 1.0)
-    aim("memory in place [MiB]", found["memory"][INPLACE] / 2**20, 1.0)
-    slower = [
-        f"{name}: {shape}, {state} ({ratio(timings, name, FRESH):.2f})"
-        for state, shapes in (("warm", warm), ("cold", cold))
-        for shape, timings in shapes.items()
-        for name in timings
-        if name not in (FLOOR, "clone") and not name.startswith("rotary,") and name != FRESH
-        if ratio(timings, name, FRESH) < 0.98
+def _times(records: list[Record]) -> str:
+    names = _columns(records)
+    rows = [
+        [
+            _where(record, records),
+            *(time(record["timings"][n][0]) if n in record["timings"] else "–" for n in names),
+        ]
+        for record in records
     ]
-    rows.append(["peers faster than ours, fresh", "none", f"{len(slower)}", "no" if slower else "yes"])
-    said = table(["", "aim", "measured", "reached"], rows)
-    return said + ("\n\nFaster than ours: " + "; ".join(slower) + "." if slower else "")
+    return table(["", *names], rows)
 
 
-def plot(found: dict[str, Any]) -> None:
-    """Bars: time over a copy, at 4,096 tokens, warm pages, float32 and bfloat16."""
+def _where(record: Record, records: list[Record]) -> str:
+    """The case, with the state of pages where the part was measured in both."""
+    both = len({r["pages"] for r in records}) > 1
+    return _short(record["case"]) + (f", {record['pages']} pages" if both else "")
+
+
+def _short(case: str) -> str:
+    """Without the heads, which are the same in all parts but the one of widths, and stand in the first lines."""
+    return case.replace(", 32 + 8 heads of 128", "")
+
+
+def time(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def plot(records: list[Record]) -> None:
+    """Bars: time over a copy, at 4,096 tokens, from memory, warm pages."""
     from matplotlib.figure import Figure
 
-    colours = ("#0072B2", "#D55E00")
-    shapes = found["forward"]["warm"]
-    both = [shapes["4,096 tokens, float32"], shapes["4,096 tokens, bfloat16"]]
-    names = [n for n in both[0] if n not in (FLOOR, "rotary, interleaved")]
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    where = {"seq": 4096, "pages": "warm", "state": MEMORY, "transposed": False}
+    names = [INPLACE, FRESH, CLONE, *OF_HALVES, *OF_NEIGHBOURS]
+    figure = Figure(figsize=(8.0, 5.6), layout="constrained")
     axes = figure.subplots()
-    for i, (label, timings) in enumerate(zip(("float32", "bfloat16"), both, strict=True)):
-        values = [ratio(timings, n, FLOOR) if n in timings else 0.0 for n in names]
-        places = [y + (0.2 if i else -0.2) for y in range(len(names))]
-        bars = axes.barh(
-            places, values, 0.38, color=colours[i], hatch="//" if i else None, edgecolor="white", label=label
-        )
-        axes.bar_label(bars, [f"{v:.2f}" if v else "no such type" for v in values], padding=3, fontsize=8)
+    for i, (dtype, colour, hatch) in enumerate(
+        zip(NAMES, ("#0072B2", "#D55E00", "#999999"), ("", "//", ".."), strict=True)
+    ):
+        chosen = select(records, part=lambda p: p in ("lengths", "hub"), dtype=dtype, **where)
+        values = [next(iter(ratios(chosen, name, COPY)), 0.0) for name in names]
+        places = [y + 0.28 * (i - 1) for y in range(len(names))]
+        bars = axes.barh(places, values, 0.26, color=colour, hatch=hatch, edgecolor="white", label=dtype)
+        axes.bar_label(bars, [f"{v:.2f}" if v else "–" for v in values], padding=3, fontsize=7)
     axes.axvline(1.0, color="#555555", lw=0.8)
+    axes.set_xscale("log")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("time / copy_ of q and k into allocated tensors; the line is a copy")
+    axes.set_xlabel("time / copy_ of q and k into allocated tensors; the line is a copy; – not measured")
     axes.set_title("Rotating 4,096 tokens on a CPU, 32 + 8 heads of 128", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.1)

@@ -5,181 +5,186 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnx import TensorProto, helper
 from rotary_embedding_torch import apply_rotary_emb
 from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from benchmarks.cpu import hub, onnx_runtime
 from rotary import apply_rotary_qk
-from rotary.cli.bench import Contender, Pair, Work, half_width, judge
+from rotary.cli.clock import Contender, Rota
+from rotary.cli.work import Inputs, Pair, Work, half_width, judge
 
-Rival = Callable[[Work, Tensor, Tensor, Tensor, Tensor], Contender | None]
-"""(work, q, k, cos, sin of half width) -> what is timed, or None where it does not do this work."""
+COPY, CLONE, TWO_CLONES = "copy_ into allocated", "clone", "two clones"
+FRESH, INPLACE = "rotary", "rotary, in place"
+EAGER, COMPILED = "transformers", "transformers, torch.compile"
+HALF = "half-width formula, torch.compile"
+ONNX = "ONNX Runtime"
+HUB, HUB_INPLACE = "kernels-community", "kernels-community, in place"
+
+Maker = Callable[[Inputs], Contender]
+Rival = Callable[[Work, Tensor, Tensor], Maker | None]
+"""(work, cos, sin of half width) -> what makes a contender of q and k, or None where it does not do this work."""
 
 
-def wide(cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Pair:
+def full_width(cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Pair:
     """(1 or batch, seq, dim) in the dtype of the model, every value twice, as models of transformers hand them down."""
     cos, sin = (torch.cat((t, t), -1).to(dtype) for t in (cos, sin))
     return (cos, sin) if cos.ndim == 3 else (cos[None], sin[None])
 
 
-def transformers(
-    work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, apply: Any = apply_rotary_pos_emb
-) -> Contender:
+def transformers(work: Work, cos: Tensor, sin: Tensor, apply: Any = apply_rotary_pos_emb) -> Maker:
     """Partial rotary as its models write it: slice, rotate, concatenate."""
-    tables, dim = wide(cos, sin, work.dtype), work.dim
+    tables, dim = full_width(cos, sin, work.dtype), work.dim
     if dim == work.head_dim:
-        return lambda: apply(q, k, *tables)
+        return lambda s: lambda: apply(s.q, s.k, *tables)
 
-    def partial() -> Pair:
-        turned = apply(q[..., :dim], k[..., :dim], *tables)
-        return tuple(torch.cat((y, x[..., dim:]), -1) for x, y in zip((q, k), turned, strict=True))  # type: ignore[return-value]
+    def partial(s: Inputs) -> Contender:
+        def run() -> Pair:
+            q, k = apply(s.q[..., :dim], s.k[..., :dim], *tables)
+            return torch.cat((q, s.q[..., dim:]), -1), torch.cat((k, s.k[..., dim:]), -1)
+
+        return run
 
     return partial
 
 
-def transformers_compiled(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Contender:
-    return transformers(work, q, k, cos, sin, torch.compile(apply_rotary_pos_emb, dynamic=False))
+def transformers_compiled(work: Work, cos: Tensor, sin: Tensor) -> Maker:
+    return transformers(work, cos, sin, torch.compile(apply_rotary_pos_emb, dynamic=False))
 
 
-def half_width_compiled(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Contender | None:
-    if work.dim != work.head_dim:
-        return None
+def transformers_tables(work: Work) -> LlamaRotaryEmbedding:
+    """Its rotary module: module(x, position_ids) -> cos, sin (batch, seq, dim) in the dtype of x."""
+    parameters = {"rope_type": "default", "rope_theta": 500_000.0}
+    config = LlamaConfig(hidden_size=work.heads * work.dim, num_attention_heads=work.heads, rope_parameters=parameters)
+    return LlamaRotaryEmbedding(config)
+
+
+def half_width_compiled(work: Work, cos: Tensor, sin: Tensor) -> Maker:
     apply = torch.compile(half_width, dynamic=False)
     cos, sin = cos[..., None, :, :], sin[..., None, :, :]
-    return lambda: apply(q, k, cos, sin)
+    return lambda s: lambda: apply(s.q, s.k, cos, sin)
 
 
-def torchtune(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Contender | None:
+def of_onnx_runtime(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
+    session = onnx_runtime.session(work, cos, sin)
+    return session and session.contender
+
+
+def of_the_hub(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
+    """apply_rotary_transformers of kernels-community, its tables in bfloat16. Its kernel is bfloat16 alone, without partial rotary."""
+    if hub.unavailable() or work.dtype != torch.bfloat16 or work.dim != work.head_dim:
+        return None
+    tables, apply = full_width(cos, sin, work.dtype), hub.package().apply_rotary_transformers
+    return lambda s: lambda: apply(s.q, s.k, *tables)
+
+
+def of_the_hub_in_place(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
+    """Its operator writing over q and k, whose halves are cut in the call, as its own function does."""
+    if of_the_hub(work, cos, sin) is None:
+        return None
+    apply, half = hub.operators().apply_rotary, work.head_dim // 2
+    cos, sin = (t.to(work.dtype)[None, None] if t.ndim == 2 else t.to(work.dtype)[:, None] for t in (cos, sin))
+
+    def maker(s: Inputs) -> Contender:
+        def run() -> Pair:
+            for x in (s.q, s.k):
+                a, b = x[..., :half], x[..., half:]
+                apply(a, b, cos, sin, a, b, False)
+            return s.q, s.k
+
+        return run
+
+    return maker
+
+
+def torchtune(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
     """Its module's forward, written anew: (batch, seq, heads, dim), pairs of neighbours, float32, once for q and once for k."""
     if work.dim != work.head_dim:
         return None
-    cache = (
-        torch.stack((cos, sin), -1)[..., None, :, :] if cos.ndim == 3 else torch.stack((cos, sin), -1)[None, :, None]
-    )
-    given = [x.transpose(1, 2) for x in (q, k)]
+    cache = torch.stack((cos, sin), -1)
+    cache = cache[..., None, :, :] if cos.ndim == 3 else cache[None, :, None]
 
     def turn(x: Tensor) -> Tensor:
         pairs = x.float().reshape(*x.shape[:-1], -1, 2)
         a, b = pairs[..., 0], pairs[..., 1]
-        return (
-            torch.stack((a * cache[..., 0] - b * cache[..., 1], b * cache[..., 0] + a * cache[..., 1]), -1)
-            .flatten(3)
-            .type_as(x)
-        )
+        turned = a * cache[..., 0] - b * cache[..., 1], b * cache[..., 0] + a * cache[..., 1]
+        return torch.stack(turned, -1).flatten(3).type_as(x)
 
-    return lambda: tuple(turn(x).transpose(1, 2) for x in given)
+    def maker(s: Inputs) -> Contender:
+        own = [x.transpose(1, 2) for x in (s.q, s.k)]
+        return lambda: tuple(turn(x).transpose(1, 2) for x in own)
+
+    return maker
 
 
-def rotary_embedding_torch(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Contender | None:
+def rotary_embedding_torch(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
     """Its apply function with angles made beforehand, as its own cache would; it takes their cos and sin in every call."""
     if cos.ndim == 3:
         return None
     angles = torch.atan2(sin.double(), cos.double()).float().repeat_interleave(2, -1)
-    return lambda: (apply_rotary_emb(angles, q), apply_rotary_emb(angles, k))
+    return lambda s: lambda: (apply_rotary_emb(angles, s.q), apply_rotary_emb(angles, s.k))
 
 
-def complex_product(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Contender | None:
+def complex_product(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
     """Meta's: neighbours viewed as complex numbers in float32, times cos + i sin."""
     if work.dim != work.head_dim:
         return None
-    turn = torch.complex(cos, sin)[..., None, :, :]
+    factor = torch.complex(cos, sin)[..., None, :, :]
 
-    def turned(x: Tensor) -> Tensor:
-        return (
-            torch.view_as_real(torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2)) * turn)
-            .flatten(3)
-            .type_as(x)
-        )
+    def turn(x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * factor).flatten(3).type_as(x)
 
-    return lambda: (turned(q), turned(k))
+    return lambda s: lambda: (turn(s.q), turn(s.k))
 
 
-def onnx_runtime(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Contender | None:
-    """RotaryEmbedding of com.microsoft, outputs bound to memory of their own: into allocated, so in its favour. float32, contiguous."""
-    if work.dtype != torch.float32 or work.transposed or cos.ndim == 3 or work.dim != work.head_dim:
-        return None
-    names = ("q", "k")
-    attributes = {"interleaved": 0, "num_heads": 0, "rotary_embedding_dim": 0}
-    nodes = [
-        helper.make_node(
-            "RotaryEmbedding", [n, "positions", "cos", "sin"], [n + "_out"], domain="com.microsoft", **attributes
-        )
-        for n in names
-    ]
-    shapes = {"q": list(q.shape), "k": list(k.shape)}
-    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in names]
-    inputs += [helper.make_tensor_value_info("positions", TensorProto.INT64, [1])]
-    inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(cos.shape)) for n in ("cos", "sin")]
-    outputs = [helper.make_tensor_value_info(n + "_out", TensorProto.FLOAT, shapes[n]) for n in names]
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(helper.make_graph(nodes, "rotate", inputs, outputs), opset_imports=opsets, ir_version=10)
-    onnx.checker.check_model(model)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # a spinning pool would slow the others down
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    held = {"q": torch.empty_like(q), "k": torch.empty_like(k)}
-    positions = torch.zeros(1, dtype=torch.int64)
-    bound = {"q": q, "k": k, "cos": cos, "sin": sin, "positions": positions}
-    for name, t in bound.items():
-        binding.bind_input(name, "cpu", 0, np.int64 if t is positions else np.float32, list(t.shape), t.data_ptr())
-    for name, t in held.items():
-        binding.bind_output(name + "_out", "cpu", 0, np.float32, list(t.shape), t.data_ptr())
-
-    def run() -> Pair:
-        assert bound  # which keeps their memory alive
-        session.run_with_iobinding(binding)
-        return held["q"], held["k"]
-
-    return run
-
-
-HALF: dict[str, Rival] = {
-    "transformers": transformers,
-    "transformers, torch.compile": transformers_compiled,
-    "half-width formula, torch.compile": half_width_compiled,
-    "ONNX Runtime": onnx_runtime,
+OF_HALVES: dict[str, Rival] = {
+    EAGER: transformers,
+    COMPILED: transformers_compiled,
+    HALF: half_width_compiled,
+    ONNX: of_onnx_runtime,
+    HUB: of_the_hub,
 }
-INTERLEAVED: dict[str, Rival] = {
+OF_NEIGHBOURS: dict[str, Rival] = {
     "torchtune's formula": torchtune,
     "rotary-embedding-torch": rotary_embedding_torch,
     "complex product": complex_product,
 }
 
 
-def ours(work: Work, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> dict[str, Contender]:
-    own_q, own_k = q.clone(), k.clone()
+def floor_and_ours(work: Work, cos: Tensor, sin: Tensor) -> dict[str, Maker]:
+    def ours(inplace: bool) -> Maker:
+        return lambda s: lambda: apply_rotary_qk(s.q, s.k, cos, sin, interleaved=work.interleaved, inplace=inplace)
+
     return {
-        "rotary, in place": lambda: apply_rotary_qk(own_q, own_k, cos, sin, inplace=True),
-        "rotary": lambda: apply_rotary_qk(q, k, cos, sin),
-        "rotary, interleaved": lambda: apply_rotary_qk(q, k, cos, sin, interleaved=True),
+        COPY: lambda s: lambda: (s.out_q.copy_(s.q), s.out_k.copy_(s.k)),
+        CLONE: lambda s: lambda: (s.q.clone(), s.k.clone()),
+        INPLACE: ours(True),
+        FRESH: ours(False),
     }
 
 
-def contenders(work: Work, *, without: tuple[str, ...] = ()) -> dict[str, Contender]:
-    """The floor, ours, and every rival that does this work, each judged against ours in float64."""
-    q, k = work.tensors()
+def contenders(work: Work, rota: Rota[Inputs], rivals: dict[str, Rival]) -> dict[str, Contender]:
+    """The floor, ours, and each of the rivals that does this work, judged against the rotation in float64 first."""
     cos, sin = work.tables()
-    held_q, held_k = torch.empty_like(q), torch.empty_like(k)
-    found: dict[str, Contender] = {
-        "copy_ into allocated": lambda: (held_q.copy_(q), held_k.copy_(k)),
-        "clone": lambda: (q.clone(), k.clone()),
-        **ours(work, q, k, cos, sin),
-    }
-    exact = [t.double() for t in (q, k, cos, sin)]
-    for interleaved, rivals in ((False, HALF), (True, INTERLEAVED)):
-        truth = apply_rotary_qk(*exact, interleaved=interleaved)
-        for name, rival in rivals.items():
-            made = None if name in without else rival(work, q, k, cos, sin)
-            if made is not None:
-                judge(name, made(), truth, work.dtype)
-                found[name] = made
-    return found
+    makers = floor_and_ours(work, cos, sin)
+    for name, rival in rivals.items():
+        maker = rival(work, cos, sin)
+        if maker is not None:
+            check(name, work, maker, cos, sin)
+            makers[name] = maker
+    return {name: rota.contender(maker) for name, maker in makers.items()}
+
+
+def check(name: str, work: Work, maker: Maker, cos: Tensor, sin: Tensor) -> None:
+    """RuntimeError if the rival does not compute the rotation. Of long sequences the first and last 64 tokens are looked at."""
+    q, k = work.tensors()
+    inputs = Inputs(q, k, torch.empty_like(q), torch.empty_like(k))
+    ends = [*range(min(64, work.seq)), *range(max(work.seq - 64, 64), work.seq)]
+    tables = [t.double() if t.ndim == 3 else t[ends].double() for t in (cos, sin)]
+    before = [x[:, :, ends].double() for x in (q, k)]
+    truth = apply_rotary_qk(*before, *tables, interleaved=work.interleaved)
+    result = maker(inputs)()
+    judge(name, (result[0][:, :, ends], result[1][:, :, ends]), truth, work.dtype)

@@ -1,17 +1,24 @@
 """How long does the rotation take on a CPU, beside what a user would pick instead and beside a copy of the same memory?
 
-    python -m benchmarks.cpu.run            10 minutes; writes results/cpu.json, results/cpu.md and docs/pictures/cpu.png
-    python -m benchmarks.cpu.run --quick    2 shapes, 2 minutes; writes nothing
+    python -m benchmarks.cpu.run                    12 minutes; writes results/cpu.json, results/cpu.md and docs/pictures/cpu.png
+    python -m benchmarks.cpu.run --only hub onnx    the parts named; prints and writes nothing
+    python -m benchmarks.cpu.run --list             the parts, and the lines of the table of targets that they measure
+    python -m benchmarks.cpu.run --quick            every part on tiny tensors, seconds; shows that they run, writes nothing
 
-Contenders take turns in one process (A B C A B C); figures are medians and their ratio to `copy_` into allocated tensors. Fresh
-outputs above a megabyte are dearer than the rotation where the allocator maps new pages for each, so they are measured twice: with
-cold pages (glibc maps and unmaps every large tensor) and with warm ones (it keeps them), each in a process of its own.
+python -m benchmarks.cpu.page then puts the figures into README.md and docs/cpu.md.
+
+Contenders take turns in one process (A B C A B C); figures are medians and their ratios. Two things besides length and dtype decide
+what a rotation costs, and are told apart. State: in the *cache* each contender finds q and k where its own call before left them; from
+*memory* as many q and k take turns as fill the last cache four times over. Pages: where the allocator maps new pages for each large
+output, these are dearer than the rotation. With *cold* pages glibc maps and unmaps every large tensor; with *warm* ones it keeps them.
+Each state of pages has a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -22,180 +29,109 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from benchmarks.cpu.model import steps
+from benchmarks.cpu import calls, forward, hub, model, one_on_one, package
+from benchmarks.cpu.load import QUIET, Load
+from benchmarks.cpu.measured import Effort, Record
 from benchmarks.cpu.report import plot, report
-from benchmarks.cpu.rivals import contenders, transformers
+from benchmarks.cpu.targets import LINES, targets
 from benchmarks.record import circumstances, write
-from rotary import RotaryEmbedding, apply_rotary_qk
-from rotary._rotation import native as kernel
-from rotary.cli.bench import Contender, Timing, Work, alternate
+from rotary import backends
+from rotary.cli import main as rotary_command
+from rotary.cli.machine import described
 
-F32, BF16 = torch.float32, torch.bfloat16
-SHAPES = {
-    "1 token": Work(1),
-    "128 tokens": Work(128),
-    "4,096 tokens": Work(4096),
-    "32,768 tokens": Work(32768),
-    "batch of 64, 1 token each": Work(1, batch=64),
-    "4,096 tokens, transposed": Work(4096, transposed=True),
-    "1,024 tokens, 1 key head": Work(1024, key_heads=1),
-    "1,024 tokens, head_dim 64": Work(1024, head_dim=64),
-    "1,024 tokens, head_dim 80": Work(1024, head_dim=80),
-    "1,024 tokens, head_dim 96": Work(1024, head_dim=96),
-    "1,024 tokens, head_dim 256": Work(1024, head_dim=256),
-    "1,024 tokens, half of 128 turns": Work(1024, rotary_dim=64),
+Part = Callable[[Effort, str], list[Record]]
+PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
+    "lengths": (forward.lengths, ("warm", "cold")),
+    "breadth": (forward.breadth, ("warm",)),
+    "decode": (calls.decode, ("warm",)),
+    "tables": (calls.tables, ("warm",)),
+    "hub": (one_on_one.hub_lines, ("warm",)),
+    "onnx": (one_on_one.onnx_lines, ("warm",)),
+    "backward": (calls.backward, ("warm", "cold")),
+    "memory": (calls.memory, ("cold",)),
+    "package": (package.package, ("warm",)),
+    "model": (model.model, ("warm",)),
 }
-Timings = dict[str, Timing]
-
+"""What is measured, and in which states of pages."""
 
 # What glibc is told at the start of a process: give every tensor above 128 KB pages of its own and give them back; or keep all.
 PAGES = {
-    "cold": {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_MMAP_MAX_": str(1 << 16)},
     "warm": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)},
+    "cold": {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_MMAP_MAX_": str(1 << 16)},
 }
 
 
-def in_a_process(state: str, *arguments: str) -> dict[str, Any]:
-    """What this script measures in a process of its own, whose pages are in that state."""
+def measure(parts: list[str], pages: str, effort: Effort) -> list[Record]:
+    """The records of these parts that belong to this state of pages, in which this process has to be already."""
+    torch.manual_seed(0)
+    chosen = [part for part in parts if pages in PARTS[part][1]]
+    return [record for part in chosen for record in PARTS[part][0](effort, pages)]
+
+
+def in_a_process(parts: list[str], pages: str, effort: Effort) -> list[Record]:
+    """The same in a process whose pages are in that state."""
+    if not any(pages in PARTS[part][1] for part in parts):
+        return []
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = (sys.executable, "-m", "benchmarks.cpu.run", "--pages", state, "--into", file.name, *arguments)
-        subprocess.run(command, env=os.environ | PAGES[state], check=True)
+        command = [sys.executable, "-m", "benchmarks.cpu.run", "--pages", pages, "--into", file.name]
+        command += ["--seconds", str(effort.seconds), "--only", *parts]
+        subprocess.run(command, env=os.environ | PAGES[pages], check=True)
         return json.loads(Path(file.name).read_text())
 
 
-def forward(state: str, seconds: float, quick: bool) -> dict[str, Timings]:
-    found: dict[str, Timings] = {}
-    for dtype in (F32, BF16):
-        for name, shape in SHAPES.items():
-            if (quick and name not in ("1 token", "4,096 tokens")) or (state == "cold" and shape.seq < 1024):
-                continue
-            work = Work(**{**vars(shape), "dtype": dtype})
-            compiled = ("1 token", "128 tokens", "4,096 tokens", "32,768 tokens", "4,096 tokens, transposed")
-            without = () if name in compiled else ("transformers, torch.compile", "half-width formula, torch.compile")
-            calls = contenders(work, without=without)
-            with torch.no_grad():
-                timings = alternate(calls, seconds * (4 if work.seq > 10_000 else 1))
-            title = f"{name}, {str(dtype)[6:]}"
-            found[title] = timings
-            say(f"{title}, {state} pages", timings)
-            del calls
-            gc.collect()
-            torch._dynamo.reset()
-    return found
+def around(load: Load) -> dict[str, Any]:
+    """What the figures depend on besides the code: processor, threads, versions, commit, and what else ran meanwhile."""
+    at = circumstances("transformers", "rotary-embedding-torch", "onnxruntime")
+    at |= {"processor": described(), "threads": torch.get_num_threads(), "rotates": kernel()}
+    return at | {"hub": hub.unavailable() or hub.version(), "busy": load.others()}
 
 
-def backward(seconds: float) -> dict[str, Any]:
-    """Forward and backward of q and k at 4,096 tokens, fresh, gradients of ones; in place where autograd's node allows it."""
-    found: dict[str, Any] = {}
-    for dtype in (F32, BF16):
-        work = Work(4096, dtype=dtype)
-        q, k = (x.requires_grad_() for x in work.tensors())
-        cos, sin = work.tables()
-        grads = torch.ones_like(q), torch.ones_like(k)
-        compiled = torch.compile(apply_rotary_pos_emb, dynamic=False)
-
-        def both(rotate: Contender, q: Tensor = q, k: Tensor = k, grads: Any = grads) -> Contender:
-            return lambda: torch.autograd.grad(rotate(), (q, k), grads)
-
-        calls = {
-            "rotary": both(lambda q=q, k=k, cos=cos, sin=sin: apply_rotary_qk(q, k, cos, sin)),
-            "transformers": both(transformers(work, q, k, cos, sin)),
-            "transformers, torch.compile": both(transformers(work, q, k, cos, sin, compiled)),
-        }
-        for x, y in zip(calls["rotary"](), calls["transformers"](), strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=64 * torch.finfo(dtype).eps)
-        found[str(dtype)[6:]] = alternate(calls, seconds)
-        say(f"4,096 tokens, {str(dtype)[6:]}, forward and backward", found[str(dtype)[6:]])
-        torch._dynamo.reset()
-    return found
+def kernel() -> str:
+    """What `rotary info` says of the native kernel: its threads, and more where it has more to say."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        rotary_command(["info", "--json"])
+    return json.loads(printed.getvalue())["backends"]["native"]
 
 
-def table_making(seconds: float) -> Timings:
-    rope = RotaryEmbedding(128, base=500_000)
-    inv_freq = rope.inv_freq
-
-    def usual() -> tuple[Tensor, Tensor]:
-        angles = torch.arange(8192).float()[:, None] * inv_freq
-        return angles.cos(), angles.sin()
-
-    timings = alternate({"exact": lambda: rope.cos_sin(8192), "float32 product": usual}, seconds)
-    say("tables, 8,192 x 64", timings)
-    return timings
-
-
-def memory() -> dict[str, int]:
-    """Largest growth of resident memory during one call at 4,096 tokens in float32, in bytes; q and k are 80 MiB."""
-    q, k = Work(4096).tensors()
-    cos, sin = Work(4096).tables()
-    calls = {
-        "clone": lambda: (q.clone(), k.clone()),
-        "rotary, in place": lambda: apply_rotary_qk(q, k, cos, sin, inplace=True),
-        "rotary": lambda: apply_rotary_qk(q, k, cos, sin),
-        "transformers": transformers(Work(4096), q, k, cos, sin),
-    }
-    return {name: _peak(call) for name, call in calls.items()}
-
-
-def _peak(call: Callable[[], Any]) -> int:
-    call()
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
-    before = _resident("VmRSS")
-    kept = call()
-    peak = _resident("VmHWM") - before
-    del kept
-    return peak
-
-
-def _resident(key: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
-
-
-def say(title: str, timings: Timings) -> None:
-    floor = timings.get("copy_ into allocated") or timings[list(timings)[-1]]
-    print(title)
-    for name, (median, low, high) in timings.items():
-        print(
-            f"  {name:36}{median * 1e3:11.4f} ms {median / floor.median:9.2f} x   {(high - low) / median:6.1%} between quartiles"
-        )
-    print(flush=True)
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of measuring for each shape")
+    parser.add_argument("--only", nargs="+", choices=tuple(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--list", action="store_true", help="print the parts and what they are for")
+    parser.add_argument("--quick", action="store_true", help="tiny tensors, without torch.compile and installation")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="of measuring for each case, more or less (default 1)"
+    )
+    parser.add_argument("--note", default="", help="a sentence for the results, on what is particular about this run")
     parser.add_argument("--pages", choices=tuple(PAGES), help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if reason := kernel.unavailable():
-        raise SystemExit(f"the native kernel is off, so there is nothing to measure: {reason}")
-    torch.manual_seed(0)
-    if options.pages:
-        found: dict[str, Any] = {"forward": forward(options.pages, options.seconds, options.quick)}
-        if options.pages == "cold":
-            found["memory"] = memory()
-        else:
-            found["backward"] = backward(options.seconds)
-            found["tables"] = table_making(options.seconds)
-            found["model"] = {} if options.quick else steps(options.seconds)
-            for name, timings in found["model"].items():
-                say(name, timings)
-        options.into.write_text(json.dumps(found))
+    options = parser.parse_args(arguments)
+    if options.list:
+        for part in PARTS:
+            print(part, *(f"    {line.work}" for line in LINES if line.part == part), sep="\n")
         return
-    arguments = ["--seconds", str(options.seconds), *(["--quick"] if options.quick else [])]
-    states = {state: in_a_process(state, *arguments) for state in PAGES}
-    found = {**states["warm"], **states["cold"], "forward": {s: found["forward"] for s, found in states.items()}}
-    if options.quick:
-        print(found["memory"])
-    else:
-        at = circumstances("transformers", "rotary-embedding-torch", "onnxruntime")
-        write("cpu", {**at, **found}, report(found, at))
-        plot(found)
+    if backends()["native"] != "available":
+        raise SystemExit(f"there is no native kernel, so there is nothing to measure: {backends()['native']}")
+    parts, effort, load = options.only or list(PARTS), Effort(options.seconds, options.quick), Load()
+    if options.pages:
+        options.into.write_text(json.dumps(measure(parts, options.pages, effort)))
+        return
+    if not options.quick and (busy := Load.now()) is not None and busy > QUIET:
+        print(
+            f"Other processes take {busy:.0%} of the cores' time: figures of two threads will be far off.\n", flush=True
+        )
+    way = measure if options.quick else in_a_process
+    records = [record for pages in PAGES for record in way(parts, pages, effort)]
+    at = around(load) | {"note": options.note}
+    if options.quick or options.only:
+        if options.quick:
+            print("Quick: tensors are smaller than the lines say, and their figures mean nothing.\n")
+        print(targets(records))
+        return
+    write("cpu", {**at, "records": records}, report(records, at))
+    plot(records)
+    print(targets(records))
 
 
 if __name__ == "__main__":

@@ -1,62 +1,63 @@
-"""How often does a float32 of the GPU's tables differ from the one that torch's cos and sin give?
+"""Do exact tables on a GPU have the bits of a CPU's: by the kernel, by torch's operations, and under Inductor?
 
-    python -m benchmarks.gpu.polynomials        30 seconds; writes results/gpu_polynomials.json and results/gpu_polynomials.md
-
-It compares the polynomials of rotary/_angles/gpu_kernel.py, written here in torch operations, with torch's cos and sin in float64.
-tests/_angles/test_gpu.py compares the kernel itself with torch's operations, bit for bit, for as many values as the GPU in software
-can make: too few to see a difference of one in a hundred million.
+python -m benchmarks.gpu.polynomials        a minute; needs CUDA; writes results/gpu_polynomials.json and results/gpu_polynomials.md
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.record import circumstances, write
-from rotary._angles.turns import RADIANS_PER_UNIT, cos_sin_of_turns
+from benchmarks.record import circumstances, table, write
+from rotary._angles import eager, exact, polynomials
 
-ROUNDS, VALUES = 40, 4_000_000
+VALUES = 1 << 24
+STRICT = "emulate_precision_casts"
+Makers = dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]]
 
 
-def cos_sin(turns: Tensor) -> tuple[Tensor, Tensor]:
-    """(...) int64 in units of 2^-64 turn -> float64, operation by operation as in the kernel."""
-    quarter = (turns + (1 << 61)) >> 62
-    x = (turns - (quarter << 62)).to(torch.float64) * RADIANS_PER_UNIT
-    z = x * x
-    s, c = torch.full_like(z, 1 / math.factorial(17)), torch.full_like(z, 1 / math.factorial(16))
-    for n in range(15, 2, -2):
-        s = z * s + (-1) ** (n // 2) / math.factorial(n)
-    for n in range(14, 3, -2):
-        c = z * c + (-1) ** (n // 2) / math.factorial(n)
-    s, c = x + x * (z * s), 1.0 - (z * 0.5 - z * (z * c))
-    swapped = (quarter & 1) == 1
-    cos, sin = torch.where(swapped, s, c), torch.where(swapped, c, s)
-    return torch.where(((quarter + 1) & 2) == 2, -cos, cos), torch.where((quarter & 2) == 2, -sin, sin)
+def makers() -> Makers:
+    return {
+        "the kernel": lambda turns: exact.cos_sin_of_turns(turns, torch.float64),
+        "torch's operations": lambda turns: eager.cos_sin_of_turns(turns, torch.float64),
+        "torch.compile": torch.compile(polynomials.cos_sin),
+    }
+
+
+def counted(made: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> dict[str, float]:
+    pairs = [(a.cpu(), b) for a, b in zip(made, wanted, strict=True)]
+    return {
+        "float64": sum(int((a != b).sum()) for a, b in pairs),
+        "float32": sum(int((a.float() != b.float()).sum()) for a, b in pairs),
+        "largest": max(float((a - b).abs().max()) for a, b in pairs),
+    }
 
 
 def main() -> None:
     torch.manual_seed(0)
-    differ, worst = 0, 0.0
-    for _ in range(ROUNDS):
-        turns = torch.randint(-(2**63), 2**63 - 1, (VALUES,))
-        for ours, theirs in zip(cos_sin(turns), cos_sin_of_turns(turns, torch.float64), strict=True):
-            differ += int((ours.float() != theirs.float()).sum())
-            worst = max(worst, float((ours - theirs).abs().max()))
-    count, at = 2 * ROUNDS * VALUES, circumstances()
-    found = {"values": count, "differ in float32": differ, "largest difference in float64": worst}
-    write(
-        "gpu_polynomials",
-        {**at, **found},
-        f"""# Polynomials for tables beside torch's cos and sin
+    turns = torch.randint(-(2**63), 2**63 - 1, (VALUES // 64, 64))
+    wanted = eager.cos_sin_of_turns(turns, torch.float64)
+    found = {name: counted(make(turns.cuda()), wanted) for name, make in makers().items()}
+    torch._dynamo.reset()
+    inductor: Any = torch._inductor.config
+    with inductor.patch({STRICT: True}):
+        found[f"torch.compile with {STRICT}"] = counted(torch.compile(polynomials.cos_sin)(turns.cuda()), wanted)
+    at = circumstances("triton")
+    rows = [
+        [name, f"{one['float64']:,}", f"{one['float32']:,}", f"{one['largest']:.1e}"] for name, one in found.items()
+    ]
+    page = f"""# Tables on a GPU beside those of a CPU
 
-`python -m benchmarks.gpu.polynomials`, {at["device"]}, torch {at["versions"]["torch"]}, commit {at["commit"]}. Random angles.
+`python -m benchmarks.gpu.polynomials`, {at["device"]}, torch {at["versions"]["torch"]}, triton {at["versions"]["triton"]}, commit
+{at["commit"]}. cos and sin of {VALUES:,} random angles in float64, {2 * VALUES:,} values.
 
-{count:,} values, {differ} differ once rounded to float32; the largest difference before rounding is {worst:.1e}.
-""",
-    )
-    print(found)
+{table(["made by", "differ in float64", "differ in float32", "largest difference"], rows)}
+"""
+    write("gpu_polynomials", {**at, "values": 2 * VALUES, "found": found}, page)
+    print(page)
 
 
 if __name__ == "__main__":

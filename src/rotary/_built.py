@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from ._types import AngleArithmetic
 from .axes import Axes, checked
 from .scaling.scheme import Scheme
 from .scaling.temperature import Temperature
+
+if TYPE_CHECKING:
+    from .config import Arguments
 
 Self = TypeVar("Self", bound="Built")
 
@@ -137,6 +140,30 @@ class Built(Rerotatable):
         module = cls._without_base(spectrum, interleaved, device)
         object.__setattr__(module, "parts", parts)
         return module
+
+    @classmethod
+    def _of_arguments(
+        cls: type[Self], read: Arguments, angles: AngleArithmetic, device: torch.device | str | None
+    ) -> Self:
+        """The module of what a config says. Frequencies that are float32 numbers are taken as such."""
+        how: Any = {"interleaved": read.interleaved, "angles": angles, "device": device}
+        if read.inv_freq:
+            values = torch.tensor(read.inv_freq, dtype=torch.float64)
+            if torch.equal(values.float().double(), values):
+                values = values.float()
+            elif angles == "float32":
+                raise ValueError(
+                    "angles='float32' is transformers' arithmetic for text and grids; this model turns by frequencies in float64, or by "
+                    "real positions: leave angles out"
+                )
+            return cls.from_inv_freq(values, axes=read.axes, **how)
+        if read.parts:
+            parts = [
+                cls(part.channels, base=read.base, scaling=part.scaling, **how) if part.scaling else part.channels
+                for part in read.parts
+            ]
+            return cls.axial(*parts, base=read.base, axes=[part.axis for part in read.parts], order=read.order, **how)
+        return cls(read.dim, base=read.base, scaling=read.scaling, axes=read.axes, **how)
 
     @classmethod
     def _without_base(

@@ -5,7 +5,7 @@
     torch.ops.rotary.norm_rotate_backward    the gradients of the first: of xs, then of the weights
     torch.ops.rotary.rotate_and_store        rotated (and, with an eps, normalised) xs, into outs, keys and values into a cache
 
-The functions of rotary.fused are these operators under torch.compile, where that is faster than the formula (docs/design/0011), and the
+The functions of rotary.fused are these operators under torch.compile, where that is faster than the formula (docs/design/0013), and the
 formula under torch.export. Gradients of tables, forward mode, functorch's transforms and batched gradients use the formula.
 """
 

@@ -48,6 +48,10 @@ _private("torch.autograd.forward_ad", "_current_level")  # read at each call, si
 _AutoDispatchBelowAutograd = _private("torch._C", "_AutoDispatchBelowAutograd")
 # How a view was made (torch 1.11). Without it: autograd refuses some in-place calls itself, in its own words.
 _get_creation_meta = _private("torch._C._autograd", "_get_creation_meta")
+# Whether a mode of __torch_function__ is on (torch 2.2). Without it: no call goes whole into C.
+_is_torch_function_mode_enabled = _private("torch._C", "_is_torch_function_mode_enabled")
+# Raises the version counters of several tensors at once (torch 2.5). Without it: the public function, which takes one a time there.
+_increment_version = _private("torch._C", "_increment_version")
 # The extension module, through which libtorch's C function torch_parallel_for is found. Without it: CPU loops run on one thread.
 _extension = _private("torch", "_C")
 
@@ -141,6 +145,23 @@ def parallel_for() -> int | None:
         return ctypes.cast(ctypes.CDLL(_extension.__file__).torch_parallel_for, ctypes.c_void_p).value
     except (OSError, AttributeError, TypeError):
         return None
+
+
+def exchange_api() -> Any:
+    """The table of C functions through which torch's tensors are read without its headers (DLPack, torch 2.10); None where there is
+    none."""
+    return getattr(Tensor, "__dlpack_c_exchange_api__", None)
+
+
+def questions() -> tuple[Callable[[], Any], ...] | None:
+    """Functions whose answers are all false where an operation on plain tensors is no more than that: no mode, no transform, no
+    trace. None where this version of torch cannot be asked one of them."""
+    asked = (_len_torch_dispatch_stack, _is_torch_function_mode_enabled, _peek_interpreter_stack, _is_tracing)
+    return None if None in asked else asked
+
+
+increment_versions: Callable[[tuple[Tensor, ...]], None] = _increment_version or torch.autograd.graph.increment_version
+"""Counts a write into each of several tensors that are no inference tensors."""
 
 
 def has_float64(device: torch.device) -> bool:

@@ -9,12 +9,14 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _checks, _inputs, _nested
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
 from ._built import Built
+from ._rotation import call
 from ._rotation.autograd import How, rotate
 from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
@@ -114,6 +116,7 @@ class RotaryEmbedding(Built):
         cls,
         config: str | os.PathLike[str] | Mapping[str, Any] | Any,
         *,
+        part: str | None = None,
         layer_type: str | None = None,
         head_dim: int | None = None,
         interleaved: bool | None = None,
@@ -124,6 +127,7 @@ class RotaryEmbedding(Built):
 
         config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
             travels with the package (rotary.config.shipped()); an existing path comes before a name.
+        part: which part of a composite config, "vision_config"; by default the text model.
 
         What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr and warned of (UserWarning):
         DeepSeek-V3 multiplies its logits by a temperature, and only a slice of its heads turns.
@@ -133,16 +137,8 @@ class RotaryEmbedding(Built):
         """
         from . import config as configs
 
-        read = configs.read(config, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
-        module = cls(
-            read.dim,
-            base=read.base,
-            scaling=read.scaling,
-            interleaved=read.interleaved,
-            angles=angles,
-            axes=read.axes,
-            device=device,
-        )
+        read = configs.read(config, part=part, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
+        module = cls._of_arguments(read, angles, device)
         module.temperatures, module.notes = read.temperatures, read.notes
         if read.notes:
             warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=2)
@@ -237,10 +233,14 @@ class RotaryEmbedding(Built):
 
         TypeError for positions in half precision, which cannot tell neighbours apart, or a missing role.
         """
+        if not is_compiling():
+            tables = call.tables_at(self._tables.plan, positions, self.inv_freq, dtype, role, length)
+            if tables is not None:
+                return tables
         dtype = _checks.floating_dtype("dtype", dtype)
         if type(positions) is not int and type(positions) is not Tensor and _nested.is_jagged(positions):
             return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
-        call = _inputs.for_cos_sin(
+        given = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
             use_xpos=self.use_xpos,
@@ -249,13 +249,13 @@ class RotaryEmbedding(Built):
             device=self.inv_freq.device,
         )
         return self._tables.at(
-            call.positions,
+            given.positions,
             dtype,
-            coordinates=call.coordinates,
-            role=call.role,
-            length=call.length,
-            position_range=call.position_range,
-            traced=call.traced,
+            coordinates=given.coordinates,
+            role=given.role,
+            length=given.length,
+            position_range=given.position_range,
+            traced=given.traced,
         )
 
     @overload
@@ -324,8 +324,15 @@ class RotaryEmbedding(Built):
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
         Values of tensors on other devices than the CPU are not read: nothing waits for the device.
         """
+        if not is_compiling():
+            flags = (self.interleaved, conjugate, inplace)
+            rotated = call.rotate_at(
+                self._tables.plan, q, k, offset, positions, cu_seqlens, length, role, seq_dim, *flags
+            )
+            if rotated is not None:
+                return rotated
         if type(q) is not Tensor and _nested.is_jagged(q):
-            given: Any = {
+            options: Any = {
                 "offset": offset,
                 "positions": positions,
                 "cu_seqlens": cu_seqlens,
@@ -333,8 +340,8 @@ class RotaryEmbedding(Built):
                 "role": role,
                 "conjugate": conjugate,
             }
-            return _nested.rotate(self.rotate, q, k, seq_dim=seq_dim, inplace=inplace, **given)
-        call = _inputs.for_rotate(
+            return _nested.rotate(self.rotate, q, k, seq_dim=seq_dim, inplace=inplace, **options)
+        given = _inputs.for_rotate(
             q,
             k,
             dim=self.dim,
@@ -348,25 +355,25 @@ class RotaryEmbedding(Built):
             role=role,
             seq_dim=seq_dim,
         )
-        table = self._table(call, call.role, q.dtype)
-        how: How = {"seq_dim": call.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
+        table = self._table(given, given.role, q.dtype)
+        how: How = {"seq_dim": given.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
         if k is None:
             return rotate((q,), (table,), in_place=inplace, **how)[0]
-        k_table = self._table(call, "key", q.dtype) if self.use_xpos else table
-        q_table = _inputs.last_rows(table, q.shape[call.seq_dim], k.shape[call.seq_dim])
+        k_table = self._table(given, "key", q.dtype) if self.use_xpos else table
+        q_table = _inputs.last_rows(table, q.shape[given.seq_dim], k.shape[given.seq_dim])
         q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
         return q, k
 
-    def _table(self, call: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
+    def _table(self, given: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
         return self._tables.at(
-            call.positions,
+            given.positions,
             torch.float64 if input_dtype == torch.float64 else torch.float32,
-            coordinates=call.coordinates,
+            coordinates=given.coordinates,
             role=role,
-            length=call.length,
-            position_range=call.position_range,
+            length=given.length,
+            position_range=given.position_range,
             input_dtype=input_dtype,
-            traced=call.traced,
+            traced=given.traced,
         )
 
     def extra_repr(self) -> str:

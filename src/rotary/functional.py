@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _checks, _inputs, _nested
-from ._angles.turns import cos_sin_of_turns, sum_of_turns, turns_per_token
+from ._angles.exact import cos_sin_of_directions
+from ._angles.turns import turns_per_token
+from ._rotation import call
 from ._rotation.autograd import rotate
 from ._torch import has_float64
 
@@ -52,6 +55,10 @@ def apply_rotary(
     tensor([[1., 0.],
             [0., 1.]])
     """
+    if not is_compiling():
+        rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
+        if rotated is not None:
+            return rotated
     if type(x) is not Tensor and _nested.is_jagged(x):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
         return _nested.apply(
@@ -90,6 +97,10 @@ def apply_rotary_qk(
 
     Returns (q, k).
     """
+    if not is_compiling():
+        rotated = call.rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, inplace)
+        if rotated is not None:
+            return rotated
     if type(q) is not Tensor and _nested.is_jagged(q):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
         return _nested.apply(
@@ -145,8 +156,7 @@ def cos_sin_of(
         return cos_sin_of(positions, exact, dtype)
     high, low = turns_per_token(exact)
     rows = positions.to(torch.int64) if exact.ndim == 2 else positions.to(torch.int64)[None]
-    angles = sum_of_turns(rows, high, low)
-    return cos_sin_of_turns(angles, dtype)
+    return cos_sin_of_directions(rows, high, low, dtype)
 
 
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._angles.turns import cos_sin_of_turns, turns, turns_per_token
+from ._angles.eager import cos_sin_of_angles
+from ._angles.polynomials import RADIANS_PER_UNIT
+from ._angles.turns import turns, turns_per_token
 
 Rotate = Callable[[Tensor, Tensor], Tensor]
 """rotate(x, positions): x (batch, heads, seq, head_dim), integer positions (seq,) -> x's shape and dtype."""
@@ -155,7 +157,8 @@ def assert_angles(
     if inv_freq.dtype != torch.float32:
         raise TypeError(f"inv_freq must be float32, whose bits define the angles, got {inv_freq.dtype}")
     words = turns_per_token(inv_freq.detach().cpu())
-    exact = cos_sin_of_turns(turns(at, *words), torch.float64)
+    angles = turns(at, *words).to(torch.float64) * RADIANS_PER_UNIT
+    exact = cos_sin_of_angles(angles, torch.float64)  # torch's, not the polynomials that are judged
     for name, got, truth in zip(("cos", "sin"), (cos, sin), exact, strict=True):
         if got.shape != truth.shape:
             raise AssertionError(f"{name}: shape {tuple(got.shape)}, expected {tuple(truth.shape)}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rotary._angles.frequencies import Spectrum
+from rotary._angles.xpos import XPos
 from rotary.scaling import YaRN
 
 CPU = torch.device("cpu")
@@ -78,9 +79,10 @@ def test_the_attention_factor_and_another_amplitude_are_multiplied():
     spectrum = Spectrum(8, 1e4, (YaRN(4.0, 64, attention_factor=factor),))
     plain = Spectrum(8, 1e4, (YaRN(4.0, 64, attention_factor=1.0),))
     positions = torch.arange(5)
-    scale = torch.tensor([0.5, 0.75, 1.5, 3.0], dtype=torch.float64).expand(5, 4)
+    xpos = XPos(8, 3.0)
+    scale = torch.tensor(xpos.zeta, dtype=torch.float64) ** (positions[:, None].double() / 3.0)
     for scaled, bare in zip(
-        spectrum.cos_sin(positions, torch.float64, scale=lambda p: scale),
+        spectrum.cos_sin(positions, torch.float64, decay=xpos.decay("query")),
         plain.cos_sin(positions, torch.float64),
         strict=True,
     ):

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from rotary._angles.turns import (
-    ONE_TURN,
-    cos_sin_of_turns,
-    cos_sin_without_float64,
-    in_blocks,
-    in_one_word,
-    turns,
-    turns_per_token,
-)
+from rotary._angles.eager import cos_sin_of_turns, cos_sin_without_float64, in_blocks
+from rotary._angles.turns import ONE_TURN, in_one_word, turns, turns_per_token
 from support import truth
 
 BASES = (1e4, 5e5, 1e6)

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${1:-.venv/bin/python}
-selected=${2:-native}   # pytest -k
+selected=${2:-native or call}   # pytest -k
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -16,5 +16,5 @@ CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$checks -fno-sanitize-recove
 runtime=$("${CXX:-c++}" -print-file-name=libasan.so)
 standard=$("${CXX:-c++}" -print-file-name=libstdc++.so.6)  # before the run time looks __cxa_throw up, or an exception of torch ends it
 LD_PRELOAD="$runtime $standard" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=86 UBSAN_OPTIONS=print_stacktrace=1 \
-  ROTARY_LIBRARY="$folder/librotary.so" "$python" -m pytest -q -s -p no:faulthandler tests/_rotation tests/_native -k "$selected"
+  ROTARY_LIBRARY="$folder/librotary.so" "$python" -m pytest -q -s -p no:faulthandler tests/_rotation tests/_native tests/_angles -k "$selected"
 echo "sanitize: nothing found"

@@ -9,6 +9,7 @@ import torch
 import rotary
 from rotary import RotaryEmbedding, use_backend
 from rotary._rotation import backends
+from support.step_by_step import step_by_step
 
 
 class Recorder:
@@ -27,11 +28,14 @@ class Recorder:
 
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch):
+    """Puts a kernel in the place of the CPU's; no call goes past it."""
+
     def put(kernel: Recorder) -> Recorder:
         monkeypatch.setitem(backends._kernels, "native", kernel)
         return kernel
 
-    return put
+    with step_by_step():
+        yield put
 
 
 ROPE, X = RotaryEmbedding(8), torch.randn(2, 3, 8)

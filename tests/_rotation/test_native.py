@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rotary import RotaryEmbedding, _torch, apply_rotary, use_backend
-from rotary._native import library
-from rotary._rotation import native
+from rotary._native import functions, library
+from rotary._rotation import call, native
+from support.step_by_step import step_by_step
 
 pytestmark = pytest.mark.skipif(native.unavailable() is not None, reason=str(native.unavailable()))
 ROPE = RotaryEmbedding(16)
@@ -22,7 +24,21 @@ COS, SIN = ROPE.cos_sin(5)
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def steps() -> Iterator[None]:
+    """Calls go step by step: test_call.py has those that go whole into C."""
+    with step_by_step():
+        yield
+
+
+@pytest.fixture(params=["whole", "step by step"])
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The two ways of a call."""
+    with step_by_step() if request.param == "step by step" else contextlib.nullcontext():
+        yield
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, steps: None) -> list[bytes]:
     """What went to the library."""
     seen: list[bytes] = []
     real = native._call or native._bind()
@@ -140,6 +156,7 @@ def in_threads(count: int, job: Callable[[int], None]) -> None:
     assert wrong == []
 
 
+@pytest.mark.usefixtures("either_way")
 def test_several_python_threads_while_the_number_of_threads_changes():
     before = torch.get_num_threads()
     works = [work(seed) for seed in range(4)]
@@ -181,12 +198,14 @@ class Rotated(torch.utils.data.Dataset):
         return torch.equal(apply_rotary(x, cos, sin), expected)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_workers_of_a_data_loader():
     apply_rotary(*work(3)[:3])  # torch's pool runs before the fork
     assert all(all(batch) for batch in torch.utils.data.DataLoader(Rotated(), num_workers=2, batch_size=3))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.usefixtures("either_way")
 def test_after_a_raw_fork_small_work_runs_as_torchs_own_does():
     """Work that torch splits among threads hangs in such a child, in torch's own operations as here; one thread's share does not."""
     apply_rotary(*work(3)[:3])
@@ -198,6 +217,7 @@ def test_after_a_raw_fork_small_work_runs_as_torchs_own_does():
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.usefixtures("steps")
 def test_the_error_of_the_thread_pool_is_raised(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(native, "_call", lambda words: -1)
     with pytest.raises(RuntimeError, match="torch's thread pool reported an error"):
@@ -205,6 +225,7 @@ def test_the_error_of_the_thread_pool_is_raised(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(library.threads() != "torch's thread pool", reason="this torch has no pool to take away")
+@pytest.mark.usefixtures("either_way")
 def test_one_thread_without_the_pool(monkeypatch: pytest.MonkeyPatch):
     assert library.threads() == "torch's thread pool"
     monkeypatch.setattr(_torch, "parallel_for", lambda: None)
@@ -240,7 +261,11 @@ def test_a_library_that_is_off_says_why_and_warns_once(
     monkeypatch.setattr(library, "LIBRARY", file)
     monkeypatch.setattr(library, "REPORT", tmp_path / "build.txt")
     monkeypatch.setattr(native, "_call", None)
+    for name in ("rotate", "plan", "rotate_at", "tables_at"):
+        monkeypatch.setattr(call, name, getattr(call, name))
     forget_the_library()
+    call.load()
+    assert words in str(call.unavailable()) and call.rotate is call.declined
     with pytest.warns(RuntimeWarning, match="many times slower"):
         assert words in str(native.unavailable())
     assert words in str(native.unavailable())
@@ -259,3 +284,4 @@ def forget_the_library() -> None:
     """Have the next call load it again."""
     library.load.cache_clear()
     library.unavailable.cache_clear()
+    functions.load.cache_clear()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, use_backend
 from rotary._angles import gpu as gpu_tables
-from rotary._angles.turns import cos_sin_of_turns
+from rotary._angles.eager import cos_sin_of_turns
 from rotary._rotation import triton as launcher
 
 pytestmark = pytest.mark.skipif(

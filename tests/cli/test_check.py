@@ -106,3 +106,8 @@ def test_a_model_that_transformers_does_not_build(
     assert "transformers does not build a model of this config" in printed(capsys, 2, name, "--model")
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'rotary[transformers]'" in printed(capsys, 2, name, "--model")
+
+
+def test_a_config_with_a_spectrum_for_each_axis(capsys: pytest.CaptureFixture[str]):
+    assert main(["check", "flux.1-dev"]) == 0
+    assert "128 of 128 channels, sections(8, 28, 28), base 10,000, interleaved pairing" in capsys.readouterr().out

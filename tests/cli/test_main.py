@@ -12,7 +12,7 @@ import torch
 
 import rotary
 from rotary._native import library
-from rotary._rotation import backends
+from rotary._rotation import backends, call
 from rotary.cli.main import main
 
 
@@ -25,7 +25,9 @@ def test_info_prints_versions_device_and_each_kernel(capsys: pytest.CaptureFixtu
     assert printed["device"]
     states = rotary.backends()
     if states["native"] == "available":
-        states["native"] += f", {library.threads()}, {library.instruction_set()}"
+        way = call.unavailable()
+        states["native"] += f", {library.threads()}, {library.instruction_set()}; "
+        states["native"] += "whole calls in C" if way is None else f"calls step by step: {way}"
     assert {name: printed[name] for name in backends.NAMES} == states
 
 
@@ -35,11 +37,13 @@ def test_info_says_where_and_how_the_native_loops_run(
     monkeypatch.setattr(rotary, "backends", lambda: {"eager": "available", "native": "available"})
     monkeypatch.setattr(library, "threads", lambda: "one thread: a reason")
     monkeypatch.setattr(library, "instructions", lambda: "baseline; built without the rest: a reason")
-    assert main(["info"]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "eager    available",
-        "native   available, one thread: a reason, baseline; built without the rest: a reason",
-    ]
+    for way, said in ((None, "whole calls in C"), ("a reason", "calls step by step: a reason")):
+        monkeypatch.setattr(call, "unavailable", lambda: way)
+        assert main(["info"]) == 0
+        assert capsys.readouterr().out.splitlines()[-2:] == [
+            "eager    available",
+            f"native   available, one thread: a reason, baseline; built without the rest: a reason; {said}",
+        ]
 
 
 def test_info_gives_the_reason_why_a_kernel_is_unavailable(

@@ -31,7 +31,57 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("name", config.shipped())
 def test_every_shipped_config_shows(name: str, capsys: pytest.CaptureFixture[str]):
     printed = show(capsys, name)
-    assert printed.startswith(name) and "critical dimension" in printed
+    assert printed.startswith(name) and max(map(len, printed.splitlines())) <= 110
+    arguments = config.read(name, layer_type="full_attention" if name.startswith("gemma") else None)
+    assert ("critical dimension" in printed) == (not arguments.inv_freq)
+    assert ("coordinate 0" in printed) == (arguments.axes is not None)
+
+
+def test_axes_of_qwen_vl_and_of_its_tower(capsys: pytest.CaptureFixture[str]):
+    """Columns of Qwen2.5-VL read wavelengths from 35,333 on: on an image of 40 x 40 tokens none comes full circle."""
+    text = show(capsys, "qwen2.5-vl-7b", "--grid", "10", "40", "40")
+    assert "axes                sections(16, 24, 24)" in text and "other parts         vision_config" in text
+    assert "coordinate 2        24 planes, 40-63; wavelengths 35,333 to 5,063,256, on 40: 0 come full circle" in text
+    tower = show(capsys, "qwen2.5-vl-7b", "--part", "vision_config", "--grid", "40", "40")
+    assert tower.startswith("qwen2.5-vl-7b, vision_config\n") and "80 of 80 channels, base 10,000" in tower
+    assert "coordinate 0        20 planes, 0-19; wavelengths 6.283 to 39,644, on 40: 5 come full circle" in tower
+
+
+def test_axes_as_json(capsys: pytest.CaptureFixture[str]):
+    shown = json.loads(show(capsys, "flux.1-dev", "--json", "--grid", "1", "64", "64"))["layers"][0]
+    several = shown["coordinates"]
+    assert several["axes"] == [0] * 8 + [1] * 28 + [2] * 28 and several["grid"] == [1.0, 64.0, 64.0]
+    assert several["inv_freq"][9] == 1e4 ** (-2 / 56) and several["whole"] == [0, 8, 8] and shown["schemes"] == []
+    assert json.loads(show(capsys, "plain", "--json"))["layers"][0]["coordinates"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("flux.1-dev", "--grid", "64", "64"), "3 numbers > 0"),
+        (("flux.1-dev", "--grid", "0", "64", "64"), "3 numbers > 0"),
+        (("flux.1-dev", "--compare", "yarn:4"), "--compare"),
+        (("flux.1-dev", "--length", "100"), "--length"),
+        (("flux.1-dev", "--plot", "x.png", "--picture", "decay"), "--picture decay"),
+        (("plain", "--plot", "x.png", "--picture", "axes"), "one coordinate"),
+        (("plain", "--grid", "64"), "one coordinate"),
+        (("qwen2.5-vl-7b", "--part", "vision"), "its parts: vision_config"),
+    ],
+)
+def test_what_does_not_fit_several_coordinates(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+):
+    assert words in refused(capsys, *arguments)
+
+
+def test_pictures_of_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("matplotlib")
+    for name in ("qwen3-vl-8b", "dinov3-vitl16"):
+        show(capsys, name, "--plot", str(tmp_path / f"{name}.svg"))
+        drawn = (tmp_path / f"{name}.svg").read_text()
+        assert drawn.count("<image") >= 7  # a score and six gratings
+    show(capsys, "qwen3-vl-8b", "--picture", "decay", "--plot", str(tmp_path / "decay.svg"))
+    assert (tmp_path / "decay.svg").exists()
 
 
 def test_without_arguments_it_shows_the_plain_module(capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from rotary.axes import sections
 from rotary.config import read
+from rotary.config.axial import Part
 from rotary.config.dialects import DIALECTS, gguf, recognise
 from rotary.scaling import NTK, DynamicNTK, Gains, Linear, Llama3, LongRoPE, NTKMixed, YaRN
 from rotary.scaling.by_parts import mscale
@@ -313,6 +315,15 @@ CASES: list[Case] = [
     ("MPT", MPT | {"attn_config": MPT_HF}, {"scaling": (Linear(2.0),)}),
     ("InternLM 1", {"model_type": "internlm", "hidden_size": 4096, "num_attention_heads": 32, "max_position_embeddings": 2048,
      "rotary": {"base": 10000, "type": "dynamic"}}, {"dim": 128, "base": 1e4, "scaling": (DynamicNTK(1.0, 2048),)}),
+    ("diffusers transformer", {"_class_name": "Flux2Transformer2DModel", "attention_head_dim": 128, "axes_dims_rope": [32, 32, 32, 32],
+     "rope_theta": 2000}, {"dim": 128, "base": 2000, "interleaved": True, "axes": sections(16, 16, 16, 16), "parts": ()}),
+    ("diffusers transformer", {"_class_name": "HunyuanVideoTransformer3DModel", "attention_head_dim": 128, "rope_axes_dim": [16, 56, 56],
+     "rope_theta": 256.0}, {"base": 256.0, "inv_freq": (), "parts": (Part(16, 0), Part(56, 1), Part(56, 2))}),
+    ("diffusers transformer", {"_class_name": "CosmosTransformer3DModel", "attention_head_dim": 128, "rope_scale": [2.0, 1.0, 1.0]},
+     {"interleaved": False, "parts": (Part(44, 0, (NTK(2.0),)), Part(42, 1), Part(42, 2))}),
+    ("ESMFold2 atoms", {"hidden_size": 128, "num_attention_heads": 4, "spatial_rope_base_frequency": 20.0,
+     "num_spatial_rope_pairs_per_axis": 2, "num_uid_rope_pairs": 9, "uid_rope_base_frequency": 10000.0},
+     {"dim": 32, "base": 20.0, "interleaved": False, "axes": (0, 0, 1, 1, 2, 2) + (3,) * 10}),
     ("Kimi-K2", KIMI, {"dim": 64, "base": 5e4, "interleaved": True, "temperatures": (MScale(32.0, 1.0),)}),
     ("Bamba", {"model_type": "bamba", "hidden_size": 4096, "num_attention_heads": 32, "attn_rotary_emb": 64}, {"dim": 64, "head_dim": 128}),
     ("Phi-3, first published", EARLY_PHI3, {"scaling": (LongRoPE([1.0] * 32, [2.0] * 32, 4096, factor=2.0),)}),

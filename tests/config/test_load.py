@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rotary.config.load import load, rotary_keys, text_part
+from rotary.config.load import load, rotary_keys
+from rotary.config.parts import text_part
 
 PLAIN = {"model_type": "llama", "rope_theta": 1e4}
 
@@ -50,6 +51,6 @@ def test_the_text_model_of_a_composite_config():
     with pytest.raises(ValueError, match="composite config with rope_theta outside its text_config"):
         text_part({"model_type": "composite", "rope_theta": 1.0, "text_config": PLAIN})
     with pytest.raises(
-        ValueError, match=r"composite config; pass one of .* rotate: encoder_config, decoder_config\.inner_config"
+        ValueError, match=r"composite config; pass part= one of .* rotate: encoder_config, decoder_config\.inner_config"
     ):
         text_part({"encoder_config": PLAIN, "decoder_config": {"inner_config": PLAIN}})

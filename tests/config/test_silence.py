@@ -113,7 +113,8 @@ YARN = {
     "attention_factor": 1.5,
 }
 KNOWN: list[dict[str, Any]] = [
-    *(json.loads(path(name).read_text()) for name in shipped() if name != "gemma-3-4b"),
+    *(json.loads(path(name).read_text()) for name in shipped() if name not in ("gemma-3-4b", "qwen3-vl-8b")),
+    json.loads(path("qwen3-vl-8b").read_text())["text_config"],
     LLAMA | {"rope_scaling": YARN, "partial_rotary_factor": 0.5},
     {"model_type": "qwen3", "head_dim": 128, "rope_parameters": YARN | {"rope_theta": 1e6}},
     {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "rope_theta": 5e5, "use_scaled_rope": True, "multiple_of": 256},
@@ -222,6 +223,8 @@ def test_a_changed_config_is_never_read_as_less(data: st.DataObject):
         target = data.draw(st.sampled_from([part, config]))
         target[name] = changed(part[key])
     found = answer(copy.deepcopy(config))
-    assert found is None or (found.dim, found.base, found.scaling, found.interleaved, found.temperatures) == (
-        original.dim, original.base, original.scaling, original.interleaved, original.temperatures
+    assert found is None or (
+        found.dim, found.base, found.scaling, found.interleaved, found.temperatures, found.axes, found.inv_freq
+    ) == (
+        original.dim, original.base, original.scaling, original.interleaved, original.temperatures, original.axes, original.inv_freq
     ), (how, where, config)  # fmt: skip

@@ -16,7 +16,7 @@ from triton.backends.driver import DriverBase
 from triton.compiler import CompiledKernel
 from triton.runtime.driver import driver
 
-from rotary._rotation import backends
+from rotary._rotation import backends, call
 from rotary._rotation import triton as launcher
 from rotary._triton.launch import Code
 from software_gpu import ptx
@@ -124,5 +124,8 @@ def install(chip: int) -> None:
     Code.launch = noting
     driver.set_active(Driver(chip))
     backends._BY_DEVICE["cpu"] = "triton"
+    call.rotate = call.plan = call.rotate_at = call.tables_at = (
+        call.declined
+    )  # which would take CPU tensors for what they are
     launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
     launcher.unavailable.cache_clear()

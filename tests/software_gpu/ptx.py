@@ -37,7 +37,24 @@ _TYPES = {
     "f16x2",
     "pred",
 }
-_MODIFIERS = {"rn", "lo", "wide", "sync", "warp", "idx", "aligned", "m8n8", "x1", "x2", "x4", "trans", "v2", "v4"}
+_MODIFIERS = {
+    "rn",
+    "rmi",
+    "rzi",
+    "lo",
+    "wide",
+    "sync",
+    "warp",
+    "idx",
+    "aligned",
+    "m8n8",
+    "x1",
+    "x2",
+    "x4",
+    "trans",
+    "v2",
+    "v4",
+}
 _MODIFIERS |= {"global", "shared", "param", "lt", "le", "gt", "ge", "eq", "ne"}
 _COMPARE = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
 _COMPARE |= {"eq": np.equal, "ne": np.not_equal}
@@ -238,8 +255,11 @@ class Machine:
             self.set(i, i.operands[0], product[0] * product[1] + self.value(add, kind[0] + "64"))
 
     def _div(self, i: Instruction) -> None:
-        assert i.words[-1][0] in "su"
-        self.compute(i, lambda a, b: np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
+        if i.words[-1][0] == "f":
+            assert i.words[0] == "rn"
+            self.compute(i, np.divide)
+        else:
+            self.compute(i, lambda a, b: np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
 
     def _neg(self, i: Instruction) -> None:
         self.compute(i, np.negative)
@@ -295,7 +315,11 @@ class Machine:
         elif source == "bf16":
             self.set(i, to, (self.value(sources[0], "b16").astype(np.uint32) << 16).view(_dtype(into)))
         else:
-            self.set(i, to, self.value(sources[0], source).astype(_dtype(into)))
+            value = self.value(sources[0], source)
+            if "rmi" in i.words:  # to an integer below
+                assert into == source
+                value = np.floor(value)
+            self.set(i, to, value.astype(_dtype(into)))
 
     # --- memory -------------------------------------------------------------------------------------------------------------
 

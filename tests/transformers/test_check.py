@@ -96,11 +96,13 @@ def test_other_memory_that_nobody_wrote(memory: Tensor):
     assert only(with_frequencies(memory)).kind == "uninitialised"
 
 
-def test_memory_of_a_family_whose_config_is_not_read():
+def test_a_vision_tower_holds_the_frequencies_of_its_config():
     config = transformers.PixtralVisionConfig(hidden_size=64, num_attention_heads=4, num_hidden_layers=1, image_size=32)
     model = transformers.PixtralVisionModel(config)
     found = only(model)
-    assert found.kind == "unchecked" and "coordinates of an image" in found.text
+    assert found.kind == "agrees" and "base 10,000" in found.text
+    model.config.rope_parameters["rope_theta"] = 500.0
+    assert only(model).kind == "base"
     model.patch_positional_embedding.inv_freq.zero_()
     assert only(model).kind == "uninitialised"
 

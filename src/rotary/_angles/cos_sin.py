@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from .._torch import has_float64, tracing
 from .._types import CosSin, Length, Range, Role
 from .frequencies import Spectrum
+from .plan import Plan
 from .turns import FAR
 from .xpos import XPos
 
@@ -21,6 +23,13 @@ class Tables:
 
     spectrum: Spectrum
     xpos: XPos | None = None
+    _plan: Plan = field(init=False, repr=False, compare=False, default_factory=Plan)
+
+    @property
+    def plan(self) -> Any:
+        """What the native library takes for these tables; False where it does not make them."""
+        kept = self._plan.kept
+        return self._plan.make(self.spectrum, self.xpos) if kept is None else kept
 
     def at(
         self,
@@ -66,11 +75,7 @@ class Tables:
             )
         if position_range is not None:
             xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
-
-        def scale(positions: Tensor) -> Tensor:
-            return xpos.scale(positions, role)
-
-        return self.spectrum.cos_sin(positions, dtype, length=length, scale=scale, far=far, traced=traced)
+        return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 
 def _as_int64(positions: Tensor, traced: bool) -> Tensor:

@@ -7,7 +7,7 @@ arithmetic of transformers, bit for bit (angles="float32").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,9 +18,10 @@ from .._torch import has_float64, plain_torch, tracing
 from .._types import AngleArithmetic, CosSin, Frequencies, Length
 from ..axes import Axes
 from ..scaling.scheme import Scheme
-from . import gpu
+from . import eager, exact
 from .progression import in_float32, in_float64
-from .turns import exact_cos_sin, float32_cos_sin, in_one_word, real_cos_sin, turns_of_numbers, turns_per_token
+from .turns import in_one_word, turns_of_numbers, turns_per_token
+from .xpos import Decay
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class Spectrum:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def turns_per_token(self) -> tuple[Sequence[int], tuple[Sequence[int], Sequence[int]]]:
+        """Turns per token as they are without a length: in one word, and in two (high, low); see turns.py."""
+        high, low = self._words.values
+        return self._one_word.values, (high, low)
+
     def frequencies(self, device: torch.device, length: Length = None, *, traced: bool | None = None) -> Frequencies:
         """inv_freq float32 (dim/2,) or, for a (batch,) length that matters, (batch, dim/2), and the attention factor with it."""
         if self._fixed(length):
@@ -105,11 +112,11 @@ class Spectrum:
         *,
         coordinates: bool = False,
         length: Length = None,
-        scale: Callable[[Tensor], Tensor] | None = None,
+        decay: Decay | None = None,
         far: bool = False,
         traced: bool = False,
     ) -> CosSin:
-        """Tables (..., dim/2) for positions (...), int64 or real, times the attention factor and scale(positions), (..., dim/2).
+        """Tables (..., dim/2) for positions (...), int64 or real, times the attention factor and the decay at these positions.
 
         coordinates: positions are (..., coordinates); otherwise every coordinate of a position (...) is that number. A (batch,) length
         gives (batch, seq, dim/2) for positions of one row or of as many. far: some |position| exceeds 2^31, where one word of the
@@ -117,44 +124,43 @@ class Spectrum:
         """
         fixed, device = self._fixed(length), positions.device
         real = positions.is_floating_point()
-        if (
-            fixed
-            and scale is None
-            and dtype == torch.float32
-            and self.angles == "exact"
-            and not (far or traced or real)
-        ):
-            table = gpu.cos_sin(positions, self._one_word, self._amplitude, self._axes if coordinates else None)
-            if table is not None:
-                return table
         inv_freq, factor = self.frequencies(device, length, traced=traced)
-        rows = inv_freq.ndim == 2  # one for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
+        if self.angles == "exact" and not real:
+            axes = self._axes.on(device, traced=traced) if coordinates else None
+            amplitude = None if not fixed or traced else self._amplitude.on(device)
+            near = dtype != torch.float64 and not far
+            if fixed and near:
+                high, low = self._one_word.on(device, traced=traced), None
+            else:
+                high, low = self.words(inv_freq, length, traced=traced)
+                high, low = (in_one_word(high, low), None) if near else (high, low)
+            return exact.cos_sin(
+                positions,
+                high,
+                low,
+                dtype,
+                axes=axes,
+                factor=factor,
+                amplitude=amplitude,
+                decay=decay,
+                traced=traced,
+            )
         if isinstance(factor, Tensor) and factor.ndim:
             factor = factor[:, None, None]
         along = self.along(positions, traced=traced) if coordinates else positions[..., None]
 
-        def amplitude(positions: Tensor) -> float | Tensor:
-            return factor if scale is None else scale(positions[..., 0]) * factor
+        def amplitude_at(positions: Tensor) -> float | Tensor:
+            return factor if decay is None else decay.at(positions[..., 0]) * factor
 
         if self.angles == "float32":
-            return float32_cos_sin(along, self.divided(inv_freq, length), dtype, amplitude, traced=traced)
-        if real:
-            radians = self._real.on(device, traced=traced) if fixed else self._radians(inv_freq, device, length)
-            return real_cos_sin(along, radians[:, None] if rows else radians, dtype, amplitude, traced=traced)
-        near = dtype != torch.float64 and not far
-        if fixed and near:
-            words = self._one_word.on(device, traced=traced)
-            return exact_cos_sin(along, words, None, dtype, amplitude, traced=traced)
-        high, low = self.words(inv_freq, length, traced=traced)
-        if near:
-            high, low = in_one_word(high, low), None
-        return exact_cos_sin(along, high, low, dtype, amplitude, traced=traced)
+            return eager.float32_cos_sin(along, self.divided(inv_freq, length), dtype, amplitude_at, traced=traced)
+        radians = self._real.on(device, traced=traced) if fixed else self._radians(inv_freq, device, length)
+        rows = radians.ndim == 2  # one for each row of the batch: (batch, 1, dim/2) beside (batch, seq) positions
+        return eager.real_cos_sin(along, radians[:, None] if rows else radians, dtype, amplitude_at, traced=traced)
 
     def along(self, positions: Tensor, *, traced: bool = False) -> Tensor:
         """What each plane reads of positions (..., coordinates): (..., dim/2)."""
-        axes = self._axes.on(positions.device, traced=traced)
-        # a quarter of the time of index_select along the last dimension
-        return positions.gather(-1, axes.expand(*positions.shape[:-1], axes.shape[0]))
+        return exact.read_along(positions, self._axes.on(positions.device, traced=traced))
 
     def words(self, inv_freq: Tensor, length: Length = None, *, traced: bool = False) -> tuple[Tensor, Tensor]:
         """The two words of turns per token of what frequencies() gave: (dim/2,), or (batch, 1, dim/2) where it has a row per batch."""

@@ -1,4 +1,4 @@
-"""cos and sin on a GPU in one launch, where plain torch operations (turns.py) take nine, with float64 temporaries."""
+"""cos and sin on a GPU in one launch, where plain torch operations take fifty, with float64 temporaries."""
 
 from __future__ import annotations
 
@@ -7,50 +7,66 @@ import functools
 import torch
 from torch import Tensor
 
-from .._constants import Constants
-from .._rotation import backends, triton
+from .._rotation import triton
 from .._triton.launch import MOST, Code
-from .._types import CosSin
+from .work import Work
 
 _VALUES = 512  # of each table per program of 4 warps: 16 bytes per thread
 _WARPS = 4
 
+unavailable = triton.unavailable
+serves = triton.serves
 
-def cos_sin(
-    positions: Tensor, turns_per_token: Constants, amplitude: Constants, axes: Constants | None = None
-) -> CosSin | None:
-    """(cos, sin), each (..., planes) float32, times the amplitude; None where the kernel does not serve these positions.
 
-    positions: (...) int64, a plain tensor; with axes (..., coordinates), of which each plane reads its own.
-    turns_per_token: (planes,) int64 in units of 2^-64 turn. amplitude: (1,) float64.
-
-    Before it is rounded a value is within 6e-16 of what turns.cos_sin_of_turns computes: it is the same float32 but for about one
-    in a hundred million, which lies next to the middle of two.
-    """
-    if backends.chosen() not in (None, "triton"):
-        return None
-    if type(positions) is not Tensor or not triton.serves(positions) or triton.unavailable() is not None:
-        return None
-    shape, coordinates = (positions.shape, 0) if axes is None else (positions.shape[:-1], positions.shape[-1])
-    rows, planes = shape.numel(), len(turns_per_token.values)
+def fill(work: Work, cos: Tensor, sin: Tensor) -> bool:
+    """Write the tables, contiguous float32 or float64 of work.shape; False where there are more rows than the kernel counts."""
+    rows = work.batch * work.rows
     if rows > MOST:
-        return None
-    cos = torch.empty((*shape, planes), dtype=torch.float32, device=positions.device)
-    sin = torch.empty_like(cos)
-    if rows and planes:
-        kernel = code(positions.device, planes, coordinates)
-        turns, factor = turns_per_token.on(positions.device), amplitude.on(positions.device)
-        read = turns if axes is None else axes.on(positions.device)  # without coordinates the kernel reads none
-        tensors = (positions.contiguous(), read, turns, factor, cos, sin)
-        kernel.launch(-(-rows // kernel.constants[1]), tensors, (rows,))
-    return cos, sin
+        return False
+    axes, low, decay, unused = work.axes, work.low, work.decay, work.high
+    kernel = code(
+        work.positions.device,
+        cos.dtype,
+        work.planes,
+        0 if axes is None else work.coordinates,
+        work.words,
+        work.batch > 1,
+        work.amplitude.shape[0] > 1,
+        decay is not None,
+    )
+    tensors = (
+        work.positions,
+        unused if axes is None else axes,
+        work.high,
+        unused if low is None else low,
+        work.amplitude,
+        work.amplitude if decay is None else decay,
+        cos,
+        sin,
+    )
+    kernel.launch(-(-rows // kernel.constants[1]), tensors, (rows, work.rows, work.step))
+    return True
 
 
 @functools.cache
-def code(device: torch.device, planes: int, coordinates: int = 0) -> Code:
-    """The kernel for this number of planes; its constants are that, the rows that one program computes, and the coordinates."""
+def code(
+    device: torch.device,
+    dtype: torch.dtype,
+    planes: int,
+    coordinates: int,
+    words: int,
+    batched: bool,
+    amplitudes: bool,
+    decay: bool,
+) -> Code:
+    """The kernel for this dtype and number of planes; its constants are planes, the rows of one program, and what it reads."""
     rows = max(_VALUES >> (planes - 1).bit_length(), 1)
-    return Code(_kernel, device.index or 0, _WARPS, (planes, rows, coordinates))
+    return Code(
+        _kernel,
+        device.index or 0,
+        _WARPS,
+        (planes, rows, coordinates, words, int(batched), int(amplitudes), int(decay)),
+    )
 
 
 def _kernel() -> object:

@@ -1,4 +1,4 @@
-"""cos and sin in one launch: turns.py as one Triton kernel. Imported by gpu.py at its first launch, and by nothing else."""
+"""cos and sin in one launch: turns.py and polynomials.py as a Triton kernel. Imported by gpu.py at its first launch, by nothing else."""
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -10,62 +10,130 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .turns import RADIANS_PER_UNIT
+from . import polynomials
+from .turns import FAR
+from .work import BOTH_WHERE_FAR, ONE
 
-_RADIANS_PER_UNIT = tl.constexpr(RADIANS_PER_UNIT)
+_RADIANS_PER_UNIT = tl.constexpr(polynomials.RADIANS_PER_UNIT)
+_S17, _S15, _S13, _S11, _S9, _S7, _S5, _S3 = (tl.constexpr(c) for c in polynomials.SIN)
+_C16, _C14, _C12, _C10, _C8, _C6, _C4 = (tl.constexpr(c) for c in polynomials.COS)
+_E13, _E12, _E11, _E10, _E9, _E8, _E7, _E6, _E5, _E4, _E3, _E2, _E1, _E0 = (tl.constexpr(c) for c in polynomials.EXP)
+_LOG2_E = tl.constexpr(polynomials.LOG2_E)
+_LN2_HIGH = tl.constexpr(polynomials.LN2_HIGH)
+_LN2_LOW = tl.constexpr(polynomials.LN2_LOW)
+_EXP_LIMIT = tl.constexpr(polynomials.EXP_LIMIT)
+_FAR = tl.constexpr(FAR)
+_ONE = tl.constexpr(ONE)
+_BOTH_WHERE_FAR = tl.constexpr(BOTH_WHERE_FAR)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "per_batch", "step"])
 def tables_kernel(
     positions,
     axes,
-    turns_per_token,
+    high,
+    low,
     amplitude,
+    decay,
     cos,
     sin,
     rows: tl.int32,
+    per_batch: tl.int32,
+    step: tl.int32,
     PLANES: tl.constexpr,
     BT: tl.constexpr,
     COORDINATES: tl.constexpr,
+    WORDS: tl.constexpr,
+    BATCHED: tl.constexpr,
+    AMPLITUDES: tl.constexpr,
+    DECAY: tl.constexpr,
 ):
-    """cos and sin (rows, PLANES) float32 of positions (rows,) int64, times the amplitude, one float64.
+    """cos and sin (rows, PLANES) of positions (rows,) int64: the tables of a Work (work.py), which names what they are made from.
 
-    With COORDINATES positions are (rows, COORDINATES), and plane j reads number axes[j] of them; with 0 there are none.
-
-    turns_per_token (PLANES,) int64 in units of 2^-64 turn, so that the product, wrapped to 64 bits, is the angle without its whole
-    turns. The nearest quarter turn goes away by integers too, and what is left, within pi / 4, is a matter of two polynomials: the
-    Taylor series, cut where the next term is below 2^-57.
+    With COORDINATES positions are (rows, COORDINATES), and plane j reads number axes[j] of them; with 0 there are none. BATCHED: words
+    for each per_batch rows, whose positions lie step apart. AMPLITUDES: one for each of these, too. DECAY: xPos.
     """
     row = tl.program_id(0) * BT + tl.arange(0, BT)[:, None]
     plane = tl.arange(0, triton.next_power_of_2(PLANES))[None, :]
     here = (row < rows) & (plane < PLANES)
+    place = row.to(tl.int64)
+    if BATCHED:
+        batch = (row // per_batch).to(tl.int64)
+        token = row % per_batch + batch * step
+        words, words_here = batch * PLANES + plane, here
+    else:
+        batch, token = 0, place
+        words, words_here = plane, plane < PLANES
     if COORDINATES > 0:
         axis = tl.load(axes + plane, mask=plane < PLANES)
-        p = tl.load(positions + row.to(tl.int64) * COORDINATES + axis, mask=here)
+        p = tl.load(positions + token * COORDINATES + axis, mask=here)
     else:
-        p = tl.load(positions + row, mask=row < rows)
-    turns = p * tl.load(turns_per_token + plane, mask=plane < PLANES)
+        p = tl.load(positions + token, mask=row < rows)
+    h = tl.load(high + words, mask=words_here)
+    turns = p * h
+    if WORDS != _ONE:
+        more = tl.load(low + words, mask=words_here)
+        turns = turns + (p >> 31) * more + (((p & 0x7FFFFFFF) * more) >> 31)
+        if WORDS == _BOTH_WHERE_FAR:
+            near = (p >= -_FAR) & (p <= _FAR)
+            turns = tl.where(near, p * (h + (more >> 30)), turns)
+    c, s = _cos_sin(turns)
+    factor = tl.load(amplitude + batch, mask=row < rows) if AMPLITUDES else tl.load(amplitude)
+    if DECAY:
+        power = p.to(tl.float64) / tl.load(decay + PLANES)
+        factor = _exp(power * tl.load(decay + plane, mask=plane < PLANES)) * factor
+    place = place * PLANES + plane
+    tl.store(cos + place, (c * factor).to(cos.dtype.element_ty), mask=here)
+    tl.store(sin + place, (s * factor).to(sin.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _cos_sin(turns):
+    """polynomials.cos_sin, operation by operation."""
     quarter = (turns + (1 << 61)) >> 62
     x = (turns - (quarter << 62)).to(tl.float64) * _RADIANS_PER_UNIT
     z = x * x
-    s = z * (1 / 355687428096000) - 1 / 1307674368000
-    s = z * s + 1 / 6227020800
-    s = z * s - 1 / 39916800
-    s = z * s + 1 / 362880
-    s = z * s - 1 / 5040
-    s = z * s + 1 / 120
-    s = z * s - 1 / 6
+    s = z * _S17 + _S15
+    s = z * s + _S13
+    s = z * s + _S11
+    s = z * s + _S9
+    s = z * s + _S7
+    s = z * s + _S5
+    s = z * s + _S3
     s = x + x * (z * s)
-    c = z * (1 / 20922789888000) - 1 / 87178291200
-    c = z * c + 1 / 479001600
-    c = z * c - 1 / 3628800
-    c = z * c + 1 / 40320
-    c = z * c - 1 / 720
-    c = z * c + 1 / 24
+    c = z * _C16 + _C14
+    c = z * c + _C12
+    c = z * c + _C10
+    c = z * c + _C8
+    c = z * c + _C6
+    c = z * c + _C4
     c = 1.0 - (z * 0.5 - z * (z * c))
     swapped = (quarter & 1) == 1
-    factor = tl.load(amplitude)
-    c, s = tl.where(swapped, s, c) * factor, tl.where(swapped, c, s) * factor
-    place = row.to(tl.int64) * PLANES + plane
-    tl.store(cos + place, tl.where(((quarter + 1) & 2) == 2, -c, c).to(tl.float32), mask=here)
-    tl.store(sin + place, tl.where((quarter & 2) == 2, -s, s).to(tl.float32), mask=here)
+    cos, sin = tl.where(swapped, s, c), tl.where(swapped, c, s)
+    return tl.where(((quarter + 1) & 2) == 2, -cos, cos), tl.where((quarter & 2) == 2, -sin, sin)
+
+
+@triton.jit
+def _exp(x):
+    """polynomials.exp, operation by operation."""
+    x = tl.where(x > _EXP_LIMIT, _EXP_LIMIT, tl.where(x < -_EXP_LIMIT, -_EXP_LIMIT, x))
+    k = tl.floor(x * _LOG2_E + 0.5)
+    rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    e = rest * _E13 + _E12
+    e = e * rest + _E11
+    e = e * rest + _E10
+    e = e * rest + _E9
+    e = e * rest + _E8
+    e = e * rest + _E7
+    e = e * rest + _E6
+    e = e * rest + _E5
+    e = e * rest + _E4
+    e = e * rest + _E3
+    e = e * rest + _E2
+    e = e * rest + _E1
+    e = e * rest + _E0
+    power = k.to(tl.int64)
+    half = power >> 1
+    first = ((half + 1023) << 52).to(tl.float64, bitcast=True)
+    second = ((power - half + 1023) << 52).to(tl.float64, bitcast=True)
+    return e * first * second

@@ -20,7 +20,9 @@ from .._torch import has_float64
 from .._types import CosSin, Length, Role
 from ..positions import sequence
 from .cos_sin import Tables
-from .turns import cos_sin_of_turns, in_blocks, in_one_word, turns_along, turns_per_token
+from .eager import in_blocks
+from .exact import cos_sin_of_turns
+from .turns import in_one_word, turns_along, turns_per_token
 from .xpos import XPos
 
 Turning = Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""Exact angles: fixed-point turns -> cos, sin.
+"""Exact angles: position x frequency in fixed-point turns.
 
 A turn is 2 pi radians. A frequency is kept as the fraction of a turn that one token adds, an integer in units of 2^-95 turn, in two
 words:
@@ -26,16 +26,13 @@ The usual float32 product position x frequency is off by 5e-8 x position: 5e-2 a
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from .._constants import Constants
-from .._torch import has_float64
-from .._types import CosSin
 
 # floor(2^320 / (2 pi)): the digits of 1/(2 pi), more than any float32 frequency can ask for. Compared with mpmath in the tests.
 ONE_TURN = 0x28BE60DB9391054A7F09D5F47D4D377036D8A5664F10E4107F9458EAF7AEF1586DC91B8E909374B8
@@ -46,14 +43,9 @@ _EXTRA_BITS = 31  # of low, which float64 tables need
 _EXTRA_MASK = (1 << _EXTRA_BITS) - 1
 _GUARD_BITS = 24  # below low, so that the product with a 24-bit mantissa is right in the last bit of low
 _GUARD_MASK = (1 << _GUARD_BITS) - 1
-RADIANS_PER_UNIT = 2.0 * math.pi * 2.0**-_TURN_BITS
-_BLOCK = 1 << 15  # values of a block for each thread: 256 KB in float64, the least that torch gives one
 
 FAR = 1 << 31
 """The largest |position| for which one word gives float32 tables within 3.1e-8; beyond it two words do."""
-
-Amplitude = Callable[[Tensor], "float | Tensor"]
-"""positions (..., 1) or (..., P) -> what cos and sin are multiplied by, a number or (..., P)."""
 
 
 def turns_per_token(inv_freq: Tensor, divisor: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -136,110 +128,3 @@ def sum_of_turns(positions: Tensor, high: Tensor, low: Tensor) -> Tensor:
         for c in range(positions.shape[-1])
     ]
     return torch.stack(made).sum(0)
-
-
-def exact_cos_sin(
-    positions: Tensor, high: Tensor, low: Tensor | None, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
-) -> CosSin:
-    """cos and sin (..., P) of int64 positions x words (P,) or (batch, 1, P), by fixed-point turns; low None: high is one word.
-
-    positions: (..., 1), or (..., P), one for each plane. float32 tables from two words have the bits of one word wherever
-    |position| <= 2^31, so that a row does not depend on others.
-    """
-
-    def table(positions: Tensor) -> CosSin:
-        angles = turns_along(positions, high, low)
-        if low is not None and dtype != torch.float64:
-            near = (positions >= -FAR) & (positions <= FAR)
-            angles = torch.where(near, turns_along(positions, in_one_word(high, low), None), angles)
-        return cos_sin_of_turns(angles, dtype, amplitude(positions))
-
-    return table(positions) if high.ndim > 1 or traced else in_blocks(table, positions, high.shape[-1], dtype)
-
-
-def float32_cos_sin(
-    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
-) -> CosSin:
-    """cos and sin (..., P) of positions (..., 1) or (..., P) x inv_freq (P,) or (batch, 1, P), by the float32 product of transformers."""
-
-    def table(positions: Tensor) -> CosSin:
-        return cos_sin_of_angles(positions.float() * inv_freq, dtype, amplitude(positions))
-
-    return table(positions) if inv_freq.ndim > 1 or traced else in_blocks(table, positions, inv_freq.shape[-1], dtype)
-
-
-def real_cos_sin(
-    positions: Tensor, inv_freq: Tensor, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
-) -> CosSin:
-    """cos and sin (..., P) of real positions (..., 1) or (..., P) x inv_freq (P,) or (batch, 1, P): one product in float64 [rad].
-
-    |error| <= 3.0e-8 + |angle| 2^-52 in float32: below 3.1e-8 for |angle| <= 1e7 rad. Positions that require a gradient get it.
-    """
-
-    def table(positions: Tensor) -> CosSin:
-        angles = positions.to(inv_freq.dtype) * inv_freq
-        if angles.requires_grad:
-            factor = amplitude(positions)
-            return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
-        return cos_sin_of_angles(angles, dtype, amplitude(positions))
-
-    whole = inv_freq.ndim > 1 or traced or positions.requires_grad
-    return table(positions) if whole else in_blocks(table, positions, inv_freq.shape[-1], dtype)
-
-
-def cos_sin_of_turns(turns: Tensor, dtype: torch.dtype, amplitude: Tensor | float = 1.0) -> CosSin:
-    """amplitude x (cos, sin) of angles in units of 2^-64 turn, computed in float64 and rounded once to dtype.
-
-    amplitude is a number or a tensor that broadcasts against the angles.
-    """
-    if not has_float64(turns.device):
-        return cos_sin_without_float64(turns, amplitude)
-    angles = turns.to(torch.float64).mul_(RADIANS_PER_UNIT)
-    return cos_sin_of_angles(angles, dtype, amplitude)
-
-
-def cos_sin_of_angles(angles: Tensor, dtype: torch.dtype, amplitude: Tensor | float = 1.0) -> CosSin:
-    """amplitude x (cos, sin) of angles [rad] in their own dtype, rounded once to dtype. The memory of angles is reused."""
-    cos = angles.cos()
-    if isinstance(amplitude, Tensor) or amplitude != 1.0:
-        return (cos * amplitude).to(dtype), (angles.sin_() * amplitude).to(dtype)
-    return cos.to(dtype), angles.sin_().to(dtype)
-
-
-def cos_sin_without_float64(turns: Tensor, amplitude: Tensor | float = 1.0) -> CosSin:
-    """The same in float32: the quadrant is taken off by integers first, so that float32 holds angles within pi/4 only.
-
-    Without the split the rounding of an angle near pi costs 2.9e-7; with it 8.6e-8.
-    """
-    quadrant = ((turns >> 61) + 1) >> 1
-    angles = (turns - (quadrant << 62)).to(torch.float32) * RADIANS_PER_UNIT
-    cos, sin = angles.cos(), angles.sin()
-    swap = (quadrant & 1) == 1
-    cos, sin = torch.where(swap, sin, cos), torch.where(swap, cos, sin)
-    cos = torch.where(((quadrant + 1) & 2) == 2, -cos, cos)
-    sin = torch.where((quadrant & 2) == 2, -sin, sin)
-    if isinstance(amplitude, Tensor) or amplitude != 1.0:
-        cos, sin = cos * amplitude, sin * amplitude
-    return cos, sin
-
-
-def in_blocks(table: Callable[[Tensor], CosSin], positions: Tensor, planes: int, dtype: torch.dtype) -> CosSin:
-    """table(positions), some rows at a time where the float64 intermediates would leave the cache: the same bits, a third of the time.
-
-    On the CPU, 8,192 x 64: 8.7 ms at once, most of it page faults of fresh temporaries; 3.0 ms in blocks; on a machine with larger
-    caches 2.2 ms and 1.5 ms.
-    """
-    count = positions.shape[:-1].numel()
-    if positions.device.type != "cpu" or count * planes <= 2 * _BLOCK:
-        return table(positions)
-    values = _BLOCK * torch.get_num_threads()
-    flat = positions.reshape(count, positions.shape[-1])
-    cos = torch.empty((flat.shape[0], planes), dtype=dtype)
-    sin = torch.empty_like(cos)
-    rows = max(1, values // planes)
-    for start in range(0, flat.shape[0], rows):
-        block = slice(start, start + rows)
-        block_cos, block_sin = table(flat[block])
-        cos[block].copy_(block_cos)
-        sin[block].copy_(block_sin)
-    return cos.view(*positions.shape[:-1], planes), sin.view(*positions.shape[:-1], planes)

@@ -17,6 +17,30 @@ from torch import Tensor
 
 from .._constants import Constants
 from .._types import Role
+from . import polynomials
+
+
+class Decay:
+    """zeta^(position / scale_base) of each plane, as a function of positions.
+
+    powers: (planes + 1,) float64, log zeta of each plane, then the scale_base: what kernels read.
+    """
+
+    __slots__ = ("powers",)
+
+    def __init__(self, zeta: tuple[float, ...], scale_base: float) -> None:
+        self.powers = Constants((*(math.log(z) for z in zeta), scale_base), torch.float64)
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Positions (...) -> (..., planes) float64, float32 on a device without it.
+
+        By exp and log and never by pow, whose last bit depends on where in memory a value stands; prefill would differ from decode.
+        Of integer positions by the exp of polynomials.py, which has the same bits everywhere; of real ones, which may want a gradient,
+        by torch's.
+        """
+        powers = self.powers.on(positions.device)
+        power = (positions.to(powers.dtype) / powers[-1])[..., None] * powers[:-1]
+        return power.exp() if positions.is_floating_point() or power.dtype == torch.float32 else polynomials.exp(power)
 
 
 @dataclass(frozen=True)
@@ -26,21 +50,20 @@ class XPos:
     dim: int
     scale_base: float
     zeta: tuple[float, ...] = field(init=False, repr=False)
-    _log_zeta: Constants = field(init=False, repr=False, compare=False)
+    _decays: tuple[Decay, Decay] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         zeta = tuple((2 * i + 0.4 * self.dim) / (1.4 * self.dim) for i in range(self.dim // 2))
         object.__setattr__(self, "zeta", zeta)
-        object.__setattr__(self, "_log_zeta", Constants(tuple(math.log(z) for z in zeta), torch.float64))
+        object.__setattr__(self, "_decays", (Decay(zeta, self.scale_base), Decay(zeta, -self.scale_base)))
+
+    def decay(self, role: Role = "query") -> Decay:
+        """The scale of queries, or its inverse for keys."""
+        return self._decays[role == "key"]
 
     def scale(self, positions: Tensor, role: Role = "query") -> Tensor:
-        """zeta^(positions / scale_base), inverted for keys: integer positions (...) -> (..., dim/2) float64 (float32 without it).
-
-        By exp and log and never by pow, whose last bit depends on where in memory a value stands; prefill would differ from decode.
-        """
-        log_zeta = self._log_zeta.on(positions.device)
-        power = positions.to(log_zeta.dtype) / (self.scale_base if role == "query" else -self.scale_base)
-        return (power[..., None] * log_zeta).exp()
+        """zeta^(positions / scale_base), inverted for keys: integer positions (...) -> (..., dim/2) float64 (float32 without it)."""
+        return self.decay(role).at(positions)
 
     def furthest(self, dtype: torch.dtype) -> int:
         """The largest |position| whose scale, and its inverse, stay within finfo(dtype).max / 64: room for a query of 64."""

@@ -27,12 +27,31 @@ REPORT = "build.txt"
 SECONDS = 600
 """How long one compiler may take."""
 
-ONCE = ("instruction_sets.cpp", "norm.cpp", "norm_check.cpp", "rectangles.cpp", "rotate.cpp", "self_check.cpp", "store.cpp", "threads.cpp")
-EACH = ("norm_loops.cpp", "rows.cpp")
+ONCE = (
+    "call.cpp",
+    "call_at.cpp",
+    "instruction_sets.cpp",
+    "norm.cpp",
+    "norm_check.cpp",
+    "overlap.cpp",
+    "plan.cpp",
+    "rectangles.cpp",
+    "rotate.cpp",
+    "self_check.cpp",
+    "store.cpp",
+    "tables.cpp",
+    "threads.cpp",
+    "torch.cpp",
+)
+EACH = ("norm_loops.cpp", "rows.cpp", "table_loops.cpp")
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
-X86 = {"avx2": AVX2, "avx512": AVX512}  # best last; instruction_sets.cpp asks the processor for the same
+X86 = {
+    "avx2": AVX2,
+    "avx512": AVX512,
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+}  # best last; instruction_sets.cpp asks the processor for the same
 """Flags of each set. Not -mfma: what is not there cannot round once where the formula rounds twice."""
 
 # -ffp-contract=off is a promise about bits (docs: prefill = decode, native = plain torch), so it comes last and wins.

@@ -6,23 +6,29 @@
 
 namespace rotary {
 
-#ifdef ROTARY_SETS  // SET(avx2) SET(avx512): what build.py could compile beside the baseline, best last
-#define ALL_SETS SET(baseline) ROTARY_SETS
+// ROTARY_SETS: SET(avx2) SET(avx512) ..., what build.py could compile beside the baseline, best last.
+#ifdef ROTARY_SETS
+#define SETS_OF_X86
 #else
 #define ROTARY_SETS
-#define ALL_SETS SET(baseline)
-#define NO_OTHER_SETS
 #endif
 
 #define SET ROTARY_DECLARE_SET
-ALL_SETS
+SET(baseline)
+ROTARY_SETS
 #undef SET
 
 namespace {
 
 bool runs_baseline() { return true; }
 
-#ifndef NO_OTHER_SETS
+#if defined(__aarch64__) && defined(__ARM_NEON)
+constexpr const char* kBaseline = "neon";
+#else
+constexpr const char* kBaseline = "baseline";
+#endif
+
+#ifdef SETS_OF_X86
 // What build.py compiles them with. The compiler's own test asks the operating system too, which has to save the registers.
 bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); }
 
@@ -30,11 +36,15 @@ bool runs_avx512() {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
 }
+
+bool runs_avx512_bf16() { return runs_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
-#define SET(set) {#set, runs_##set, &set::rows, &set::norms},
-constexpr InstructionSet kSets[] = {ALL_SETS};
+#define MEMBERS(set) runs_##set, &set::rows, &set::norms, &set::tables
+#define SET(set) {#set, MEMBERS(set)},
+constexpr InstructionSet kSets[] = {{kBaseline, MEMBERS(baseline)}, ROTARY_SETS};
 #undef SET
+#undef MEMBERS
 constexpr int kCount = sizeof kSets / sizeof kSets[0];
 
 std::atomic<const InstructionSet*> chosen{nullptr};

@@ -1,14 +1,15 @@
 // The instruction sets that this library was compiled for, and the one in use.
 //
 // A source that build.py compiles once for each of them defines its loops as one constant in the namespace ROTARY_SET, which is the name
-// of the set ("baseline", "avx2", "avx512"). To add such a source: a line in build.py, a declaration in the macro below, a member
-// of InstructionSet, and its place in the list of instruction_sets.cpp.
+// of the set ("baseline", "avx2", "avx512", "avx512_bf16"; the baseline of aarch64 is called "neon"). To add such a source: a line in
+// build.py, a declaration in the macro below, a member of InstructionSet, and its place in MEMBERS of instruction_sets.cpp.
 
 #ifndef ROTARY_INSTRUCTION_SETS_H
 #define ROTARY_INSTRUCTION_SETS_H
 
 #include "norm_loops.h"
 #include "rows.h"
+#include "tables.h"
 
 namespace rotary {
 
@@ -17,13 +18,15 @@ struct InstructionSet {
   bool (*runs)();  // whether this processor and its operating system run it
   const RowLoops* rows;
   const NormLoops* norms;
+  const TableLoops* tables;
 };
 
 // What every source that is compiled for a set defines.
-#define ROTARY_DECLARE_SET(set) \
-  namespace set {               \
-  extern const RowLoops rows;   \
-  extern const NormLoops norms; \
+#define ROTARY_DECLARE_SET(set)   \
+  namespace set {                 \
+  extern const RowLoops rows;     \
+  extern const NormLoops norms;   \
+  extern const TableLoops tables; \
   }
 
 // The set in use: the best that the processor runs, or the one that rotary_use_instruction_set() has chosen.

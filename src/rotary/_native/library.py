@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 
 from .. import _torch
-from .build import source_number
 
 SOURCES = Path(__file__).parent
 LIBRARY = SOURCES / "librotary.so"
@@ -46,6 +45,8 @@ def load() -> ctypes.CDLL | str:
         _declare(library)
     except (OSError, AttributeError) as error:
         return f"the native library does not load: {error}"
+    from .build import source_number  # with modules that importing rotary has no use for
+
     # A checkout installed with `pip install -e` keeps its library while its source moves on.
     number = source_number(SOURCES)
     if number is not None and library.rotary_source() != number:
@@ -53,7 +54,7 @@ def load() -> ctypes.CDLL | str:
     sets = _instruction_sets(library)
     asked = os.environ.get(VARIABLE, "").strip()
     usable = [name for name, state in sets.items() if state == "available"]
-    name = asked or (usable[-1] if usable else "baseline")
+    name = asked or (usable or list(sets))[-1]
     if name not in usable:
         state = sets.get(name, f"unknown; known here: {', '.join(sets)}")
         return f"{VARIABLE}={asked}: {state}" if asked else f"the native library is of no use here: {name}: {state}"
@@ -72,6 +73,7 @@ def _declare(library: ctypes.CDLL) -> None:
         (library.rotary_rounds_twice, ctypes.c_int32, (ctypes.c_char_p,)),
         (library.rotary_use_instruction_set, ctypes.c_int32, (ctypes.c_char_p,)),
         (library.rotary_threads, None, (ctypes.c_void_p,)),
+        (library.rotary_tables, ctypes.c_int32, (ctypes.c_char_p,)),
     ):
         function.restype, function.argtypes = returned, arguments
 
@@ -161,7 +163,7 @@ def unavailable() -> str | None:
     if not isinstance(loaded, str):
         return None
     warnings.warn(
-        f"rotary rotates CPU tensors with plain torch operations, many times slower: {loaded}",
+        f"rotary computes on the CPU with plain torch operations, many times slower: {loaded}",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__FAST_MATH__)
 #error "-ffast-math changes bits: compile without it"
@@ -34,6 +35,22 @@ INLINE To bits(From from) {
   return to;
 }
 
+// A static_cast, of each element where these are vectors.
+template <class To, class From>
+INLINE To convert(From from) {
+  if constexpr (std::is_arithmetic_v<From>) {
+    return static_cast<To>(from);
+  } else {
+#if defined(__clang__) || __GNUC__ >= 9
+    return __builtin_convertvector(from, To);
+#else
+    To to;
+    for (unsigned i = 0; i < sizeof to / sizeof to[0]; ++i) to[i] = static_cast<std::decay_t<decltype(to[i])>>(from[i]);
+    return to;
+#endif
+  }
+}
+
 struct Float32 {
   using Stored = float;
   using Number = float;
@@ -48,15 +65,19 @@ struct Float64 {
   static INLINE double store(double number) { return number; }
 };
 
+// The formulas of both half precisions serve a number and a vector of them: Real is float, Bits and Signed are the integers of its size.
+
 struct BFloat16 {
   using Stored = std::uint16_t;
   using Number = float;
-  static INLINE float load(Stored stored) { return bits<float>(static_cast<std::uint32_t>(stored) << 16); }
-  static INLINE Stored store(float number) {
-    const std::uint32_t u = bits<std::uint32_t>(number);
-    const std::uint32_t even = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even; the carry makes infinity by itself
-    return static_cast<Stored>(number == number ? even : 0x7FC0u);      // NaN stays NaN
+  // In the upper half of each word; the lower half is arbitrary. To nearest, ties to even; the carry makes infinity by itself. A NaN
+  // whose last bits are set would be carried into a zero: where that may come, `whole` is 0 in all bits, else 1 in all, and it is cut off.
+  template <class Bits>
+  static INLINE Bits rounded(Bits number, Bits whole) {
+    return number + (whole & 0x7FFFu) + (number >> 16 & (whole & 1u));
   }
+  static INLINE float load(Stored stored) { return bits<float>(static_cast<std::uint32_t>(stored) << 16); }
+  static INLINE Stored store(float number) { return static_cast<Stored>(rounded(bits<std::uint32_t>(number), number == number ? ~0u : 0u) >> 16); }
 };
 
 // In integers, because compilers before GCC 13 do not vectorise their own _Float16, and because these see the denormals of
@@ -64,24 +85,26 @@ struct BFloat16 {
 struct Float16 {
   using Stored = std::uint16_t;
   using Number = float;
-  static INLINE float load(Stored stored) {
-    const std::uint32_t magnitude = stored & 0x7FFFu;
-    const std::uint32_t sign = static_cast<std::uint32_t>(stored & 0x8000u) << 16;
-    const std::uint32_t top = magnitude >= 0x7C00u ? (255u - 31u) << 23 : (127u - 15u) << 23;  // infinities and NaNs keep the last exponent
-    const std::uint32_t normal = (magnitude << 13) + top;
-    const float counted = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24f;  // denormals are counts of 2^-24
-    return bits<float>((magnitude < 0x0400u ? bits<std::uint32_t>(counted) : normal) | sign);
+  template <class Real, class Bits, class Signed>
+  static INLINE Real widened(Bits stored) {
+    const Bits magnitude = stored & 0x7FFFu, sign = (stored & 0x8000u) << 16;
+    const Bits top = magnitude >= 0x7C00u ? Bits{} + ((255u - 31u) << 23) : Bits{} + ((127u - 15u) << 23);  // infinity and NaN keep the last exponent
+    const Bits normal = (magnitude << 13) + top;
+    const Real counted = convert<Real>(convert<Signed>(magnitude)) * 0x1p-24f;  // denormals are counts of 2^-24
+    return bits<Real>((magnitude < 0x0400u ? bits<Bits>(counted) : normal) | sign);
   }
-  static INLINE Stored store(float number) {
-    const std::uint32_t u = bits<std::uint32_t>(number);
-    const std::uint32_t magnitude = u & 0x7FFFFFFFu;
-    const std::uint32_t even = ((magnitude + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13) - ((127u - 15u) << 10);
-    const std::uint32_t capped = even > 0x7C00u ? 0x7C00u : even;
+  template <class Real, class Bits>
+  static INLINE Bits rounded(Real number) {
+    const Bits u = bits<Bits>(number), magnitude = u & 0x7FFFFFFFu;
+    const Bits even = ((magnitude + 0xFFFu + (magnitude >> 13 & 1u)) >> 13) - ((127u - 15u) << 10);
+    const Bits capped = even > 0x7C00u ? Bits{} + 0x7C00u : even;
     // Below 2^-14 the last place is 2^-24, which is the last place of 0.5 in float32: adding 0.5 rounds there.
-    const std::uint32_t counted = bits<std::uint32_t>(bits<float>(magnitude) + 0.5f) - bits<std::uint32_t>(0.5f);
-    const std::uint32_t finite = magnitude < 0x38800000u ? counted : capped;
-    return static_cast<Stored>((magnitude > 0x7F800000u ? 0x7E00u : finite) | ((u >> 16) & 0x8000u));
+    const Bits counted = bits<Bits>(bits<Real>(magnitude) + 0.5f) - 0x3F000000u;
+    const Bits finite = magnitude < 0x38800000u ? counted : capped;
+    return (magnitude > 0x7F800000u ? Bits{} + 0x7E00u : finite) | (u >> 16 & 0x8000u);
   }
+  static INLINE float load(Stored stored) { return widened<float, std::uint32_t, std::int32_t>(stored); }
+  static INLINE Stored store(float number) { return static_cast<Stored>(rounded<float, std::uint32_t>(number)); }
 };
 
 }  // namespace

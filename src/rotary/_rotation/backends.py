@@ -7,7 +7,7 @@ choice is unavailable or does not serve a layout. All agree in every bit on the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -67,8 +67,8 @@ def backends() -> dict[str, str]:
 
 @contextmanager
 def use_backend(name: str) -> Generator[None, None, None]:
-    """Rotate with this kernel and no other inside the context, backward passes of its forwards included. "eager" and "native" also
-    make cos and sin on a GPU by torch's operations, "triton" by the kernel.
+    """Rotate with this kernel and no other inside the context, backward passes of its forwards included. Exact tables of cos and sin
+    follow where it serves them, and come from torch's operations elsewhere, with the same bits.
 
     A context variable: threads and tasks started elsewhere are not touched. Under torch.compile and functorch the plain formula
     runs whatever is chosen, since those must see operations.
@@ -99,9 +99,8 @@ def use_backend(name: str) -> Generator[None, None, None]:
         _chosen.reset(token)
 
 
-def chosen() -> str | None:
-    """The backend selected by use_backend() here, or None."""
-    return _chosen.get()
+chosen: Callable[[], str | None] = _chosen.get
+"""The backend selected by use_backend() here, or None."""
 
 
 def run(

@@ -58,23 +58,32 @@ def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all"
     ...     [path.name for path in Path(folder).iterdir()]
     ['yarn.svg']
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("pictures need matplotlib: pip install 'rotary[plot]'")
-    import matplotlib
-    from matplotlib.figure import Figure
-
     chosen = list(PICTURES) if picture == "all" else [picture]
-    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(4.6 * len(chosen), 3.6 * len(layers)), layout="constrained")
-        formats = figure.canvas.get_supported_filetypes()
-        if file.suffix.lstrip(".") not in formats:
-            raise ValueError(f"cannot draw into {str(file)!r}; suffixes are {', '.join(sorted(formats))}")
+
+    def paint(figure: Any) -> None:
         rows = figure.subplots(len(layers), len(chosen), squeeze=False)
         for row, diagnoses in zip(rows, layers, strict=True):
             for axes, name in zip(row, chosen, strict=True):
                 PICTURES[name](axes, diagnoses)
             if len(layers) > 1:
                 row[0].set_title(f"{row[0].get_title(loc='left')}: {diagnoses[0].name}")
+
+    painted(file, (4.6 * len(chosen), 3.6 * len(layers)), paint)
+
+
+def painted(file: Path, inches: tuple[float, float], paint: Callable[[Any], None]) -> None:
+    """Write a figure of that width and height, as paint(figure) fills it. ValueError as in draw()."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("pictures need matplotlib: pip install 'rotary[plot]'")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=inches, layout="constrained")
+        formats = figure.canvas.get_supported_filetypes()
+        if file.suffix.lstrip(".") not in formats:
+            raise ValueError(f"cannot draw into {str(file)!r}; suffixes are {', '.join(sorted(formats))}")
+        paint(figure)
         figure.savefig(file)
 
 

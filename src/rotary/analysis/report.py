@@ -10,17 +10,24 @@ from typing import cast
 
 from ..config import Arguments
 from ..scaling.scheme import described
+from .coordinates import Coordinates, axes_lines
 from .diagnosis import Diagnosis, Plane
 
 _MARGIN = 20
 _WIDTH = 110
 
 
-def report_text(arguments: Arguments, diagnoses: Sequence[Diagnosis], *, all_planes: bool = False) -> str:
+def report_text(
+    arguments: Arguments,
+    diagnoses: Sequence[Diagnosis],
+    *,
+    all_planes: bool = False,
+    several: Coordinates | None = None,
+) -> str:
     """A report for the terminal, at most 110 columns wide.
 
     arguments: what the config says, from rotary.config.read. diagnoses: the config's own first; with more than one, schemes are shown
-    side by side. all_planes: a row for every plane, not only for some twenty.
+    side by side. all_planes: a row for every plane, not only for some twenty. several: which planes read which coordinate, if any do.
 
     >>> from rotary import config
     >>> arguments = config.read("llama-3.1-8b")
@@ -33,7 +40,7 @@ def report_text(arguments: Arguments, diagnoses: Sequence[Diagnosis], *, all_pla
     """
     own = diagnoses[0]
     lines = [own.name, "=" * len(own.name)]
-    for label, value in _preamble(arguments, own):
+    for label, value in _preamble(arguments, own, several):
         lines.append(textwrap.fill(value, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
     warnings = [*_warnings(diagnoses), *_replaced_scheme(diagnoses)]
     lines += [""] if warnings else []
@@ -42,7 +49,7 @@ def report_text(arguments: Arguments, diagnoses: Sequence[Diagnosis], *, all_pla
     return "\n".join(lines)
 
 
-def _preamble(arguments: Arguments, own: Diagnosis) -> Iterator[tuple[str, str]]:
+def _preamble(arguments: Arguments, own: Diagnosis, several: Coordinates | None) -> Iterator[tuple[str, str]]:
     pairing = "interleaved" if arguments.interleaved else "half"
     channels = f"{arguments.dim} of {arguments.head_dim} channels"
     yield "rotation", f"{channels}, base {arguments.base:,.10g}, {pairing} pairing"
@@ -55,6 +62,8 @@ def _preamble(arguments: Arguments, own: Diagnosis) -> Iterator[tuple[str, str]]
     yield "planes", _summary(own)
     endless = own.reach == math.inf
     yield "reach", "no new angle at any length" if endless else f"no new angle up to {own.reach:,.0f} tokens"
+    if several is not None:
+        yield from axes_lines(several)
     yield from (("note", note) for note in arguments.notes)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config.files import content
-from ..config.load import load, text_part
+from ..config.load import load
+from ..config.parts import text_part
 from .files import others, regular
 from .layout import Layout, RotatedTensor
 from .projections import READS_ROPE_INTERLEAVE

@@ -20,8 +20,9 @@ from ..config.dialects import TRANSFORMERS, recognise
 from ..config.dialects.params_json import META as META_PARAMS
 from ..config.dialects.params_json import MISTRAL as MISTRAL_PARAMS
 from ..config.families import FAMILIES
-from ..config.load import Config, load, text_part
+from ..config.load import Config, load
 from ..config.normalize import layer_types
+from ..config.parts import text_part
 from ..config.read import Arguments, read
 from ..config.spelling import spelled
 from ..pairing import permutation

@@ -1,163 +1,75 @@
 """`rotary bench`: the rotation, timed against a copy of the same memory and against the formulas of most models.
 
-Contenders are timed in turn, A B C A B C, in one process, so that other load on the machine affects them equally. Results are ratios of
-medians. The output of every formula is checked before it is timed.
+Results are ratios of medians, contenders in turn in one process. The output of every formula is checked before it is timed.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..embedding import RotaryEmbedding
 from ..functional import apply_rotary_qk
+from .clock import Contender, Timing, alternate
+from .machine import described
+from .work import Inputs, Work, float32_product, half_width, judge, usual, wide
 
-Pair = tuple[Tensor, Tensor]
-Contender = Callable[[], Any]
+COPY = "copy_ into allocated"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
-@dataclass(frozen=True)
-class Work:
-    """A size to measure: queries (batch, heads, seq, head_dim) and keys with key_heads, of which rotary_dim channels rotate (0: all).
+def contenders(
+    work: Work, device: torch.device | str = "cpu", *, compiled: bool = True, from_memory: bool = False
+) -> dict[str, Contender]:
+    """rotary, a copy and the usual formulas on the same q and k. RuntimeError if a formula does not compute the rotation.
 
-    transposed: the memory is (batch, seq, heads, head_dim), as a projection leaves it.
+    Ready tables first; then tables and rotation in one call, as users write it, and tables alone. from_memory: as many sets of tensors
+    take turns as fill the caches four times over.
     """
-
-    seq: int
-    heads: int = 32
-    key_heads: int = 8
-    head_dim: int = 128
-    batch: int = 1
-    rotary_dim: int = 0
-    dtype: torch.dtype = torch.float32
-    transposed: bool = False
-
-    @property
-    def dim(self) -> int:
-        return self.rotary_dim or self.head_dim
-
-    def tensors(self, device: torch.device | str = "cpu") -> Pair:
-        """Random q and k."""
-        return self._tensor(self.heads, device), self._tensor(self.key_heads, device)
-
-    def _tensor(self, heads: int, device: torch.device | str) -> Tensor:
-        shape = (self.batch, self.seq, heads) if self.transposed else (self.batch, heads, self.seq)
-        x = torch.randn(*shape, self.head_dim, device=device).to(self.dtype)
-        return x.transpose(1, 2) if self.transposed else x
-
-    def tables(self, device: torch.device | str = "cpu") -> Pair:
-        """cos and sin of half width; for batched decoding (seq 1, batch > 1) one position per row."""
-        rope = RotaryEmbedding(self.dim, base=500_000, device=device)
-        positions: int | Tensor = self.seq
-        if self.seq == 1 and self.batch > 1:
-            positions = 1000 + 7 * torch.arange(self.batch, device=device)[:, None]
-        return rope.cos_sin(positions, torch.float64 if self.dtype == torch.float64 else torch.float32)
-
-
-class Timing(NamedTuple):
-    """Seconds per call: the median, and the first and third quartile."""
-
-    median: float
-    low: float
-    high: float
-
-
-def alternate(
-    contenders: Mapping[str, Contender], seconds: float = 2.0, rounds: tuple[int, int] = (5, 200)
-) -> dict[str, Timing]:
-    """Time the contenders in turn, for about `seconds` in all and between rounds[0] and rounds[1] times each.
-
-    Calls below 100 us are timed several at a time, after one that is not timed: otherwise each would also pay for the state in which
-    the contender before it left the caches.
-    """
-    repeats: dict[str, int] = {}
-    for name, call in contenders.items():
-        call()
-        repeats[name] = max(1, min(200, int(1e-4 / max(_time(call, 1), 1e-7))))
-    once = sum(_time(call, repeats[name]) * repeats[name] for name, call in contenders.items())
-    count = max(rounds[0], min(rounds[1], int(seconds / max(once, 1e-9))))
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(count):
-        for name, call in contenders.items():
-            times[name].append(_time(call, repeats[name]))
-    return {name: Timing(statistics.median(t), *statistics.quantiles(t, n=4)[::2]) for name, t in times.items()}
-
-
-def _time(call: Contender, repeats: int) -> float:
-    if repeats > 1:
-        call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
-def usual(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
-    """The formula of most models, x cos + rotate_half(x) sin, with tables (seq, dim) that hold every value twice."""
-
-    def rotate_half(x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        return torch.cat((-b, a), -1)
-
-    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
-
-
-def half_width(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Pair:
-    """The same rotation with tables (seq, dim/2) and without rotate_half, the form that torch.compile makes fastest."""
-
-    def turn(x: Tensor) -> Tensor:
-        a, b = x.float().chunk(2, -1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
-
-    return turn(q), turn(k)
-
-
-def contenders(work: Work, device: torch.device | str = "cpu", *, compiled: bool = True) -> dict[str, Contender]:
-    """rotary, a copy and the usual formulas on the same q and k. RuntimeError if a formula does not compute the rotation."""
-    q, k = work.tensors(device)
+    rota = work.inputs(device, from_memory=from_memory)
     cos, sin = work.tables(device)
-    wide = [torch.cat((t, t), -1).to(work.dtype)[..., None, :, :] for t in (cos, sin)]
-    narrow = [t[..., None, :, :] for t in (cos, sin)]
-    out_q, out_k = torch.empty_like(q), torch.empty_like(k)
-    own_q, own_k = q.clone(), k.clone()
-    calls: dict[str, Contender] = {
-        "copy_ into allocated": lambda: (out_q.copy_(q), out_k.copy_(k)),
-        "clone": lambda: (q.clone(), k.clone()),
-        "rotary, in place": lambda: apply_rotary_qk(own_q, own_k, cos, sin, inplace=True),
-        "rotary": lambda: apply_rotary_qk(q, k, cos, sin),
+    rope, offset, positions = work.rope(device), work.offset(device), work.positions(device)
+    narrow, broad = [t[..., None, :, :] for t in (cos, sin)], wide(cos, sin, work.dtype, interleaved=work.interleaved)
+    inv_freq = rope.inv_freq.to(device)
+
+    def eager(s: Inputs) -> Contender:
+        return lambda: usual(s.q, s.k, *broad, work.interleaved)
+
+    def with_tables(s: Inputs) -> Contender:
+        def run() -> Any:
+            tables = wide(*float32_product(positions, inv_freq), work.dtype, interleaved=work.interleaved)
+            return usual(s.q, s.k, *tables, work.interleaved)
+
+        return run
+
+    def ours(inplace: bool) -> Callable[[Inputs], Contender]:
+        return lambda s: lambda: apply_rotary_qk(s.q, s.k, cos, sin, interleaved=work.interleaved, inplace=inplace)
+
+    formulas: dict[str, Callable[[Inputs], Contender]] = {"usual formula, eager": eager}
+    if compiled:
+        first: Callable[..., Any] = torch.compile(usual, dynamic=False)
+        second: Callable[..., Any] = torch.compile(half_width, dynamic=False)
+        formulas["usual formula, torch.compile"] = lambda s: lambda: first(s.q, s.k, *broad, work.interleaved)
+        formulas["half-width formula, torch.compile"] = lambda s: lambda: second(s.q, s.k, *narrow, work.interleaved)
+    exact = [t.double() for t in (rota[0].q, rota[0].k, cos, sin)]
+    truth = apply_rotary_qk(exact[0], exact[1], exact[2], exact[3], interleaved=work.interleaved)
+    for name, formula in formulas.items():
+        judge(name, formula(rota[0])(), truth, work.dtype)
+    makers: dict[str, Callable[[Inputs], Contender]] = {
+        COPY: lambda s: lambda: (s.out_q.copy_(s.q), s.out_k.copy_(s.k)),
+        "clone": lambda s: lambda: (s.q.clone(), s.k.clone()),
+        "rotary, in place": ours(True),
+        "rotary": ours(False),
+        **formulas,
+        "rotary, rotate(offset=)": lambda s: lambda: rope.rotate(s.q, s.k, offset=offset),
+        "float32 product + usual formula": with_tables,
     }
-    if work.dim == work.head_dim:
-        calls["usual formula, eager"] = lambda: usual(q, k, wide[0], wide[1])
-        if compiled:
-            first = torch.compile(usual, dynamic=False)
-            second = torch.compile(half_width, dynamic=False)
-            calls["usual formula, torch.compile"] = lambda: first(q, k, wide[0], wide[1])
-            calls["half-width formula, torch.compile"] = lambda: second(q, k, narrow[0], narrow[1])
-    truth = apply_rotary_qk(q.double(), k.double(), cos.double(), sin.double())
-    for name, call in calls.items():
-        if "formula" in name:
-            judge(name, call(), truth, work.dtype)
+    calls = {name: rota.contender(make) for name, make in makers.items()}
+    calls["rotary, cos_sin"] = lambda: rope.cos_sin(positions)
+    calls["float32 product"] = lambda: float32_product(positions, inv_freq)
     return calls
-
-
-def judge(name: str, result: Pair, truth: Pair, dtype: torch.dtype) -> None:
-    """RuntimeError if a contender's result differs from the true q and k by more than rounding in dtype explains."""
-    for x, exact in zip(result, truth, strict=True):
-        error = float((x.double() - exact).abs().max())
-        if x.shape != exact.shape or not error <= 64 * torch.finfo(dtype).eps:
-            raise RuntimeError(f"{name} is not timed: it differs from the rotation by {error:.2g} in {dtype}")
 
 
 def register(commands: Any) -> None:
@@ -170,8 +82,16 @@ def register(commands: Any) -> None:
     parser.add_argument("--seq", type=int, nargs="+", default=[1, 128, 4096], metavar="TOKENS")
     parser.add_argument("--heads", type=int, nargs=2, default=[32, 8], metavar=("QUERY", "KEY"))
     parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--rotary-dim", type=int, default=0, help="channels that rotate (default: all)")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", choices=tuple(_DTYPES), default="float32")
+    parser.add_argument("--dtype", choices=tuple(_DTYPES), nargs="+", default=["float32"])
+    parser.add_argument("--interleaved", action="store_true", help="planes are channels 2j, 2j + 1")
+    parser.add_argument("--transposed", action="store_true", help="memory is (batch, seq, heads, head_dim)")
+    parser.add_argument(
+        "--from-memory",
+        action="store_true",
+        help="let as many q and k take turns as fill the last cache four times over, as is done for those that do not fit it",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--no-compile",
@@ -183,24 +103,49 @@ def register(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, and print a table per length. ValueError for sizes that are not positive and for a device that cannot be used."""
+    """Measure, and print a table per dtype and length. ValueError for sizes that do not fit, and for a device that cannot be used."""
     if min(*options.seq, *options.heads, options.batch, options.head_dim) < 1 or options.seconds <= 0:
         raise ValueError("sizes and seconds must be positive")
+    dim = options.rotary_dim or options.head_dim
+    if dim % 2 or not 0 < dim <= options.head_dim:
+        raise ValueError(f"the channels that rotate must be even and at most --head-dim {options.head_dim}, got {dim}")
     _check_device(options.device)
-    for seq in options.seq:
-        work = Work(
-            seq, options.heads[0], options.heads[1], options.head_dim, options.batch, dtype=_DTYPES[options.dtype]
-        )
-        timings = alternate(contenders(work, options.device, compiled=not options.no_compile), options.seconds)
-        floor = timings["copy_ into allocated"].median
-        print(
-            f"{seq:,} tokens, {options.heads[0]} + {options.heads[1]} heads of {options.head_dim}, {options.dtype}, {options.device}"
-        )
-        for name, (median, low, high) in timings.items():
-            spread = f"{low / floor:.2f} to {high / floor:.2f}"
-            print(f"  {name:36}{median * 1e3:10.4f} ms {median / floor:8.2f} x   {spread}")
-        print(flush=True)
+    print(f"{described()}; {torch.get_num_threads()} threads; torch {torch.__version__}\n")
+    for dtype in options.dtype:
+        for seq in options.seq:
+            work = Work(
+                seq,
+                *options.heads,
+                head_dim=options.head_dim,
+                batch=options.batch,
+                rotary_dim=options.rotary_dim,
+                dtype=_DTYPES[dtype],
+                transposed=options.transposed,
+                interleaved=options.interleaved,
+            )
+            in_cache = not options.from_memory and work.fits_the_cache(options.device)
+            calls = contenders(work, options.device, compiled=not options.no_compile, from_memory=not in_cache)
+            print(f"{title(work)}, {options.device}, {'in cache' if in_cache else 'from memory'}")
+            with torch.no_grad():
+                show(alternate(calls, options.seconds, in_cache=in_cache), COPY)
     return 0
+
+
+def title(work: Work) -> str:
+    """The work in words: "128 tokens, 32 + 8 heads of 80, bfloat16"."""
+    words = [f"{work.seq:,} token{'s' * (work.seq != 1)}", f"{work.heads} + {work.key_heads} heads of {work.head_dim}"]
+    words += [f"batch {work.batch}"] * (work.batch > 1) + [f"{work.dim} channels rotate"] * (work.dim < work.head_dim)
+    words += ["interleaved"] * work.interleaved + ["transposed"] * work.transposed + [str(work.dtype)[6:]]
+    return ", ".join(words)
+
+
+def show(timings: dict[str, Timing], floor: str) -> None:
+    """Print medians, their ratios to that of the contender `floor`, and the quartiles of these."""
+    unit = timings[floor].median
+    for name, (median, low, high) in timings.items():
+        spread = f"{low / unit:.2f} to {high / unit:.2f}"
+        print(f"  {name:36}{median * 1e3:10.4f} ms {median / unit:8.2f} x   {spread}")
+    print(flush=True)
 
 
 def _check_device(name: str) -> None:

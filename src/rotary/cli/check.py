@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import config as configs
+from ..axes import shown
 from . import show
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def _shown(name: str) -> dict[str, Any]:
     """What `rotary show` says of the config: its dialect, and of each kind of layer all but the planes."""
     asked = {
         "config": name,
+        "part": None,
+        "grid": None,
         "compare": [],
         "length": None,
         "window": None,
@@ -70,8 +73,14 @@ def _shown(name: str) -> dict[str, Any]:
         show.run(argparse.Namespace(**asked, all=False, json=True, plot=None, picture="all"))
     document: dict[str, Any] = json.loads(printed.getvalue())
     for layer in document["layers"]:
-        own = layer.pop("schemes")[0]
+        schemes, several = layer.pop("schemes"), layer.pop("coordinates")
+        own = (
+            schemes[0]
+            if schemes
+            else {"scaling": [], "attention_factor": 1.0, "window": None, "length": None, "warnings": []}
+        )
         layer |= {key: own[key] for key in ("scaling", "attention_factor", "window", "length", "warnings")}
+        layer["axes"] = None if several is None else several["axes"]
     return document
 
 
@@ -91,7 +100,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         kind = "" if layer["layer_type"] is None else f", layers of type {layer['layer_type']}"
         pairing = "interleaved" if layer["interleaved"] else "half"
         scheme = " then ".join(layer["scaling"]) or "no scheme"
-        channels = f"{layer['dim']} of {layer['head_dim']} channels"
+        axes = "" if layer["axes"] is None else f", {shown(tuple(layer['axes']))}"
+        channels = f"{layer['dim']} of {layer['head_dim']} channels{axes}"
         yield f"rotation   {channels}, base {layer['base']:,.10g}, {pairing} pairing, {scheme}{kind}"
         yield from (f"warning    {text}" for text in layer["warnings"])
         yield from (f"note       {text}" for text in layer["notes"])

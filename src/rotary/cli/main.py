@@ -60,6 +60,7 @@ def _info(options: argparse.Namespace) -> int:
 
     from .. import backends
     from .._native import library
+    from .._rotation import call
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     found = {"rotary": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0], "device": device}
@@ -67,7 +68,9 @@ def _info(options: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")  # an unavailable kernel warns at its first use; here the reason is printed
         states = backends()
     if states["native"] == "available":
-        states["native"] += f", {library.threads()}, {library.instructions()}"
+        stepwise = call.unavailable()
+        whole = "whole calls in C" if stepwise is None else f"calls step by step: {stepwise}"
+        states["native"] += f", {library.threads()}, {library.instructions()}; {whole}"
     if options.json:
         print(json.dumps(found | {"backends": states}))
         return 0

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import config as configs
-from ..analysis import Diagnosis, draw, report_text
+from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coordinates, report_text
+from ..config.load import load
 from ..config.normalize import layer_types
+from ..config.parts import rotating
 from ..config.spelling import Spelled, spelled
 from ..scaling import (
     NTK,
@@ -75,6 +77,14 @@ def register(commands: Any) -> None:
         "--length", type=int, metavar="TOKENS", help="the context to show (default: the config's longest)"
     )
     parser.add_argument("--window", type=int, metavar="TOKENS", help="the trained window (default: the config's)")
+    parser.add_argument("--part", help="a part of a composite config, as vision_config (default: the text model)")
+    parser.add_argument(
+        "--grid",
+        type=float,
+        nargs="+",
+        metavar="SIZE",
+        help="with several coordinates: how far each of them goes (default: the config's image, or 32 patches)",
+    )
     parser.add_argument("--layer-type", help="one kind of layer, if the config has several (default: all)")
     parser.add_argument("--head-dim", type=int, help="channels of a head (default: the config's)")
     parser.add_argument(
@@ -86,7 +96,10 @@ def register(commands: Any) -> None:
         "--plot", type=Path, metavar="FILE", help="write pictures to FILE (.png, .pdf, .svg); needs matplotlib"
     )
     parser.add_argument(
-        "--picture", choices=("all", "spectrum", "decay", "error"), default="all", help="which picture --plot draws"
+        "--picture",
+        choices=("all", "spectrum", "decay", "error", "axes"),
+        default="all",
+        help="which picture --plot draws",
     )
     parser.set_defaults(run=run)
 
@@ -98,30 +111,63 @@ def run(options: argparse.Namespace) -> int:
         if tokens is not None and tokens <= 0:
             raise ValueError(f"--{name} must be > 0, got {tokens}")
     source = _source(options.config)
-    said = _spelled(source)
+    said = _spelled(source, options.part)
     types = (options.layer_type,) if options.layer_type else layer_types(said.config) or (None,)
     layers = [_layer(source, layer_type, options) for layer_type in types]
     if options.json:
         shown = {"config": options.config, "dialect": said.dialect, "layers": [_as_json(*layer) for layer in layers]}
         print(json.dumps(shown, indent=1))
     elif not options.plot:
-        reports = (report_text(arguments, ds, all_planes=options.all) for _, arguments, ds in layers)
-        print("\n\n".join(_with_dialect(report, said.dialect) for report in reports))
+        others = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
+        reports = (_report(*layer, all_planes=options.all) for layer in layers)
+        print("\n\n".join(_with_lines(report, said.dialect, others) for report in reports))
     if options.plot:
-        draw(options.plot, [diagnoses for _, _, diagnoses in layers], options.picture)
+        _draw(options.plot, layers, options.picture)
         if not options.json:
             print(f"drawn into {options.plot}")
     return 0
 
 
-def _with_dialect(report: str, dialect: str) -> str:
-    """The report with a line more below its title."""
+def _report(
+    layer_type: str | None,
+    arguments: configs.Arguments,
+    diagnoses: list[Diagnosis],
+    several: Coordinates | None,
+    *,
+    all_planes: bool,
+) -> str:
+    if several is not None and not diagnoses:
+        return coordinates_text(arguments, several, all_planes=all_planes)
+    return report_text(arguments, diagnoses, all_planes=all_planes, several=several)
+
+
+def _with_lines(report: str, dialect: str, parts: list[str]) -> str:
+    """The report with a line more below its title, or two where the config has other parts that rotate."""
     name, rule, rest = report.split("\n", 2)
-    return "\n".join((name, rule, f"{'dialect':20}{dialect}", rest))
+    more = [f"{'other parts':20}{', '.join(parts)}; --part shows one"] if parts else []
+    return "\n".join((name, rule, f"{'dialect':20}{dialect}", *more, rest))
 
 
-Layer = tuple[str | None, configs.Arguments, list[Diagnosis]]
-"""(layer type, what the config says about it, diagnoses: the config's own scheme and those it is compared with)"""
+def _draw(file: Path, layers: list[Layer], picture: str) -> None:
+    several = [coordinates for _, _, _, coordinates in layers if coordinates is not None]
+    if several and (
+        picture == "axes" or (picture == "all" and not any(diagnoses[1:] for _, _, diagnoses, _ in layers))
+    ):
+        draw_coordinates(file, several)
+    elif picture == "axes":
+        raise ValueError("--picture axes: this config has one coordinate")
+    elif any(not diagnoses for _, _, diagnoses, _ in layers):
+        raise ValueError(f"--picture {picture} is of one spectrum; this config has one for each axis: --picture axes")
+    else:
+        draw(file, [diagnoses for _, _, diagnoses, _ in layers], picture)
+
+
+Layer = tuple[str | None, configs.Arguments, list[Diagnosis], Coordinates | None]
+"""(layer type, what the config says about it, diagnoses: the config's own scheme and those it is compared with, its several coordinates)
+
+Where each axis has a spectrum of its own there are no diagnoses."""
+_PATCHES = 32.0
+"""The grid that is shown where nothing says another."""
 
 
 def _source(name: str) -> Path:
@@ -135,9 +181,9 @@ def _source(name: str) -> Path:
     return path
 
 
-def _spelled(source: Path) -> Spelled:
+def _spelled(source: Path, part: str | None) -> Spelled:
     try:
-        return spelled(source)
+        return spelled(source, part)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(source)!r} is not JSON: {error}") from None
     except ImportError as error:
@@ -145,12 +191,26 @@ def _spelled(source: Path) -> Spelled:
 
 
 def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) -> Layer:
-    arguments = configs.read(source, layer_type=layer_type, head_dim=options.head_dim)
+    arguments = configs.read(source, part=options.part, layer_type=layer_type, head_dim=options.head_dim)
+    own = options.config if options.part is None else f"{options.config}, {options.part}"
+    own = own if layer_type is None else f"{own}, {layer_type}"
+    if arguments.parts or arguments.inv_freq:
+        for name in ("compare", "window", "length", "xpos"):
+            if getattr(options, name):
+                raise ValueError(
+                    f"--{name} is of one spectrum; this config has one for each axis, or frequencies of its own"
+                )
+        return (
+            layer_type,
+            arguments,
+            [],
+            _coordinates(own, arguments, _grid(arguments, spelled(source, options.part).config, options)),
+        )
     window = options.window or arguments.window or arguments.target or options.length
     if window is None:
         raise ValueError("the config states neither max_position_embeddings nor a trained window; pass --window")
     length = options.length or max(arguments.target or 0, _extended_to(arguments.scaling), window)
-    sliding = spelled(source).config.get("sliding_window")
+    sliding = spelled(source, options.part).config.get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:
         window, length = min(window, sliding), min(length, sliding)
         note = f"distances in these layers stay below sliding_window = {sliding:,}, which is shown as their window"
@@ -163,9 +223,34 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
     def diagnosis(name: str, scaling: tuple[Scheme, ...]) -> Diagnosis:
         return Diagnosis(name, arguments.dim, arguments.base, scaling, window, length, options.xpos)
 
-    own = options.config if layer_type is None else f"{options.config}, {layer_type}"
+    several = None if arguments.axes is None else _coordinates(own, arguments, _grid(arguments, {}, options, window))
+    if options.grid and several is None:
+        raise ValueError("--grid: this config has one coordinate; --length sets how far it goes")
     others = [diagnosis(spelling, schemes(spelling, window, arguments.scaling)) for spelling in options.compare]
-    return layer_type, arguments, [diagnosis(own, arguments.scaling), *others]
+    return layer_type, arguments, [diagnosis(own, arguments.scaling), *others], several
+
+
+def _coordinates(name: str, arguments: configs.Arguments, grid: tuple[float, ...]) -> Coordinates:
+    from .. import RotaryEmbedding
+
+    module = RotaryEmbedding._of_arguments(arguments, "exact", None)
+    return Coordinates(name, arguments.axes or (), arguments.inv_freq or tuple(module.inv_freq.tolist()), grid)
+
+
+def _grid(
+    arguments: configs.Arguments, config: dict[str, Any], options: argparse.Namespace, window: int | None = None
+) -> tuple[float, ...]:
+    """How far each coordinate goes: by --grid, the extent of real ones, the window of text, an image over its patches, or 32."""
+    count = max(arguments.axes or (0,)) + 1
+    if options.grid:
+        if len(options.grid) != count or min(options.grid) <= 0:
+            raise ValueError(f"--grid must be {count} numbers > 0, one for each coordinate, got {options.grid}")
+        return tuple(options.grid)
+    if arguments.extent or window:
+        return (arguments.extent or float(window or 0),) * count
+    image, patch = config.get("image_size"), config.get("patch_size")
+    side = float(image // patch) if isinstance(image, int) and isinstance(patch, int) and image >= patch else _PATCHES
+    return (side,) * count
 
 
 def _extended_to(scaling: tuple[Scheme, ...]) -> int:
@@ -207,7 +292,9 @@ def _scheme(part: str, window: int) -> Scheme:
         raise ValueError(f"scheme {part!r}: {error}") from None
 
 
-def _as_json(layer_type: str | None, arguments: configs.Arguments, diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
+def _as_json(
+    layer_type: str | None, arguments: configs.Arguments, diagnoses: Sequence[Diagnosis], several: Coordinates | None
+) -> dict[str, Any]:
     return {
         "layer_type": layer_type,
         "dim": arguments.dim,
@@ -217,6 +304,16 @@ def _as_json(layer_type: str | None, arguments: configs.Arguments, diagnoses: Se
         "temperatures": [repr(temperature) for temperature in arguments.temperatures],
         "notes": list(arguments.notes),
         "schemes": [_scheme_as_json(d) for d in diagnoses],
+        "coordinates": None if several is None else _coordinates_as_json(several),
+    }
+
+
+def _coordinates_as_json(several: Coordinates) -> dict[str, Any]:
+    return {
+        "axes": list(several.axes),
+        "grid": list(several.grid),
+        "inv_freq": list(several.inv_freq),
+        "whole": [several.whole(c) for c in range(len(several.grid))],
     }
 
 

@@ -19,6 +19,9 @@ families.json has one entry for every `model_type` of transformers that rotates.
     enabled_by              the config key that must be "rotary" or "rope" for the model to rotate              none
     axes                    how planes are dealt out to coordinates: see coordinates.py                                none
     sections                the planes of each coordinate where the config does not say                                none
+    axial                   the order of planes of a vision tower, whose axes have a spectrum each: see towers.py       none
+    positions               what a caller must know of its positions, keys of towers.py                                 none
+    width                   the keys of its width and of what divides it into heads              hidden_size, num_attention_heads
     refused                 why RotaryEmbedding cannot be this family's rotation, a key of REASONS              none
 """
 
@@ -34,12 +37,12 @@ _FILE = Path(__file__).with_name("families.json")
 _UNROTATED = Path(__file__).with_name("unrotated.json")
 
 REASONS = {
-    "mrope": "the two channels of a plane read different coordinates of an image, which is no rotation; for text alone the coordinates are "
-    "equal, and {plain} is the same rotation",
-    "axial": "it rotates by two or three coordinates of an image or video, and how its planes are dealt out to them is not read from "
-    "configs; make it by RotaryEmbedding.axial",
-    "real": "it rotates by real-valued coordinates, and its frequencies are not read from configs; make it by "
-    "RotaryEmbedding.from_inv_freq(..., axes=)",
+    "mrope": "the two channels of a plane read different coordinates of an image, which is no rotation: R R^T differs from 1 by up to "
+    "1.00, and scores at equal distances by up to 1.75; for text alone the coordinates are equal, and {plain} is the same rotation",
+    "two angles": "it turns the two channels of a plane by different angles, which is no rotation: R R^T differs from 1 by up to 0.99, and "
+    "scores at equal distances by up to 1.48",
+    "products": "its coordinates are products of data (the time of a frame times the start of its window), and turn hidden states, not "
+    "queries and keys; give frequencies and coordinates to RotaryEmbedding.from_inv_freq(..., axes=), or pass part='text_config'",
     "learned": "its frequencies contain learned numbers, which are in the checkpoint and not in the config; if they are one per plane, "
     "pass them to RotaryEmbedding.from_inv_freq",
     "trailing": "it rotates the last channels of a head, and rotates its output back; pass those channels to rotary.apply_rotary "
@@ -69,6 +72,9 @@ class Family(TypedDict, total=False):
     enabled_by: str
     axes: str
     sections: list[int]
+    axial: str
+    positions: list[str]
+    width: list[str]
     refused: str
 
 

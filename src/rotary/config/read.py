@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import describe, flag, number
+from .._checks import describe, even_dim, flag, number
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
+from .axial import Axial, Order, Part
 from .coordinates import axes_of, is_dealt_out, note, without
 from .extras import cancelled, notes, temperatures, unrotated_layer_types
 from .families import FAMILIES, REASONS, Family, unrotated
 from .load import Config, rotary_keys
 from .names import nearest
 from .normalize import parameters
-from .schemes import make_scheme
+from .schemes import Parameters, make_scheme
 from .spelling import Spelled, spelled
+from .towers import axial_of, check_whole_width, mapped, notes_of, width_of_tower
 from .widths import check_derived, first_integer, rotated_width, width_of_head
 
 _UNSUPPORTED = {
@@ -38,6 +40,9 @@ class Arguments:
     temperatures: factors of the queries besides the rotation; RotaryEmbedding does not apply them.
     notes: what else the caller must do, one sentence each.
     axes: the coordinate that each plane reads, None where positions have none.
+    parts, order: where each axis has a spectrum of its own: (channels, coordinate, schemes) of each, as RotaryEmbedding.axial takes them.
+    extent: the length of the interval that real coordinates lie in, 2 for [-1, 1]; 0 where positions count.
+    inv_freq: frequencies of planes that are no such spectra [rad], or that the model computes in float64; dim/2 numbers, or none.
     dialect: the dialect that the config is written in.
     """
 
@@ -52,16 +57,27 @@ class Arguments:
     notes: tuple[str, ...] = ()
     dialect: str = "transformers"
     axes: tuple[int, ...] | None = None
+    parts: tuple[Part, ...] = ()
+    order: Order = "blocks"
+    inv_freq: tuple[float, ...] = ()
+    extent: float = 0.0
 
 
 def read(
-    config: Any, *, layer_type: str | None = None, head_dim: int | None = None, interleaved: bool | None = None
+    config: Any,
+    *,
+    part: str | None = None,
+    layer_type: str | None = None,
+    head_dim: int | None = None,
+    interleaved: bool | None = None,
 ) -> Arguments:
     """Read everything about rotation from a model's config.
 
     config: a dict, the path of a config file or of its folder, the name of a published config (see shipped()), or a config object of
         transformers; in any dialect of docs/configs.md: transformers 4 and 5 and the remote code that follows them, Meta's and Mistral's
-        params.json, LitGPT, torchtune, Megatron-LM and NeMo, GGUF. Of a composite config the text model is read.
+        params.json, LitGPT, torchtune, Megatron-LM and NeMo, GGUF, and the transformers of diffusers. Of a composite config the text
+        model is read.
+    part: the key of another part of a composite config, "vision_config", or keys with dots between, "vlm_config.vision_config".
     layer_type: the type of the layers to read, if they differ ("full_attention", "sliding_attention").
     head_dim, interleaved: replace the values of the config, or supply those it lacks. Without interleaved, the pairing follows from
         model_type or the dialect; for an unknown model_type it is half, as in every checkpoint that was converted for transformers, and
@@ -70,22 +86,36 @@ def read(
     ValueError or TypeError, with key, value and the nearest known name, for an unknown or missing key, conflicting values, an
     impossible number, and a rotation that RotaryEmbedding does not have. Keys that are not about rotation are not examined.
     """
-    said = spelled(config)
+    said = spelled(config, part)
     config = said.config
     name = config.get("model_type")
     family: Family = FAMILIES.get(name, {})
     _check_rotates(config, name)
-    config = {**family.get("sizes", {}), **config}
+    config = {**family.get("sizes", {}), **mapped(config, family)}
     if "refused" in family:
         raise ValueError(f"models of type {name!r} are refused: {_reason(family['refused'], config, family, head_dim)}")
     if layer_type in unrotated_layer_types(config, family):
         raise ValueError(f"layers of type {layer_type!r} do not rotate in models of type {name!r}")
-    target = first_integer(config, "max_position_embeddings")
     rope = parameters(config, layer_type)
-    scheme = make_scheme(without(rope), config)
-    base = number("rope_theta", rope["rope_theta"])
     if family.get("derived_head_dim") and head_dim is None:
         check_derived(config)
+    if said.axial is not None or "axial" in family:
+        return _of_axes(said, config, family, rope, head_dim, interleaved)
+    return _of_one_spectrum(said, config, family, rope, layer_type, head_dim, interleaved)
+
+
+def _of_one_spectrum(
+    said: Spelled,
+    config: Config,
+    family: Family,
+    rope: Parameters,
+    layer_type: str | None,
+    head_dim: int | None,
+    interleaved: bool | None,
+) -> Arguments:
+    target = first_integer(config, "max_position_embeddings")
+    scheme = make_scheme(without(rope), config)
+    base = number("rope_theta", rope["rope_theta"])
     head_dim = width_of_head(config, layer_type, head_dim)
     dim = rotated_width(rope, config, head_dim)
     dealt_out = is_dealt_out(rope, family)
@@ -107,6 +137,41 @@ def read(
         axes=axes_of(rope, family, dim // 2) if dealt_out else None,
         dialect=said.dialect,
     )
+
+
+def _of_axes(
+    said: Spelled, config: Config, family: Family, rope: Parameters, head_dim: int | None, interleaved: bool | None
+) -> Arguments:
+    """A spectrum for each axis. ValueError for more channels than a head has."""
+    if said.axial is not None:
+        made, lines = said.axial, said.notes
+        width = first_integer(config, "head_dim") or made.dim if head_dim is None else even_dim(head_dim)
+    else:
+        width = width_of_tower(config, family, head_dim)
+        if family.get("width") == ["hidden_size"]:
+            check_whole_width(rope, config, width)
+        made, lines = axial_of(rope, config, family, width), (*notes_of(config, family, width), *said.notes)
+    _check_fits(made, width)
+    return Arguments(
+        dim=made.dim,
+        base=number("rope_theta", rope["rope_theta"]),
+        scaling=(),
+        interleaved=_pairing(said, family) if interleaved is None else flag("interleaved", interleaved),
+        head_dim=width,
+        notes=lines,
+        axes=made.axes,
+        parts=made.parts,
+        order=made.order,
+        inv_freq=made.inv_freq,
+        extent=made.extent,
+        dialect=said.dialect,
+    )
+
+
+def _check_fits(made: Axial, width: int) -> None:
+    if made.dim > width:
+        axes = " + ".join(str(2 * made.axes.count(axis)) for axis in range(max(made.axes) + 1))
+        raise ValueError(f"the axes have {axes} = {made.dim} channels, more than the {width} of a head")
 
 
 def _check_rotates(config: Config, name: Any) -> None:

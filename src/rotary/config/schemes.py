@@ -9,7 +9,6 @@ from .._checks import describe
 from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, NTKMixed, Proportional, Scheme, YaRN
 from ..scaling.by_parts import mscale
 from ..scaling.scheme import check_window
-from .families import REASONS
 from .load import Config
 from .names import nearest
 
@@ -36,7 +35,10 @@ def make_scheme(rope: Parameters, config: Config) -> Scheme | None:
     """
     kind = rope["rope_type"]
     if kind == "axial":
-        raise ValueError(f"rope_type {kind!r} is not supported: {REASONS['axial']}")
+        raise ValueError(
+            f"rope_type {kind!r} is that of vision towers, and model_type {config.get('model_type')!r} is none that is known: make it by "
+            f"RotaryEmbedding.axial"
+        )
     if kind not in TYPES:
         raise ValueError(f"unknown rope_type {kind!r}{nearest(str(kind), TYPES)}")
     _check_keys(rope, config)

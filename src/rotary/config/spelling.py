@@ -8,7 +8,8 @@ from typing import Any, cast
 from .._checks import describe
 from .dialects import TRANSFORMERS, Spelled, recognise
 from .families import FAMILIES
-from .load import Config, load, rotary_keys, text_part
+from .load import Config, load, rotary_keys
+from .parts import part_of
 
 __all__ = ["Spelled", "overridden", "spelled"]
 
@@ -16,16 +17,16 @@ _BLOCKS = ("rope_scaling", "rope_parameters")
 _ALSO_INSIDE = ("rope_theta", "partial_rotary_factor")
 
 
-def spelled(source: Any) -> Spelled:
-    """The config in the words of transformers, with the name of its dialect; of a composite config the text model.
+def spelled(source: Any, part: str | None = None) -> Spelled:
+    """The config in the words of transformers, with the name of its dialect; of a composite config one part, by default the text model.
 
-    source: as read() takes it. ValueError or TypeError for a source that is no config, for a composite one that leaves open which part
-    is meant, and for a key about rotation that its dialect does not have.
+    source, part: as read() takes them. ValueError or TypeError for a source that is no config, for a composite one that leaves open which
+    part is meant, and for a key about rotation that its dialect does not have.
     """
     config = load(source)
     dialect = recognise(config)
-    if dialect is TRANSFORMERS:
-        config = text_part(config)
+    if part is not None or dialect is TRANSFORMERS:
+        config = part_of(config, part)
         dialect = recognise(config)
     if dialect is TRANSFORMERS and not _rotates(config):  # read() refuses it, and says why
         return Spelled(config, dialect=dialect.name)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._checks import WIDEST, describe, even_dim, number
-from .load import Config
 
 
-def width_of_head(config: Config, layer_type: str | None, head_dim: int | None) -> int:
+def width_of_head(config: Mapping[str, Any], layer_type: str | None, head_dim: int | None) -> int:
     """Channels of a head, or of its rotated slice (MLA), in layers of that type. head_dim: the caller's, which replaces the config's.
 
     ValueError where the config does not say, TypeError where a size is no integer.
@@ -37,7 +36,7 @@ def width_of_head(config: Config, layer_type: str | None, head_dim: int | None) 
     return hidden // heads
 
 
-def check_derived(config: Config) -> None:
+def check_derived(config: Mapping[str, Any]) -> None:
     """ValueError for a head_dim that the family's code does not read."""
     hidden, heads = first_integer(config, "hidden_size"), first_integer(config, "num_attention_heads")
     width = config.get("head_dim")
@@ -48,7 +47,7 @@ def check_derived(config: Config) -> None:
         )
 
 
-def _width_in_layers(config: Config, key: str, layer_type: str | None) -> int:
+def _width_in_layers(config: Mapping[str, Any], key: str, layer_type: str | None) -> int:
     """The value of key in layers of that type: global_head_dim or per_layer_config may replace it."""
     if layer_type == "full_attention" and key == "head_dim" and "per_layer_config" not in config:
         return first_integer(config, "global_head_dim", key) or 0
@@ -86,7 +85,7 @@ def _share(channels: int, partial: float) -> int:
     return int(channels * partial)
 
 
-def rotated_width(rope: Mapping[str, Any], config: Config, head_dim: int) -> int:
+def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: int) -> int:
     """Channels that turn, of head_dim. ValueError for none, an odd number, too many, or two keys that disagree."""
     partial = number("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
     if partial > 1.0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from torch import nn
@@ -68,6 +69,8 @@ def readings(config: Any, layer_type: str | None) -> list[Reading] | str:
     """What a config says of layers of that type, or of each type where it is None; or why it is refused."""
     try:
         found = _read(config, layer_type)
+        if found.parts or found.inv_freq:
+            return _of_one_axis(found, layer_type)
         return [Reading(layer_type, found, any_order=found.axes is not None)]
     except Exception as error:  # a model's config may raise anything
         refused = f"its config is not read: {str(error) or type(error).__name__}"
@@ -81,6 +84,14 @@ def readings(config: Any, layer_type: str | None) -> list[Reading] | str:
         return [Reading(name, _read(config, name)) for name in types.split(", ")] if asked else refused
     except Exception:
         return refused
+
+
+def _of_one_axis(found: Arguments, layer_type: str | None) -> list[Reading] | str:
+    """What a tower's rotary module holds: the frequencies of one axis, or of the whole spectrum that is dealt out (Pixtral)."""
+    channels = found.parts[0].channels if found.parts else found.dim // 2 if found.extent else found.dim
+    if found.base <= 1.0 or any(part.scaling for part in found.parts):
+        return "its config gives each axis frequencies of its own"
+    return [Reading(layer_type, replace(found, dim=channels, axes=None, parts=(), inv_freq=()), any_order=True)]
 
 
 def _read(config: Any, layer_type: str | None) -> Arguments:

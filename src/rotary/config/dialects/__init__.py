@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from . import gguf
+from .atoms import ATOMS
 from .dialect import Config, Dialect, Spelled
+from .diffusers import DIFFUSERS
 from .litgpt import LITGPT
 from .megatron import MEGATRON
 from .own_code import OWN_CODE
@@ -12,7 +14,7 @@ from .params_json import META, MISTRAL
 from .torchtune import TORCHTUNE
 from .transformers import TRANSFORMERS
 
-DIALECTS = (MISTRAL, META, LITGPT, TORCHTUNE, MEGATRON, *OWN_CODE, *OWN_KEYS, TRANSFORMERS)
+DIALECTS = (DIFFUSERS, ATOMS, MISTRAL, META, LITGPT, TORCHTUNE, MEGATRON, *OWN_CODE, *OWN_KEYS, TRANSFORMERS)
 """All but GGUF's, whose keys depend on the architecture. The last one takes every config."""
 
 __all__ = ["DIALECTS", "TRANSFORMERS", "Config", "Dialect", "Spelled", "recognise"]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..._checks import describe, number
 from ...scaling import Scheme
+from ..axial import Axial
 from ..families import FAMILIES, unrotated
 from ..names import same
 from ..names import words as keys
@@ -25,6 +26,7 @@ class Spelled:
     interleaved: the pairing that the dialect fixes; None where model_type decides.
     pairing_unknown: why the caller must say the pairing, "" where it is known.
     schemes: schemes after that of rope_scaling. notes: what the dialect leaves open or drops, one sentence each.
+    axial: the spectra of its axes, where the dialect determines them.
     dialect: its name.
     """
 
@@ -33,6 +35,7 @@ class Spelled:
     pairing_unknown: str = ""
     schemes: tuple[Scheme, ...] = ()
     notes: tuple[str, ...] = ()
+    axial: Axial | None = None
     dialect: str = ""
 
 

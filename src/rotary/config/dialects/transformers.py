@@ -19,8 +19,10 @@ KNOWN_KEYS = keys(
 """Keys about rotation at the top level of a config."""
 
 _WITHOUT_EFFECT = keys(
-    "alibi alibi_bias_max rope_scaling/* rope_parameters/* dual_chunk_attention_config/* per_layer_config/*"
+    "alibi alibi_bias_max rope_scaling/* rope_parameters/* dual_chunk_attention_config/* per_layer_config/* "
+    "memory_attention_rope_feat_sizes memory_attention_rope_k_sizes memory_attention_rope_dropout"
 )
+"""Keys that change no angle; those of SAM's memory are sizes of its grids, and a probability."""
 
 
 def _translate(config: Config) -> Spelled:

@@ -1,0 +1,289 @@
+// Numbers as they lie in memory and as they are computed with, N at a time: N of a format loaded as a vector to compute with, and stored,
+// one after another or as the first and the second of pairs. The instruction set decides how many are worth while, and how half precision
+// is converted; the bits are those of numbers.h. Internal linkage throughout, see there.
+
+#ifndef ROTARY_VECTORS_H
+#define ROTARY_VECTORS_H
+
+#include <utility>
+
+#include "numbers.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace rotary {
+namespace {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// N elements; the compiler spreads them over registers where they do not fit into one.
+template <class Element, int N>
+struct VectorOf {
+  typedef Element Type __attribute__((vector_size(N * sizeof(Element))));
+};
+template <class Element, int N>
+using Vector = typename VectorOf<Element, N>::Type;
+
+template <class V>
+INLINE V load_as(const void* from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V>
+INLINE void store_as(void* to, V v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+// ---------------------------------------------------------------- pairs: a0 b0 a1 b1 ... <-> a0 a1 ..., b0 b1 ...
+
+template <int... I>
+struct Places {
+  template <class V>
+  static INLINE V of(V x, V y) {  // element I of x followed by y, for each I
+#if defined(__clang__)
+    return __builtin_shufflevector(x, y, I...);
+#else
+    typedef std::conditional_t<sizeof x[0] == 8, std::int64_t, std::conditional_t<sizeof x[0] == 4, std::int32_t, std::int16_t>> Place;
+    return __builtin_shuffle(x, y, Vector<Place, sizeof...(I)>{I...});
+#endif
+  }
+};
+
+template <class Numbers>
+struct PlacesOf;
+template <int... I>
+struct PlacesOf<std::integer_sequence<int, I...>> {
+  static constexpr int N = sizeof...(I);
+  using Even = Places<(2 * I)...>;
+  using Odd = Places<(2 * I + 1)...>;
+  using Low = Places<(I / 2 + I % 2 * N)...>;
+  using High = Places<(N / 2 + I / 2 + I % 2 * N)...>;
+  using Halves = Places<(I / 2 + I % 2 * (N / 2))...>;  // of one vector: its first half with its second
+};
+template <int N>
+using Pairs = PlacesOf<std::make_integer_sequence<int, N>>;
+
+// ---------------------------------------------------------------- formats
+
+// How N numbers of a format are loaded and stored. store() is told which tables the numbers were made with, since bfloat16 asks them.
+template <class T, int N>
+struct Format;
+
+// float and double: what is stored is what is computed with.
+template <class T, int N>
+struct Wide {
+  using Stored = typename T::Stored;
+  using Numbers = Vector<typename T::Number, N>;
+  static INLINE Numbers load(const Stored* x) { return load_as<Numbers>(x); }
+  static INLINE void store(Stored* out, Numbers y, Numbers, Numbers) { store_as(out, y); }
+};
+template <int N>
+struct Format<Float32, N> : Wide<Float32, N> {};
+template <int N>
+struct Format<Float64, N> : Wide<Float64, N> {};
+
+template <int N>
+struct Format<Float16, N> {
+  using Numbers = Vector<float, N>;
+  using Halves = Vector<std::uint16_t, N>;
+#if defined(__F16C__) || (defined(__aarch64__) && defined(__ARM_NEON))
+  // The processor's conversions, rounding to nearest. They see denormals of half precision even where it flushes its own: x86's
+  // "DAZ" and "FTZ" and ARM's "FZ" and "FZ16" do not reach them (tests/_native/test_flushing.py).
+  static INLINE Numbers widened(Halves halves) {
+#if defined(__ARM_NEON)
+    static_assert(N == 4, "one register");
+    return bits<Numbers>(vcvt_f32_f16(bits<float16x4_t>(halves)));
+#else
+    if constexpr (N == 4) return bits<Numbers>(_mm_cvtph_ps(_mm_cvtsi64_si128(bits<long long>(halves))));
+    if constexpr (N == 8) return bits<Numbers>(_mm256_cvtph_ps(bits<__m128i>(halves)));
+#if defined(__AVX512F__)
+    if constexpr (N == 16) return bits<Numbers>(_mm512_cvtph_ps(bits<__m256i>(halves)));
+#endif
+#endif
+  }
+  static INLINE Halves rounded(Numbers y) {
+#if defined(__ARM_NEON)
+    return bits<Halves>(vcvt_f16_f32(bits<float32x4_t>(y)));
+#else
+    if constexpr (N == 4) return bits<Halves>(_mm_cvtsi128_si64(_mm_cvtps_ph(bits<__m128>(y), _MM_FROUND_TO_NEAREST_INT)));
+    if constexpr (N == 8) return bits<Halves>(_mm256_cvtps_ph(bits<__m256>(y), _MM_FROUND_TO_NEAREST_INT));
+#if defined(__AVX512F__)
+    if constexpr (N == 16) return bits<Halves>(_mm512_cvtps_ph(bits<__m512>(y), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+#endif
+  }
+#else
+  using Words = Vector<std::uint32_t, N>;
+  static INLINE Numbers widened(Halves halves) {
+    return Float16::widened<Numbers, Words, Vector<std::int32_t, N>>(convert<Words>(halves));
+  }
+  static INLINE Halves rounded(Numbers y) { return convert<Halves>(Float16::rounded<Numbers, Words>(y)); }
+#endif
+  static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
+  static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
+  // Rounded first: half as many bytes change places.
+  static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers, Numbers) {
+    const Halves first = rounded(a), second = rounded(b);
+#if defined(__AVX512F__)
+    if constexpr (N == 16) {
+      const auto wide = [](Halves halves) { return bits<Vector<std::uint16_t, 32>>(_mm512_castsi256_si512(bits<__m256i>(halves))); };
+      return store_as(out, Pairs<32>::Low::of(wide(first), wide(second)));
+    }
+#endif
+    store_as(out, Pairs<N>::Low::of(first, second)), store_as(out + N, Pairs<N>::High::of(first, second));
+  }
+};
+
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+constexpr bool kFirstIsLow = false;  // of the two halves of a word
+#else
+constexpr bool kFirstIsLow = true;
+#endif
+
+// Twice as many numbers, in two vectors.
+template <class V>
+struct Two {
+  V low, high;
+  friend INLINE Two operator*(Two x, Two y) { return {x.low * y.low, x.high * y.high}; }
+  friend INLINE Two operator+(Two x, Two y) { return {x.low + y.low, x.high + y.high}; }
+  friend INLINE Two operator-(Two x, Two y) { return {x.low - y.low, x.high - y.high}; }
+};
+
+template <class Numbers>
+struct Loaded {
+  static INLINE Numbers from(const void* x) { return load_as<Numbers>(x); }
+};
+template <class V>
+struct Loaded<Two<V>> {  // not by one memcpy, which GCC does through the stack
+  static INLINE Two<V> from(const void* x) { return {load_as<V>(x), load_as<V>(static_cast<const char*>(x) + sizeof(V))}; }
+};
+
+// N halves as words. GCC 12 makes two instructions of one where it is left to convert().
+template <int N>
+INLINE Vector<std::uint32_t, N> words(Vector<std::uint16_t, N> halves) {
+#if defined(__AVX2__)
+  if constexpr (N == 8) return bits<Vector<std::uint32_t, N>>(_mm256_cvtepu16_epi32(bits<__m128i>(halves)));
+#endif
+#if defined(__AVX512F__)
+  if constexpr (N == 16) return bits<Vector<std::uint32_t, N>>(_mm512_cvtepu16_epi32(bits<__m256i>(halves)));
+#endif
+  return convert<Vector<std::uint32_t, N>>(halves);
+}
+
+// The upper halves of 2 N words, in order.
+template <int N>
+INLINE Vector<std::uint16_t, 2 * N> upper_halves(Vector<std::uint32_t, N> low, Vector<std::uint32_t, N> high) {
+#if defined(__SSE2__) && !defined(__AVX2__)
+  if constexpr (N == 4)  // no unsigned pack before SSE4.1; sign-extended halves never saturate
+    return bits<Vector<std::uint16_t, 8>>(_mm_packs_epi32(_mm_srai_epi32(bits<__m128i>(low), 16), _mm_srai_epi32(bits<__m128i>(high), 16)));
+#endif
+  using Halves = Vector<std::uint16_t, 2 * N>;
+  if (kFirstIsLow) return Pairs<2 * N>::Odd::of(bits<Halves>(low), bits<Halves>(high));
+  return Pairs<2 * N>::Even::of(bits<Halves>(low), bits<Halves>(high));
+}
+
+template <int N>
+struct Format<BFloat16, N> {
+  static constexpr bool kTwo = 4 * N > kVectorBytes;
+  static constexpr int M = kTwo ? N / 2 : N;  // numbers in a vector
+  using Reals = Vector<float, M>;
+  using Words = Vector<std::uint32_t, M>;
+  using Numbers = std::conditional_t<kTwo, Two<Reals>, Reals>;
+
+  static INLINE Reals widened(const std::uint16_t* x) { return bits<Reals>(words<M>(load_as<Vector<std::uint16_t, M>>(x)) << 16); }
+
+  // A NaN of an operation, or of a number in this format, has 16 last bits of 0 and is rounded to a NaN; one of a table may have any.
+  static INLINE Words rounded(Reals y, Reals cos, Reals sin) {
+    const auto whole = (cos == cos) & (sin == sin);
+#if defined(__AVX512F__)  // one masked addition
+    const Words u = bits<Words>(y);
+    return whole ? u + (u >> 16 & 1u) + 0x7FFFu : u;
+#else
+    return BFloat16::rounded(bits<Words>(y), bits<Words>(whole));
+#endif
+  }
+
+  static INLINE Numbers load(const std::uint16_t* x) {
+    if constexpr (kTwo)
+      return {widened(x), widened(x + M)};
+    else
+      return widened(x);
+  }
+  static INLINE void store(std::uint16_t* out, Numbers y, Numbers cos, Numbers sin) {
+    if constexpr (kTwo) {
+#if defined(__AVX512BF16__)
+      if constexpr (M == 16)
+        if (!denormal(y.low, y.high)) return store_as(out, converted(y.low, y.high));
+#endif
+      store_as(out, upper_halves<M>(rounded(y.low, cos.low, sin.low), rounded(y.high, cos.high, sin.high)));
+    } else {
+      store_as(out, convert<Vector<std::uint16_t, M>>(rounded(y, cos, sin) >> 16));
+    }
+  }
+
+  // A pair is one word, each half of which is a float32 without its last 16 bits.
+  static INLINE void load_pairs(const std::uint16_t* x, Reals& a, Reals& b) {
+    const Words pairs = load_as<Words>(x);
+    const Reals low = bits<Reals>(pairs << 16), high = bits<Reals>(pairs & 0xFFFF0000u);
+    a = kFirstIsLow ? low : high, b = kFirstIsLow ? high : low;
+  }
+  static INLINE void store_pairs(std::uint16_t* out, Reals a, Reals b, Reals cos, Reals sin) {
+#if defined(__AVX512BF16__)
+    if constexpr (M == 16)
+      if (!denormal(a, b)) {
+        const auto both = bits<Vector<std::uint16_t, 32>>(converted(a, b));
+        return store_as(out, Pairs<32>::Halves::of(both, both));
+      }
+#endif
+    const Words low = rounded(kFirstIsLow ? a : b, cos, sin), high = rounded(kFirstIsLow ? b : a, cos, sin);
+    store_as(out, low >> 16 | (high & 0xFFFF0000u));
+  }
+
+#if defined(__AVX512BF16__)
+  // The processor's conversion takes denormal numbers for zeros, so that it may not see any.
+  static INLINE bool denormal(Reals x, Reals y) {
+    return _mm512_fpclass_ps_mask(bits<__m512>(x), 0x20) | _mm512_fpclass_ps_mask(bits<__m512>(y), 0x20);
+  }
+  static INLINE __m512i converted(Reals low, Reals high) {
+    return bits<__m512i>(_mm512_cvtne2ps_pbh(bits<__m512>(high), bits<__m512>(low)));
+  }
+#endif
+};
+
+// N pairs: the first of each, the second of each.
+template <class T, int N>
+INLINE void load_pairs(const typename T::Stored* x, typename Format<T, N>::Numbers& a, typename Format<T, N>::Numbers& b) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    Format<T, N>::load_pairs(x, a, b);
+  } else {
+    const auto low = Format<T, N>::load(x), high = Format<T, N>::load(x + N);
+    a = Pairs<N>::Even::of(low, high), b = Pairs<N>::Odd::of(low, high);
+  }
+}
+
+template <class T, int N, class Numbers>
+INLINE void store_pairs(typename T::Stored* out, Numbers a, Numbers b, Numbers cos, Numbers sin) {
+  if constexpr (sizeof(*out) == 2) {
+    Format<T, N>::store_pairs(out, a, b, cos, sin);
+  } else {
+    Format<T, N>::store(out, Pairs<N>::Low::of(a, b), cos, sin);
+    Format<T, N>::store(out + N, Pairs<N>::High::of(a, b), cos, sin);
+  }
+}
+
+}  // namespace
+}  // namespace rotary
+
+#endif

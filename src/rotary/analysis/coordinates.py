@@ -1,0 +1,120 @@
+"""Coordinates: which planes read which coordinate of a position, and how their wavelengths compare with the grid, as numbers and text."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..axes import Axes, shown
+from ..config import Arguments
+
+_MARGIN = 20
+_WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """The planes of a module of several coordinates.
+
+    name: a label. axes: the coordinate that each plane reads. inv_freq: of each plane [rad per unit of its coordinate].
+    grid: the size of each coordinate, a number of patches or tokens, or the length of the interval of real ones.
+
+    >>> made = Coordinates("two axes", (0, 0, 1, 1), (1.0, 0.1, 1.0, 0.1), (16, 32))
+    >>> made.planes(1), [round(w) for w in made.wavelengths(1)], made.whole(1)
+    ([2, 3], [6, 63], 1)
+    """
+
+    name: str
+    axes: Axes
+    inv_freq: tuple[float, ...]
+    grid: tuple[float, ...]
+
+    def planes(self, coordinate: int) -> list[int]:
+        """The planes that read it and turn."""
+        return [j for j, axis in enumerate(self.axes) if axis == coordinate and self.inv_freq[j]]
+
+    def wavelengths(self, coordinate: int) -> list[float]:
+        """Of these planes, in units of the coordinate."""
+        return [2 * math.pi / self.inv_freq[j] for j in self.planes(coordinate)]
+
+    def turns(self, plane: int) -> float:
+        """Turns of a plane across the grid."""
+        return self.grid[self.axes[plane]] * self.inv_freq[plane] / (2 * math.pi)
+
+    def whole(self, coordinate: int) -> int:
+        """How many of its planes make at least one turn across the grid."""
+        return sum(self.turns(j) >= 1.0 for j in self.planes(coordinate))
+
+    @property
+    def still(self) -> int:
+        """How many planes do not turn."""
+        return sum(f == 0.0 for f in self.inv_freq)
+
+
+def coordinates_text(arguments: Arguments, own: Coordinates, *, all_planes: bool = False) -> str:
+    """A report for the terminal, at most 110 columns wide. arguments: what the config says. all_planes: a row for every plane."""
+    lines = [own.name, "=" * len(own.name)]
+    pairing = "interleaved" if arguments.interleaved else "half"
+    channels = f"{arguments.dim} of {arguments.head_dim} channels, base {arguments.base:,.10g}, {pairing} pairing"
+    fields = [("rotation", channels), *axes_lines(own), *(("note", note) for note in arguments.notes)]
+    schemes = [f"{part.scaling} on coordinate {part.axis}" for part in arguments.parts if part.scaling]
+    if schemes:
+        fields.insert(1, ("scheme", "; ".join(schemes)))
+    for label, value in fields:
+        lines.append(textwrap.fill(value, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
+    return "\n".join([*lines, "", *_rows(own, all_planes)])
+
+
+def axes_lines(own: Coordinates) -> Iterator[tuple[str, str]]:
+    """(label, what it says) of the whole and of each coordinate."""
+    yield "axes", shown(own.axes) + (f"; {own.still} planes stand still" if own.still else "")
+    for coordinate, size in enumerate(own.grid):
+        waves, planes = own.wavelengths(coordinate), own.planes(coordinate)
+        yield (
+            f"coordinate {coordinate}",
+            f"{len(planes)} planes, {_runs(planes)}; wavelengths {_number(min(waves))} to {_number(max(waves))}, on {_number(size)}: "
+            f"{own.whole(coordinate)} come full circle",
+        )
+
+
+def _rows(own: Coordinates, all_planes: bool) -> Iterator[str]:
+    yield "plane  coordinate     wavelength    turns across the grid"
+    count = len(own.axes)
+    step = 1 if all_planes or count <= 24 else math.ceil(count / 16)
+    ends = {edge for c in range(len(own.grid)) for edge in (own.planes(c)[0], own.planes(c)[-1])}
+    for j, axis in enumerate(own.axes):
+        if j % step == 0 or j in ends:
+            wave = "at rest" if not own.inv_freq[j] else _number(2 * math.pi / own.inv_freq[j])
+            yield f"{j:5}  {axis:10}  {wave:>13}  {own.turns(j):>19.3f}"
+
+
+def _runs(planes: Sequence[int]) -> str:
+    """The planes as runs, or as an even stride, else their first and last.
+
+    >>> _runs([0, 1, 2, 5]), _runs([1, 4, 7]), _runs([1, 4, 7, 10, 60, 61, 63])
+    ('0-2 and 5', 'every 3rd from 1 to 7', '1 to 63')
+    """
+    runs: list[list[int]] = []
+    for j in planes:
+        if runs and runs[-1][1] == j - 1:
+            runs[-1][1] = j
+        else:
+            runs.append([j, j])
+    if len(runs) <= 2:
+        return " and ".join(f"{a}-{b}" if a != b else f"{a}" for a, b in runs)
+    steps = {b - a for a, b in _pairs(planes)}
+    if len(steps) == 1:
+        every = steps.pop()
+        return f"every {every}{'nd' if every == 2 else 'rd' if every == 3 else 'th'} from {planes[0]} to {planes[-1]}"
+    return f"{planes[0]} to {planes[-1]}"
+
+
+def _pairs(planes: Sequence[int]) -> Iterable[tuple[int, int]]:
+    return itertools.pairwise(planes)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

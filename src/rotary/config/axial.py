@@ -1,0 +1,105 @@
+"""Spectra of several coordinates as values: one for each axis side by side, or frequencies given as they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ..axes import Axes
+from ..scaling import Scheme
+
+Order = Literal["blocks", "alternating"]
+
+
+class Part(NamedTuple):
+    """The spectrum of one axis: its channels, the coordinate that it reads, and its schemes, applied left to right."""
+
+    channels: int
+    axis: int
+    scaling: tuple[Scheme, ...] = ()
+
+
+@dataclass(frozen=True)
+class Axial:
+    """Planes that are not one spectrum dealt out.
+
+    parts, order: as RotaryEmbedding.axial takes them. inv_freq: frequencies instead, one per plane [rad], for from_inv_freq, with axes.
+    A plane of frequency 0 stands still. extent: the length of the interval that real coordinates lie in, 0 for counts.
+    """
+
+    parts: tuple[Part, ...] = ()
+    order: Order = "blocks"
+    inv_freq: tuple[float, ...] = ()
+    axes: Axes = ()
+    extent: float = 0.0
+
+    @property
+    def dim(self) -> int:
+        return sum(part.channels for part in self.parts) if self.parts else 2 * len(self.inv_freq)
+
+
+def side_by_side(parts: tuple[Part, ...], order: Order = "blocks") -> Axial:
+    """The parts as a spectrum whose frequencies are defined in float32, as those of one-axis modules are."""
+    runs = [(part.axis,) * (part.channels // 2) for part in parts]
+    dealt = zip(*runs, strict=True) if order == "alternating" else runs
+    return Axial(parts, order, axes=tuple(axis for run in dealt for axis in run))
+
+
+def in_float64(channels: tuple[int, ...], base: float) -> Axial:
+    """Parts in blocks, for coordinates 0, 1, .., of a model that computes its frequencies in float64."""
+    inv_freq = tuple(base ** (-2 * j / n) for n in channels for j in range(n // 2))
+    return Axial(inv_freq=inv_freq, axes=tuple(axis for axis, n in enumerate(channels) for _ in range(n // 2)))
+
+
+def of_centres(head_dim: int, base: float) -> Axial:
+    """DINOv3: 2 pi base^(-4j / head_dim) for rows, then the same for columns, at centres of patches in [-1, 1].
+
+    Source: facebookresearch/dinov3, dinov3/layers/rope_position_encoding.py; transformers, models/dinov3_vit/modeling_dinov3_vit.py.
+    """
+    planes = head_dim // 4
+    one = tuple(2 * math.pi * base ** (-4 * j / head_dim) for j in range(planes))
+    return Axial(inv_freq=one * 2, axes=(0,) * planes + (1,) * planes, extent=2.0)
+
+
+def even_and_odd(head_dim: int, base: float) -> Axial:
+    """Pixtral: planes 0, 2, .. of one spectrum read rows, 1, 3, .. columns, in two blocks; in float32, as the model holds them.
+
+    Source: mistralai/mistral-inference, src/mistral_inference/rope.py (precompute_freqs_cis_2d).
+    """
+    import torch
+
+    whole = (
+        torch.tensor([base ** (-2 * j / head_dim) for j in range(head_dim // 2)], dtype=torch.float64).float().tolist()
+    )
+    planes = head_dim // 4
+    return Axial(inv_freq=(*whole[0::2], *whole[1::2]), axes=(0,) * planes + (1,) * planes)
+
+
+def of_fractions(channels: int, coordinates: int, base: float, *, rounded: bool) -> Axial:
+    """LTX: pi/2 base^(i / (n - 1)), i = 0 .. n - 1, for each of the coordinates in turn, at fractions in [-1, 1], over all heads.
+
+    channels: of all heads. Planes that are left over stand still, in front. rounded: frequencies are float32 numbers, as in LTX-2.
+    Source: Lightricks/LTX-Video, ltx_video/models/transformers/transformer3d.py; diffusers, transformer_ltx.py and transformer_ltx2.py.
+    """
+    import torch
+
+    n = channels // (2 * coordinates)
+    made = math.pi / 2 * base ** torch.linspace(0, 1, n, dtype=torch.float64)
+    values: list[float] = (made.float() if rounded else made).tolist()
+    still = channels // 2 - n * coordinates
+    inv_freq = (*(0.0 for _ in range(still)), *(f for f in values for _ in range(coordinates)))
+    return Axial(inv_freq=inv_freq, axes=(*(0 for _ in range(still)), *tuple(range(coordinates)) * n), extent=2.0)
+
+
+def of_atoms(planes: int, spatial: int, uid: int, spatial_base: float, uid_base: float) -> Axial:
+    """ESMFold2: x, y and z of an atom, then the number of its molecule; planes that are left over stand still.
+
+    planes: of the head; spatial: of each of x, y and z; uid: of the number. Frequencies are base^(-j / n).
+    Source: transformers 5.23, models/esmfold2/modeling_esmfold2.py (EsmFold2RotaryEmbedding).
+    """
+    places = tuple(spatial_base ** (-j / spatial) for j in range(spatial))
+    numbers = tuple(uid_base ** (-j / uid) for j in range(uid))
+    still = planes - 3 * spatial - uid
+    axes = (0,) * spatial + (1,) * spatial + (2,) * spatial + (3,) * (uid + still)
+    return Axial(inv_freq=(*places * 3, *numbers, *(0.0,) * still), axes=axes)
