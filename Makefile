@@ -11,11 +11,16 @@ NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/*.h sr
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
 ON_GPU := tests/_rotation tests/_angles tests/transformers/test_wrapper.py -k "triton or test_gpu"
 
-.PHONY: run test docs hub sanitize aarch64 models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
+.PHONY: run examples test docs hub sanitize aarch64 models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
 	$(BIN)/python examples/quickstart.py
+
+# What each needs and shows: examples/README.md. The long ones run in their short form.
+examples: $(VENV)/.examples
+	@for example in patch.py convert.py multimodal.py train.py "streaming.py --quick" "vision.py --quick"; do \
+		echo "== $$example"; $(BIN)/python examples/$$example || exit 1; done
 
 # The GPU kernels in software run beside the rest, which keeps one core busy.
 test: $(VENV)/.dev
@@ -120,6 +125,11 @@ $(VENV)/.run: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing the development tools and the libraries rotary is compared with"
 	@$(PIP) --editable '.[dev,docs]'
+	@touch $@
+
+$(VENV)/.examples: $(VENV)/.run
+	@echo "installing what the examples need"
+	@$(PIP) --editable '.[examples]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -143,6 +143,7 @@ NAMESPACES = (
     "analysis",
     "checkpoints",
     "config",
+    "onnx",
     "operators",
     "pairing",
     "positions",

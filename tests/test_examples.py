@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,18 @@ def test_vision_runs_and_draws(tmp_path: Path):
     assert [word for word in words if word not in run.stdout] == []
     picture = (tmp_path / "vision.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 50_000
+
+
+def test_make_examples_runs_every_example_and_the_page_says_what_each_needs():
+    """The quickstart is `make run`; a script without an exit status of its own is part of another."""
+    scripts = {
+        path.name
+        for path in EXAMPLES.glob("*.py")
+        if "sys.exit(" in path.read_text(encoding="utf-8") or "convert" in path.name
+    }
+    makefile = (EXAMPLES.parent / "Makefile").read_text(encoding="utf-8")
+    target = makefile.partition("\nexamples: ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"\w+\.py", target)) == scripts - {"quickstart.py"}
+    page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\((\w+\.py)\)", page)) == scripts
+    assert "--editable '.[examples]'" in makefile

@@ -513,17 +513,18 @@ def test_the_catalogue_names_every_class_that_is_tested_here():
     files = [folder / "test_failures.py", folder / "test_borders.py", folder / "_native" / "test_operator_fuzz.py"]
     files += [folder / "_angles" / "test_polynomials.py", folder / "test_rerotate.py"]
     files += (folder / "transformers").glob("test_*.py")
+    files += [folder / "checkpoints" / "test_torch.py", folder / "_rotation" / "test_call.py"]
     tested = {
         int(n) for file in files for n in re.findall(r"^def test_F(\d+)_", file.read_text(encoding="utf-8"), re.M)
     }
     listed = [int(line.split("|")[1].strip()[1:]) for line in page.splitlines() if line.startswith("| F")]
-    assert listed == list(range(1, 63)) and tested == set(listed)
+    assert listed == list(range(1, 65)) and tested == set(listed)
 
 
 # --- norm, rotation and write in one pass ------------------------------------------------------------------------------------------------
 
 
-def test_F59_partial_rotary_dropped_by_a_fused_norm():
+def test_F61_partial_rotary_dropped_by_a_fused_norm():
     """Read as full width, tables of 8 planes would turn channels that pass, and rows would be read beyond their end."""
     x, weight = torch.randn(1, 2, 5, 32), torch.rand(32) + 0.5
     cos, sin = RotaryEmbedding(16).cos_sin(5)
@@ -533,7 +534,7 @@ def test_F59_partial_rotary_dropped_by_a_fused_norm():
     torch.testing.assert_close(y[..., 16:], normed[..., 16:])
 
 
-def test_F60_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
+def test_F62_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
     """M-RoPE and left padding: each batch entry has rows of its own, and the first entry's are not those of all."""
     x = torch.randn(2, 3, 5, 16)
     cos, sin = RotaryEmbedding(16).cos_sin(torch.stack((torch.arange(5), torch.tensor([0, 0, 7, 7, 9]))))
@@ -544,7 +545,7 @@ def test_F60_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
     assert not torch.equal(cos[0], cos[1])
 
 
-def test_F61_memory_that_a_backward_pass_saved_written_over():
+def test_F63_memory_that_a_backward_pass_saved_written_over():
     """autograd notices, since every write past torch bumps the version: no gradient is silently wrong."""
     q = torch.randn(1, 2, 3, 8, requires_grad=True) * 1
     k, cos, sin = torch.randn(1, 2, 3, 8), *RotaryEmbedding(8).cos_sin(3)
@@ -564,7 +565,7 @@ def test_F61_memory_that_a_backward_pass_saved_written_over():
         product.sum().backward()
 
 
-def test_F62_a_norm_after_the_rotation_cancels_the_attention_factor():
+def test_F64_a_norm_after_the_rotation_cancels_the_attention_factor():
     from rotary.config import read
     from rotary.scaling import YaRN
 

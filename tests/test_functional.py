@@ -169,3 +169,21 @@ def test_cos_and_sin_in_the_place_of_freqs_and_scale_are_refused(dtype: torch.dt
         for first in (0, n - 1):
             x = torch.randn(2, 3, n - first, 8)
             assert apply_rotary_pos_emb(x, freqs[first:], scale[first:]).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        (("q", "k", "cos", "sin"), {}),
+        (("q", "k", "cos", "sin", 1), {}),
+        (("q", "k"), {"cos": "cos", "sin": "sin"}),
+        (("q",), {"unsqueeze_dim": 1}),
+    ],
+)
+def test_apply_rotary_pos_emb_of_q_and_k_says_which_function_that_is(
+    arguments: tuple[object, ...], keywords: dict[str, object]
+):
+    with pytest.raises(TypeError, match=r"is apply_rotary_qk\(q, k, \*rotary.tables.from_full_width\(cos, sin\)\)"):
+        apply_rotary_pos_emb(*arguments, **keywords)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"if that is k, or cos of a batch, call apply_rotary_qk"):
+        apply_rotary_pos_emb(torch.randn(1, 2, 5, 8), torch.randn(1, 2, 5, 8), torch.randn(5, 8))

@@ -9,9 +9,21 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = [DOCS / "index.md", *sorted((DOCS / "guide").glob("*.md")), *sorted((DOCS / "migrate").glob("*.md"))]
-PEERS = {"transformers": "transformers", "rotary-embedding-torch": "rotary_embedding_torch"}
-"""Migration pages whose own side runs as well -> the package it needs."""
+PAGES = [
+    DOCS / "index.md",
+    DOCS / "export.md",
+    *sorted((DOCS / "guide").glob("*.md")),
+    *sorted((DOCS / "migrate").glob("*.md")),
+]
+PEERS = {
+    "transformers": "transformers",
+    "rotary-embedding-torch": "rotary_embedding_torch",
+    "x-transformers": "x_transformers.x_transformers",
+    "timm": "timm.layers",
+    "integrations": "accelerate",
+    "export": "onnxscript",
+}
+"""Pages that run code of another package -> the package."""
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -40,7 +52,7 @@ def idle_blocks(page: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
 def test_every_block_runs(page: Path):
-    if page.stem in PEERS and page.parent.name == "migrate":
+    if page.stem in PEERS:
         pytest.importorskip(PEERS[page.stem])
     assert failures(page.read_text(encoding="utf-8"), page.name, str(page)) == 0
 
@@ -60,6 +72,15 @@ def test_the_tests_of_blocks_can_fail(capsys: pytest.CaptureFixture[str]):
 
 def test_the_guide_and_every_peer_have_a_page():
     names = {page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES}
-    guide = {"train", "decode", "pack", "layouts", "extend", "several-axes"}
-    peers = {"transformers", "flash-attention", "torchtune", "rotary-embedding-torch", "zeta", "meta"}
+    guide = {"train", "decode", "pack", "layouts", "extend", "several-axes", "integrations"}
+    peers = {
+        "transformers",
+        "flash-attention",
+        "torchtune",
+        "rotary-embedding-torch",
+        "zeta",
+        "meta",
+        "x-transformers",
+        "timm",
+    }
     assert names >= {f"guide/{name}" for name in guide} | {f"migrate/{name}" for name in peers}

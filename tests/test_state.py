@@ -223,3 +223,19 @@ def test_a_pickle_is_as_small_as_the_arguments():
 def test_no_parameters_and_no_state():
     rope = RotaryEmbedding(64, use_xpos=True)
     assert list(rope.parameters()) == [] and rope.state_dict() == {}
+
+
+def test_the_parameter_of_rotary_embedding_torch_loads_where_it_agrees_and_is_refused_by_name():
+    """It keeps inv_freq as a parameter, `freqs`, which a model may have trained; strict or not, it is never passed over."""
+    library = pytest.importorskip("rotary_embedding_torch")
+    theirs, ours = library.RotaryEmbedding(64), RotaryEmbedding(64, interleaved=True)
+    state = {f"rope.{name}": value for name, value in theirs.state_dict().items()}
+    assert list(state) == ["rope.freqs"]
+    model = torch.nn.ModuleDict({"rope": ours})
+    for strict in (True, False):
+        assert model.load_state_dict(state, strict=strict) == ([], [])
+        trained = {"rope.freqs": state["rope.freqs"] * 1.01}
+        with pytest.raises(RuntimeError, match=r"rope\.freqs of the checkpoint does not belong.*from_inv_freq\(\)"):
+            model.load_state_dict(trained, strict=strict)
+    own = RotaryEmbedding.from_inv_freq(trained["rope.freqs"].detach(), interleaved=True)
+    assert torch.nn.ModuleDict({"rope": own}).load_state_dict(trained) == ([], [])

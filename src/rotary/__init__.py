@@ -2,8 +2,8 @@
 
     positions -> angles -> tables (cos, sin) -> rotate
 
-Public are the names below, and those that the documentation names in rotary.analysis, checkpoints, config, tables, testing and
-transformers, which are imported when they are first used. Names with an underscore may change in any release.
+Public are the names below, and those that the documentation names in rotary.analysis, checkpoints, config, onnx, tables, testing
+and transformers, which are imported when they are first used. Names with an underscore may change in any release.
 """
 
 import importlib
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import analysis as analysis
     from . import checkpoints as checkpoints
     from . import config as config
+    from . import onnx as onnx
     from . import tables as tables
     from . import testing as testing
     from . import transformers as transformers
@@ -40,7 +41,7 @@ __all__ = [
     "use_backend",
 ]
 
-_LATE = ("analysis", "checkpoints", "config", "tables", "testing", "transformers")
+_LATE = ("analysis", "checkpoints", "config", "onnx", "tables", "testing", "transformers")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ Values = Mapping[str, tuple[float, ...] | None]
 
 _AGREE = 2.0**-21  # relative: what float32 arithmetic of different libraries makes of one formula
 
+_FREQS = "freqs"  # what rotary-embedding-torch calls inv_freq, a parameter, which a model may have trained
+
 
 class MirrorModule(nn.Module):
     """Non-persistent float32 buffers that show constructor arguments; None for missing values.
@@ -90,11 +92,14 @@ class MirrorModule(nn.Module):
         error_msgs: list[str],
     ) -> None:
         kept = dict(state_dict)
-        for name, numbers in self._mirrored.items():
+        for name, numbers in {**self._mirrored, _FREQS: self._mirrored["inv_freq"]}.items():
             if prefix + name in kept:
                 complaint = disagreement(kept.pop(prefix + name), numbers)
                 if complaint is not None:
-                    error_msgs.append(f"{prefix}{name} of the checkpoint does not belong to {self!r}: {complaint}")
+                    remedy = "; from_inv_freq() makes a module of frequencies of their own" if name == _FREQS else ""
+                    error_msgs.append(
+                        f"{prefix}{name} of the checkpoint does not belong to {self!r}: {complaint}{remedy}"
+                    )
         super()._load_from_state_dict(kept, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
 
 

@@ -12,7 +12,7 @@ from . import _checks
 from ._angles.cos_sin import Tables
 from ._angles.frequencies import Spectrum, side_by_side
 from ._angles.xpos import XPos
-from ._rerotate import Rerotatable
+from ._qkv import RotatesPacked
 from ._types import AngleArithmetic
 from .axes import Axes, checked
 from .scaling.scheme import Scheme
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="Built")
 
 
-class Built(Rerotatable):
+class Built(RotatesPacked):
     """The part of RotaryEmbedding that holds its arguments."""
 
     dim: int

@@ -103,7 +103,7 @@ def rescaled_base(base: Any, factor: Any, dim: int) -> float:
     """base x factor^(dim / (dim - 2)): the NTK-aware change of base, for which the longest wavelength grows by the factor."""
     base, factor = number("base", base), number("base_rescale_factor", factor)
     if base == 1.0:
-        warnings.warn("base 1 gives every plane the same frequency", stacklevel=3)
+        warnings.warn("base 1 gives every plane the same frequency", stacklevel=4)
     if factor == 1.0:
         return base
     if dim == 2:

@@ -79,6 +79,13 @@ def compiling() -> bool:
     return torch.compiler.is_compiling() and exporting is not None and not exporting()
 
 
+def onnx_exporting() -> bool:
+    """True under torch.onnx.export(..., dynamo=True). False where that says nothing: before torch 2.9, and inside dynamo, which the
+    exporter takes where its first way fails. The rotation is exported as the plain formula then."""
+    compiler = torch.compiler
+    return compiler.is_compiling() and not compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export()
+
+
 def jit_tracing() -> bool:
     """True while torch.jit.trace records."""
     return _is_tracing()

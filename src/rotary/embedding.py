@@ -20,6 +20,7 @@ from ._rotation import call
 from ._rotation.autograd import How, rotate
 from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
+from ._words import CONSTRUCTOR, FROM_CONFIG, explained
 from .axes import checked
 from .axes import shown as shown_axes
 from .scaling.scheme import Scheme, as_schemes
@@ -74,6 +75,7 @@ class RotaryEmbedding(Built):
 
     _fixed = frozenset({*_REPLACEABLE, "attention_factor", "parts", "_tables"})
 
+    @explained(CONSTRUCTOR)
     def __init__(
         self,
         dim: int,
@@ -112,6 +114,7 @@ class RotaryEmbedding(Built):
         self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
 
     @classmethod
+    @explained(FROM_CONFIG)
     def from_config(
         cls,
         config: str | os.PathLike[str] | Mapping[str, Any] | Any,
@@ -141,7 +144,7 @@ class RotaryEmbedding(Built):
         module = cls._of_arguments(read, angles, device)
         module.temperatures, module.notes = read.temperatures, read.notes
         if read.notes:
-            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=2)
+            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=3)
         return module
 
     def replace(self, **arguments: Any) -> RotaryEmbedding:
@@ -200,8 +203,6 @@ class RotaryEmbedding(Built):
                 stacklevel=4,  # past the two frames of nn.Module.__call__
             )
         return radians_and_scale(self._tables, n, self.inv_freq.device if device is None else torch.device(device))
-
-    # --- tables and rotation -------------------------------------------------------------------------------------------------
 
     def cos_sin(
         self,

@@ -21,6 +21,7 @@ from ._angles.turns import turns_per_token
 from ._rotation import call
 from ._rotation.autograd import rotate
 from ._torch import has_float64
+from ._words import of_one_tensor
 
 
 def apply_rotary(
@@ -159,6 +160,7 @@ def cos_sin_of(
     return cos_sin_of_directions(rows, high, low, dtype)
 
 
+@of_one_tensor
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """t * cos(freqs) * scale + rotate_half(t) * sin(freqs) * scale: what goes with the pair that RotaryEmbedding.forward returns.
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from . import _inputs, _torch
-from ._rotation import backends, overlap
-from ._rotation.autograd import How, by_formula, needs_formula, over_by_formula, pairs, readable
+from ._rotation import backends, eager, overlap
+from ._rotation.autograd import How, by_formula, needs_formula, over_by_formula, pairs, readable, rotate
 from ._torch import tracing, transforming
 from ._types import CosSin, Tensors
 
@@ -30,6 +30,11 @@ from ._types import CosSin, Tensors
 _SCHEMAS = (
     "rotate(Tensor[] xs, Tensor[] tables, int seq_dim, bool interleaved, bool conjugate) -> Tensor[]",
     "rotate_(Tensor(a!)[] xs, Tensor[] tables, int seq_dim, bool interleaved, bool conjugate) -> ()",
+)
+# The formula under a name, for ONNX: the exporter writes it as one node where rotary.onnx says how, and takes it apart where nothing
+# does, because it is composite.
+_FORMULA_SCHEMA = (
+    "rotate_by_formula(Tensor[] xs, Tensor[] tables, int seq_dim, bool interleaved, bool conjugate) -> Tensor[]"
 )
 # Without this tag Inductor may change the strides of x, and so those of the output, which are those of empty_like(x). Before torch 2.8
 # it does so for lists of tensors regardless; values are unaffected.
@@ -79,6 +84,8 @@ def apply_rotary_qk(
 def _call(
     xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, in_place: bool
 ) -> Tensors:
+    if _torch.onnx_exporting():
+        return rotate(xs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate, in_place=in_place)
     flat = [t for table in tables for t in table]
     if not in_place:
         return tuple(_rotate(list(xs), flat, seq_dim, interleaved, conjugate))
@@ -159,6 +166,15 @@ def _formula(
     return list(by_formula(tuple(xs), pairs(tables), how))
 
 
+def _exported_formula(
+    xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
+) -> list[Tensor]:
+    """The formula without a look at strides: ONNX has none, and its exporter cannot write the question whether an example has them."""
+    _inputs.for_operator(xs, tables, seq_dim)
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    return [eager.formula(x, *table, **how) for x, table in zip(xs, pairs(tables), strict=True)]
+
+
 def _formula_in_place(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> None:
@@ -219,6 +235,8 @@ def _register() -> torch.library.Library:
     library = torch.library.Library("rotary", "DEF")
     for schema in _SCHEMAS:
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
+    library.define(_FORMULA_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl("rotate_by_formula", _exported_formula, "CompositeImplicitAutograd")
     torch.library.register_fake("rotary::rotate", _fake, lib=library)
     torch.library.register_fake("rotary::rotate_", _fake_in_place, lib=library)
     for keys, fresh, in_place in (

@@ -29,7 +29,7 @@ def test_a_copy_is_the_same_to_the_safetensors_library(tmp_path: Path):
     assert file.metadata == {"by": "us"} and {e.name: e.shape for e in file.entries} == {
         n: tuple(t.shape) for n, t in TENSORS.items()
     }
-    out = io.BytesIO(header_bytes(file, {"by": "them"}))
+    out = io.BytesIO(header_bytes(file.entries, {"by": "them"}))
     out.seek(0, io.SEEK_END)
     for entry in file.entries:
         file.write_copy(entry, out)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -146,3 +147,14 @@ def test_a_device_that_cannot_be_used_is_one_line(device: str, capsys: pytest.Ca
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert printed.err.startswith(f"rotary bench: --device {device!r} cannot be used: ")
+
+
+def test_json_has_seconds_of_each_contender(capsys: pytest.CaptureFixture[str]):
+    sizes = ["--seq", "1", "3", "--heads", "2", "1", "--head-dim", "16", "--seconds", "0.01", "--device", "cpu"]
+    assert main(["bench", *sizes, "--no-compile", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["heads"], found["head_dim"], found["device"]) == ([2, 1], 16, "cpu") and found["machine"]
+    assert [(each["tokens"], each["dtype"]) for each in found["measured"]] == [(1, "float32"), (3, "float32")]
+    for each in found["measured"]:
+        assert {"copy_ into allocated", "rotary", "rotary, in place"} <= each["seconds"].keys()
+        assert all(0 < t["low"] <= t["median"] <= t["high"] for t in each["seconds"].values())

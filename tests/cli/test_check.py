@@ -43,9 +43,15 @@ def test_a_config_without_findings(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines[1] == "rotation   32 of 32 channels, base 500,000, half pairing, no scheme"
 
 
-def test_warnings_are_no_findings(capsys: pytest.CaptureFixture[str]):
+def test_warnings_are_no_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    scaling = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 500000.0, "original_max_position_embeddings": 8192}
+    name = folder(tmp_path, rope_parameters=scaling, max_position_embeddings=131072)
+    assert "planes reach angles that did not occur in training" in printed(capsys, 0, name)
+
+
+def test_the_scheme_of_a_published_model_is_a_note(capsys: pytest.CaptureFixture[str]):
     text = printed(capsys, 0, "llama-3.1-8b")
-    assert "warning    29 of 64 planes reach angles that did not occur in training" in text
+    assert "warning" not in text and "note       from token 65,536 on some planes reach angles" in text
 
 
 def test_layers_of_several_types(capsys: pytest.CaptureFixture[str]):

@@ -140,3 +140,37 @@ def test_a_thread_may_convert_too(checkpoint: Path, tmp_path: Path):
     arguments = ["convert", str(checkpoint), str(tmp_path / "out"), "--to", "interleaved"]
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(main, arguments).result() == 0
+
+
+def test_messages_name_the_flags_and_the_file(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def refused(*arguments: str) -> str:
+        assert main(["convert", str(checkpoint), str(tmp_path / "out"), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert str(checkpoint) in error and "given=" not in error and "config=" not in error and "like=" not in error
+        return error
+
+    assert "pass --like with a family" in refused("--to", "half", "--like", "lama")
+    assert "pass its actual pairing as --from" in refused("--to", "half")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "own"}))
+    assert "pass --from to a conversion, or write" in refused("--to", "half", "--like", "llama")
+    (checkpoint / "config.json").write_text("{")
+    assert f"{checkpoint / 'config.json'}' is not JSON" in refused("--to", "half")
+    (checkpoint / "config.json").unlink()
+    assert "pass --config (for an adapter" in refused("--to", "half")
+
+
+def test_metas_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    for i in range(2):
+        weights = {f"layers.0.attention.{n}.weight": torch.randn(r, 64) for n, r in (("wq", 32), ("wk", 16))}
+        torch.save(weights, folder / f"consolidated.0{i}.pth")
+    (folder / "params.json").write_text(
+        '{"dim": 64, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "rope_theta": 10000.0}'
+    )
+    assert main(["pairing", str(folder), "--json"]) == 3
+    assert "2 weights of queries or keys, but 8 are needed" in json.loads(capsys.readouterr().out)["why"]
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "half"]) == 0
+    assert "2 tensors in 1 files now pair as half" in capsys.readouterr().out
+    assert (tmp_path / "out" / "consolidated.safetensors").is_file()

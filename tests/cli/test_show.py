@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from rotary import config
 from rotary.cli.main import main
-from rotary.cli.show import SPELLINGS, schemes
+from rotary.cli.spelling import SPELLINGS, schemes
 from rotary.scaling import Linear, Resonance, YaRN
 
 
@@ -160,6 +161,9 @@ def test_schemes_chain_and_know_the_window():
         (["plain", "--window", "-1"], "--window must be > 0, got -1"),
         (["plain", "--plot", "picture.doc"], "suffixes are"),
         (["gemma-3-4b", "--layer-type", "full"], "unknown layer_type 'full'"),
+        (["plain", "--picture", "decay"], "--picture decay says what --plot FILE draws; pass --plot too"),
+        (["plain", "--compare", "power:auto"], "scheme 'power:auto': auto is a factor, and power takes exponent"),
+        (["plain", "--compare", "resonance:auto"], "scheme 'resonance:auto' needs no number"),
     ],
 )
 def test_refusals_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]):
@@ -214,3 +218,64 @@ def test_it_says_which_dialect_it_read(tmp_path: Path, capsys: pytest.CaptureFix
     assert printed.splitlines()[2] == "dialect             Meta params.json"
     assert "interleaved pairing" in printed and "8 is that of Llama 3.1" in " ".join(printed.split())
     assert json.loads(show(capsys, str(tmp_path), "--length", "131072", "--json"))["dialect"] == "Meta params.json"
+
+
+def test_a_published_scheme_is_a_note_by_name_and_by_file_and_a_warning_beyond(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Llama 3.1 states 131,072 tokens, and its scheme keeps its angles to 65,536; no larger factor is advised."""
+    file = tmp_path / "config.json"
+    file.write_text(config.path("llama-3.1-8b").read_text())
+    for name in ("llama-3.1-8b", str(file)):
+        printed = " ".join(show(capsys, name).split())
+        assert "note from token 65,536 on some planes reach angles that the trained window did not have" in printed
+        assert "warning" not in printed and "choose a larger factor" not in printed
+        beyond = " ".join(show(capsys, name, "--length", "262144").split())
+        assert "choose a larger factor" in beyond and "note from token" not in beyond
+    changed = json.loads(file.read_text())
+    changed["rope_scaling"]["factor"] = 4.0
+    file.write_text(json.dumps(changed))
+    assert "choose a larger factor" in " ".join(show(capsys, str(file)).split())
+    own = json.loads(show(capsys, "llama-3.1-8b", "--json"))["layers"][0]["schemes"][0]
+    assert own["warnings"] == [] and len(own["notes"]) == 1
+
+
+@pytest.mark.parametrize("name", ["Llama-3.1-8B", "LLAMA-3.1-8B", "DeepSeek-V3"])
+def test_names_in_any_case(name: str, capsys: pytest.CaptureFixture[str]):
+    assert show(capsys, name).splitlines()[4:] == show(capsys, name.lower()).splitlines()[4:]
+    assert config.read(name) == config.read(name.lower())
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "ntk", "dynamic", "mixed", "parts", "yarn", "llama3", "plain+yarn", "linear:2+yarn"]
+)
+def test_auto_is_the_smallest_factor_that_reaches_the_context(name: str, capsys: pytest.CaptureFixture[str]):
+    arguments = ["plain", "--length", "32768", "--json", "--compare", f"{name}:auto"]
+    found = json.loads(show(capsys, *arguments))["layers"][0]["schemes"][1]
+    assert found["reach"] is None or found["reach"] >= 32768 * (1 - 2e-6)
+    factor = float(re.search(r"factor=([\d.]+)", found["scaling"][-1])[1])
+    smaller = f"{name}:{0.995 * factor}" if factor > 1 else "plain"
+    short = json.loads(show(capsys, *arguments[:-1], smaller))["layers"][0]["schemes"][1]
+    assert short["reach"] < 32768
+    if name in ("linear", "yarn", "llama3"):
+        assert factor == 8.0
+    if name == "linear:2+yarn":
+        assert factor == 4.0
+
+
+@pytest.mark.parametrize("columns", [72, 80, 100, 200])
+def test_nothing_is_wider_than_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for arguments in (["llama-3.1-8b"], ["plain", "--compare", "yarn:4", "linear:4", "ntk:4", "dynamic:4", "parts:4"]):
+        printed = show(capsys, *arguments)
+        assert max(map(len, printed.splitlines())) <= min(columns, 110)
+        for name in arguments[2:]:
+            assert name in printed
+
+
+def test_an_error_in_a_config_names_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "llama", "head_dim": 64, "rope_theta": -1.0}))
+    assert str(file) in refused(capsys, str(file))

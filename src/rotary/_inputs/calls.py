@@ -157,7 +157,8 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
     sequence_axis(t, -2, "t")
     if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
         raise ValueError(
-            f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}"
+            f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}; if that is k, or cos of a "
+            f"batch, call apply_rotary_qk(q, k, *rotary.tables.from_full_width(cos, sin))"
         )
     check_width(freqs.shape[-1], t, "t")
     if freqs.shape[0] < t.shape[-2]:

@@ -22,7 +22,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._torch import batched_gradient, compiling, forward_mode, tracing, transforming
+from .._torch import batched_gradient, compiling, forward_mode, onnx_exporting, tracing, transforming
 from .._types import CosSin, Tensors
 from . import backends, eager, overlap
 
@@ -66,6 +66,8 @@ def rotate(
             return outs
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     if formula:
+        if onnx_exporting():
+            return _by_named_formula(xs, tables, how, in_place=in_place)
         if not in_place:
             return by_formula(xs, tables, how)
         if compiling() and not (grad and any(t.requires_grad for table in tables for t in table)):
@@ -115,6 +117,19 @@ def _has_memory(x: Tensor) -> bool:
 def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:
     """Fresh outputs, by operations that autograd, functorch and the compiler handle."""
     return tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
+
+
+def _by_named_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool) -> Tensors:
+    """The formula as the composite operator of that name (operators.py), which the ONNX exporter can write as one node."""
+    flat = [t for table in tables for t in table]
+    ys = torch.ops.rotary.rotate_by_formula.default(
+        list(xs), flat, how["seq_dim"], how["interleaved"], how["conjugate"]
+    )
+    if not in_place:
+        return tuple(ys)
+    for x, y in zip(xs, ys, strict=True):
+        x.copy_(y)
+    return xs
 
 
 def over_by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> None:

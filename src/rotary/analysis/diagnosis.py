@@ -76,6 +76,7 @@ class Diagnosis:
 
     name: a label. dim: rotated channels. base: of the frequencies. scaling: the schemes, left to right.
     window: the trained window [token]. length: the context that is diagnosed [token]. scale_base: of xPos, None without xPos.
+    published: whether a model was published with these schemes for this context, so that new angles there are a note, no warning.
     planes: dim/2 of them, fastest first. attention_factor: what cos and sin are multiplied by.
 
     ValueError if the schemes do not accept dim.
@@ -97,6 +98,7 @@ class Diagnosis:
     window: int
     length: int
     scale_base: float | None = None
+    published: bool = False
     planes: tuple[Plane, ...] = field(init=False, repr=False)
     attention_factor: float = field(init=False)
 
@@ -183,7 +185,7 @@ class Diagnosis:
 
     def _reach_warnings(self) -> list[str]:
         limit = self.length * (1.0 - _SHORT)
-        if self.reach >= limit:
+        if self.reach >= limit or (self.published and self.scaling):
             return []
         first = min(self.planes, key=lambda plane: plane.reach)
         new = sum(plane.reach < limit for plane in self.planes)
@@ -195,6 +197,16 @@ class Diagnosis:
             f"{self.reach:,.0f} on: {short} not reach {self.length:,} tokens; unless the model was trained further at that length, "
             f"{remedy}"
         ]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known and no fault: how far the scheme of a published model reaches by itself."""
+        if not (self.published and self.scaling) or self.reach >= self.length * (1.0 - _SHORT):
+            return ()
+        return (
+            f"from token {self.reach:,.0f} on some planes reach angles that the trained window did not have; the model was published with "
+            f"this scheme for {self.length:,} tokens, and trained at that length",
+        )
 
     def _xpos_warnings(self, scale_base: float) -> list[str]:
         xpos = XPos(self.dim, scale_base)

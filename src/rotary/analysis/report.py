@@ -13,8 +13,11 @@ from ..scaling.scheme import described
 from .coordinates import Coordinates, axes_lines
 from .diagnosis import Diagnosis, Plane
 
-_MARGIN = 20
-_WIDTH = 110
+WIDEST = 110
+"""Columns of a report that is not made for a terminal, and of one for a wide terminal."""
+_MARGIN, _NARROWEST = 20, 72
+_FULL = 100
+"""Columns that the whole table of planes needs; in fewer it has fewer columns."""
 
 
 def report_text(
@@ -23,11 +26,13 @@ def report_text(
     *,
     all_planes: bool = False,
     several: Coordinates | None = None,
+    width: int = WIDEST,
 ) -> str:
     """A report for the terminal, at most 110 columns wide.
 
     arguments: what the config says, from rotary.config.read. diagnoses: the config's own first; with more than one, schemes are shown
     side by side. all_planes: a row for every plane, not only for some twenty. several: which planes read which coordinate, if any do.
+    width: columns of the terminal; below 72 counts as 72.
 
     >>> from rotary import config
     >>> arguments = config.read("llama-3.1-8b")
@@ -38,14 +43,17 @@ def report_text(
     critical dimension  70 of 128: 35 of 64 planes came full circle in training, 29 never did
     planes              0-28 kept, 29-34 ramped, 35-63 interpolated
     """
-    own = diagnoses[0]
+    own, width = diagnoses[0], max(_NARROWEST, min(WIDEST, width))
     lines = [own.name, "=" * len(own.name)]
     for label, value in _preamble(arguments, own, several):
-        lines.append(textwrap.fill(value, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
+        lines.append(textwrap.fill(value, width, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
     warnings = [*_warnings(diagnoses), *_replaced_scheme(diagnoses)]
     lines += [""] if warnings else []
-    lines += [textwrap.fill(w, _WIDTH, initial_indent="warning: ", subsequent_indent=" " * 9) for w in warnings]
-    lines += ["", *(_side_by_side(diagnoses, all_planes) if len(diagnoses) > 1 else _planes(own, all_planes))]
+    lines += [textwrap.fill(w, width, initial_indent="warning: ", subsequent_indent=" " * 9) for w in warnings]
+    lines += [
+        "",
+        *(_side_by_side(diagnoses, all_planes, width) if len(diagnoses) > 1 else _planes(own, all_planes, width)),
+    ]
     return "\n".join(lines)
 
 
@@ -64,7 +72,7 @@ def _preamble(arguments: Arguments, own: Diagnosis, several: Coordinates | None)
     yield "reach", "no new angle at any length" if endless else f"no new angle up to {own.reach:,.0f} tokens"
     if several is not None:
         yield from axes_lines(several)
-    yield from (("note", note) for note in arguments.notes)
+    yield from (("note", note) for note in (*arguments.notes, *own.notes))
 
 
 def _summary(own: Diagnosis) -> str:
@@ -96,7 +104,16 @@ def _replaced_scheme(diagnoses: Sequence[Diagnosis]) -> list[str]:
     ]
 
 
-def _planes(own: Diagnosis, all_planes: bool) -> list[str]:
+def _planes(own: Diagnosis, all_planes: bool, width: int) -> list[str]:
+    if width < _FULL:
+        lines = [
+            "plane   wavelength   turns in a context of     the scheme",
+            f"           [token]  {own.window:>11,}{own.length:>13,}",
+        ]
+        for plane in _shown(own, all_planes):
+            turns = f"{_turns(plane.trained_turns):>11}{_turns(plane.turns(own.length)):>13}"
+            lines.append(f"{plane.index:5}{_tokens(plane.wavelength):>13}  {turns}    {_verdict(own, plane)}")
+        return lines
     lines = [
         "plane      wavelength [token]        turns in a context of     seen in    the scheme",
         f"       without one    with scheme  {own.window:>11,}{own.length:>13,}   training",
@@ -109,9 +126,19 @@ def _planes(own: Diagnosis, all_planes: bool) -> list[str]:
     return lines
 
 
-def _side_by_side(diagnoses: Sequence[Diagnosis], all_planes: bool) -> list[str]:
-    width = max(14, *(len(d.name) + 2 for d in diagnoses))
+def _side_by_side(diagnoses: Sequence[Diagnosis], all_planes: bool, width: int) -> list[str]:
+    """A column for each; as many tables below each other as the width asks for, each beginning with the config's own."""
+    column = max(14, *(len(d.name) + 2 for d in diagnoses))
+    beside = max(1, (width - 22) // column - 1)
+    own, others = diagnoses[0], diagnoses[1:]
+    lines: list[str] = []
+    for first in range(0, len(others), beside):
+        lines += ["", ""] if lines else []
+        lines += _columns([own, *others[first : first + beside]], all_planes, column)
+    return lines
 
+
+def _columns(diagnoses: Sequence[Diagnosis], all_planes: bool, width: int) -> list[str]:
     def row(label: str, cells: Sequence[str]) -> str:
         return f"{label:22}" + "".join(f"{cell:>{width}}" for cell in cells)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,10 @@ from ..config.parts import text_part
 from .files import others, regular
 from .layout import Layout, RotatedTensor
 from .projections import READS_ROPE_INTERLEAVE
-from .safetensors import File, header_bytes, read_header, read_headers
+from .safetensors import File, header_bytes, read_header
+from .source import AnyFile, read_source
 from .target import whole
+from .torch_file import TorchFile
 from .verify import compare_scores
 
 Pairing = Literal["half", "interleaved"]
@@ -60,10 +62,11 @@ def convert(
 ) -> Converted:
     """Write the checkpoint at `source` to `target`, with its queries and keys in the pairing `to`.
 
-    source: a safetensors file, or a folder of them; it is only read. Other files of the folder are copied, except weights in other
-        formats, whose pairing would still be the old one. Links may not lead out of the folder, except from a snapshot of the hub to
-        its blobs. rope_interleave in its config.json is set to the new pairing if it is there
-        or the family's code reads it.
+    source: a safetensors file, or a folder of them, or what torch.save wrote: Meta's consolidated.*.pth (tensor-parallel files are
+        joined), pytorch_model.bin and its shards. It is only read; what is written is safetensors. Other files of the folder are copied,
+        except weights in other formats, whose pairing would still be the old one. Links may not lead out of the folder, except from
+        a snapshot of the hub to its blobs. rope_interleave in its config.json is set to the new pairing if it is there or the
+        family's code reads it. Names of tensors stay.
     target: a path that does not exist and is not inside the source. It appears complete, after attention scores agree, or not at all.
     given: the pairing of the source. Default: the one that an earlier conversion wrote into it, else that of its family's code.
     config: as RotaryEmbedding.from_config takes it. Default: the config.json (or Meta's params.json) next to the tensors.
@@ -78,7 +81,10 @@ def convert(
     source, target = Path(source), Path(target)
     _check_paths(source, target)
     layout = Layout(find_config(source) if config is None else config, like=like)
-    files = read_headers(source)
+    reading = read_source(source, layout.config)
+    files = reading.files
+    if source.is_file() and target.suffix != ".safetensors" and isinstance(files[0], TorchFile):
+        raise ValueError(f"{source} is written as safetensors: name the target {target.with_suffix('.safetensors')}")
     old = pairing_of(files, layout, given)
     if old == to:
         raise ValueError(
@@ -88,18 +94,21 @@ def convert(
     if not rotated:
         raise ValueError(f"no tensor of queries or keys at {str(source)!r}")
     new_config = _updated_config(source / "config.json", to)
-    beside = others(source, {file.path for file in files}) if source.is_dir() else None
-    total, done = sum(file.path.stat().st_size for file in files), 0
+    beside = others(source, reading.paths, reading.outdated) if source.is_dir() else None
+    total, done = reading.size, 0
     with whole(target, folder=source.is_dir()) as partial:
         written: list[File] = []
-        for file in files:
-            path = partial if source.is_file() else partial / file.path.name
+        for file, name in zip(files, reading.names, strict=True):
+            path = partial if source.is_file() else partial / name
             for size in _write(file, path, rotated, to):
                 done += size
-                progress(file.path.name, done, total)
+                progress(name, done, total)
             written.append(read_header(path))
         if beside is not None:
             beside.copy(source, partial)
+        index = reading.index()
+        if index is not None:
+            (partial / "model.safetensors.index.json").write_text(index, encoding="utf-8")
         if new_config is not None:
             (partial / "config.json").unlink()  # the copy of a read-only file is read-only: replace it
             (partial / "config.json").write_text(new_config, encoding="utf-8")
@@ -118,7 +127,7 @@ def _check_paths(source: Path, target: Path) -> None:
         raise ValueError(f"{str(target)!r} is inside {str(source)!r}, which is only read")
 
 
-def pairing_of(files: list[File], layout: Layout, given: Pairing | None) -> Pairing:
+def pairing_of(files: Sequence[AnyFile], layout: Layout, given: Pairing | None) -> Pairing:
     """The pairing `given`, else the one in the files' metadata, else that of the family's code; ValueError if the first two conflict."""
     values = {file.metadata.get(PAIRING_KEY, "missing") for file in files}
     in_files = values - {"missing"}
@@ -141,10 +150,10 @@ def find_config(source: Path) -> Any:
     raise ValueError(f"no config.json next to {str(source)!r}; pass config= (for an adapter, its base model's)")
 
 
-def _write(file: File, path: Path, rotated: dict[str, RotatedTensor], to: Pairing) -> Iterator[int]:
+def _write(file: AnyFile, path: Path, rotated: dict[str, RotatedTensor], to: Pairing) -> Iterator[int]:
     """Write the converted file to that path, and yield the size of each tensor after it is written."""
     with path.open("xb", buffering=1 << 20) as out:
-        out.write(header_bytes(file, {**file.metadata, PAIRING_KEY: to}))
+        out.write(header_bytes(file.entries, {**file.metadata, PAIRING_KEY: to}))
         for entry in file.entries:
             tensor = rotated.get(entry.name)
             if tensor is None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .convert import find_config
 from .layout import Layout, RotatedTensor
-from .safetensors import read_headers
+from .source import read_source
 
 MIN_STANDARD_ERRORS = 4.0
 """Below this confidence the pairing is unknown."""
@@ -53,7 +53,7 @@ def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str 
     layout = Layout(find_config(source) if config is None else config, like=like)
     in_halves: list[float] = []
     in_neighbours: list[float] = []
-    for file in read_headers(source):
+    for file in read_source(source, layout.config).files:
         for entry in file.entries:
             tensor = layout.rotated(entry.name, entry.shape)
             if tensor is None or tensor.effect != "weight" or len(entry.shape) != 2:

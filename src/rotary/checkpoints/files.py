@@ -35,7 +35,7 @@ class Others:
     """What lies in a folder beside its converted files, relative to it.
 
     folders, files: to be copied; every folder comes before its content.
-    left_out: other files of weights, links to a missing file, and links to a folder.
+    left_out: other files of weights and of their checksums, links to a missing file, and links to a folder.
     """
 
     folders: tuple[str, ...]
@@ -50,8 +50,8 @@ class Others:
             shutil.copy2(regular(source / name), target / name)
 
 
-def others(source: Path, converted: set[Path]) -> Others:
-    """Look at every name in the folder and below, and open nothing.
+def others(source: Path, converted: set[Path], outdated: set[Path] | frozenset[Path] = frozenset()) -> Others:
+    """Look at every name in the folder and below, and open nothing. outdated: files that are left out like other weights.
 
     Links to folders are not followed: inside the source, the folder is copied under its own name. ValueError for a link that leaves
     the source, for a FIFO, socket or device, and for folders too deep in each other.
@@ -68,7 +68,7 @@ def others(source: Path, converted: set[Path]) -> Others:
             continue
         if path.is_dir():
             (left_out if path.is_symlink() else folders).append(name)
-        elif not exists or (regular(path).suffix in _WEIGHTS):
+        elif not exists or regular(path).suffix in _WEIGHTS or path in outdated:
             left_out.append(name)
         else:
             files.append(name)

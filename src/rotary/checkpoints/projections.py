@@ -108,7 +108,9 @@ READS_ROPE_INTERLEAVE = frozenset(["axk1", "deepseek_v3", "glm4_moe_lite", "yout
 _OTHER_PROJECTIONS = """v_proj kv_b_proj value wv  o_proj out_proj dense dense_bias output Wo wo  gate_proj A dt_proj  sinks softmax_offset
     q_a_proj q_a_layernorm kv_a_layernorm attn_sub_norm LayerNorm  lambda_q1 lambda_k1 lambda_q2 lambda_k2
     linear_x linear_y linear_out conv_1d rg_lru"""
-_OLD_BUFFERS = "rotary_emb rotary_embeddings bias masked_bias"  # frequencies and masks, saved by older transformers
+_OLD_BUFFERS = (
+    "rotary_emb rotary_embeddings inner_attention bias masked_bias"  # frequencies and masks, saved by older code
+)
 UNROTATED = frozenset(f"{_OTHER_PROJECTIONS} {_OLD_BUFFERS}".split())
 """Submodules of attention whose rows are not rotated channels. One that is neither here nor in the family's projections is an error."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -30,7 +30,8 @@ _BITS = {
     **dict.fromkeys(["I16", "U16", "F16", "BF16"], 16), **dict.fromkeys(["I32", "U32", "F32"], 32),
     **dict.fromkeys(["C64", "F64", "I64", "U64"], 64),
 }  # fmt: skip
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
+"""How many bytes are copied at a time."""
 _LONGEST_HEADER = 100_000_000  # as in the safetensors library
 
 
@@ -83,7 +84,7 @@ class File:
             file.seek(self.offset + entry.start)
             left = entry.end - entry.start
             while left:
-                data = file.read(min(left, _CHUNK))
+                data = file.read(min(left, CHUNK))
                 if not data:
                     raise ValueError(f"{self.path} ends inside {entry.name}")
                 to.write(data)
@@ -172,10 +173,10 @@ def _check_bytes(path: Path, entries: list[Entry], available: int) -> None:
         raise ValueError(f"{path} is not a safetensors file: {available - end} bytes follow its last tensor")
 
 
-def header_bytes(file: File, metadata: dict[str, str]) -> bytes:
-    """The header of a copy of that file: the same entries at the same offsets, with this metadata."""
+def header_bytes(entries: Iterable[Entry], metadata: dict[str, str]) -> bytes:
+    """The header of a file with these entries at these offsets, and this metadata."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    header |= {e.name: {"dtype": e.dtype, "shape": e.shape, "data_offsets": [e.start, e.end]} for e in file.entries}
+    header |= {e.name: {"dtype": e.dtype, "shape": e.shape, "data_offsets": [e.start, e.end]} for e in entries}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -184,13 +185,17 @@ def header_bytes(file: File, metadata: dict[str, str]) -> bytes:
 def read_headers(source: str | os.PathLike[str]) -> list[File]:
     """Read the headers of all files of a checkpoint. ValueError if two of them contain one tensor: the folder may hold a model twice."""
     files = [read_header(path) for path in shards(source)]
-    paths: dict[str, Path] = {}
-    for file in files:
-        for entry in file.entries:
-            if entry.name in paths:
-                raise ValueError(f"{entry.name} is both in {paths[entry.name]} and in {file.path}; pass a single file")
-            paths[entry.name] = file.path
+    check_once((file.path, entry.name) for file in files for entry in file.entries)
     return files
+
+
+def check_once(names: Iterable[tuple[Path, str]]) -> None:
+    """ValueError for a tensor that two files contain. names: (file, tensor)."""
+    paths: dict[str, Path] = {}
+    for path, name in names:
+        if name in paths:
+            raise ValueError(f"{name} is both in {paths[name]} and in {path}; pass a single file")
+        paths[name] = path
 
 
 def shards(source: str | os.PathLike[str]) -> list[Path]:
@@ -202,7 +207,7 @@ def shards(source: str | os.PathLike[str]) -> list[Path]:
     if source.is_file():
         return [source]
     files = sorted(source.glob("*.safetensors"))
-    indexed = _indexed(source)
+    indexed = indexed_files(source, "model.safetensors")
     missing = sorted(indexed - {path.name for path in files})
     if missing:
         raise ValueError(f"{source} lacks {missing[0]}, which its index names")
@@ -211,10 +216,11 @@ def shards(source: str | os.PathLike[str]) -> list[Path]:
     return [path for path in files if not indexed or path.name in indexed]
 
 
-def _indexed(folder: Path) -> set[str]:
-    """File names in model.safetensors.index.json, which transformers reads; without it, those in all other indexes."""
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    standard = [path for path in indexes if path.name == "model.safetensors.index.json"]
+def indexed_files(folder: Path, name: str) -> set[str]:
+    """File names in the index of that name, model.safetensors.index.json, which transformers reads; without it, those in all other
+    indexes of files of this kind."""
+    indexes = sorted(folder.glob(f"*.{name.rpartition('.')[2]}.index.json"))
+    standard = [path for path in indexes if path.name == f"{name}.index.json"]
     names: set[str] = set()
     for path in standard or indexes:
         try:
@@ -223,5 +229,5 @@ def _indexed(folder: Path) -> set[str]:
                 raise TypeError("weight_map must map names of tensors to names of files")
             names |= found
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is not a safetensors index: {error}") from error
+            raise ValueError(f"{path} is not a {name.rpartition('.')[2]} index: {error}") from error
     return names

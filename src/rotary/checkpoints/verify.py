@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,13 +12,19 @@ from torch import Tensor
 from .._types import Role
 from ..functional import apply_rotary
 from .layout import Layout, RotatedTensor
-from .safetensors import Entry, File
+from .safetensors import Entry
+from .source import AnyFile
 
 TOKENS = 5
 
 
 def compare_scores(
-    before: list[File], after: list[File], rotated: Iterable[RotatedTensor], layout: Layout, old: str, new: str
+    before: Sequence[AnyFile],
+    after: Sequence[AnyFile],
+    rotated: Iterable[RotatedTensor],
+    layout: Layout,
+    old: str,
+    new: str,
 ) -> tuple[int, float]:
     """(layers, largest relative difference of scores): before in the old pairing against after in the new one.
 
@@ -38,7 +44,7 @@ def compare_scores(
     return len(by_module), worst
 
 
-def _scores(files: list[File], tensors: list[RotatedTensor], angles: Tensor, pairing: str) -> list[Tensor]:
+def _scores(files: Sequence[AnyFile], tensors: list[RotatedTensor], angles: Tensor, pairing: str) -> list[Tensor]:
     """(head pairs, tokens, tokens): scores of every query head with every key head, or of each head with itself."""
     rotated: dict[Role, Tensor] = {}
     for role in ("query", "key"):
@@ -51,7 +57,7 @@ def _scores(files: list[File], tensors: list[RotatedTensor], angles: Tensor, pai
     return [(q[:, None] @ k[None].transpose(-1, -2)).flatten(0, 1)]
 
 
-def _projected(files: list[File], tensors: list[RotatedTensor], role: Role) -> Tensor | None:
+def _projected(files: Sequence[AnyFile], tensors: list[RotatedTensor], role: Role) -> Tensor | None:
     """(heads, tokens, dim) float64: random states through these tensors, rotated channels only; None if no tensor has this role."""
     total: Tensor | None = None
     steps = {"weight": 0, "bias": 1, "gain": 2, "shift": 3}
@@ -70,7 +76,7 @@ def _projected(files: list[File], tensors: list[RotatedTensor], role: Role) -> T
     return None if total is None else total.expand(-1, TOKENS, -1)
 
 
-def _head(file: File, entry: Entry, rows: Tensor, tensor: RotatedTensor) -> Tensor:
+def _head(file: AnyFile, entry: Entry, rows: Tensor, tensor: RotatedTensor) -> Tensor:
     """(tokens or 1, dim): the numbers of one head, or their product with states, the same states for the same width."""
     if tensor.flat:
         entry = replace(entry, shape=(math.prod(entry.shape),))
@@ -81,5 +87,5 @@ def _head(file: File, entry: Entry, rows: Tensor, tensor: RotatedTensor) -> Tens
     return states @ values.T
 
 
-def _find(files: list[File], name: str) -> tuple[File, Entry]:
+def _find(files: Sequence[AnyFile], name: str) -> tuple[AnyFile, Entry]:
     return next((file, entry) for file in files for entry in file.entries if entry.name == name)

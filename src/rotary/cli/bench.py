@@ -6,6 +6,7 @@ Results are ratios of medians, contenders in turn in one process. The output of 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,7 @@ def register(commands: Any) -> None:
         help="leave out the formulas under torch.compile, which take long to compile",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="time to measure each length for (default 2)")
+    parser.add_argument("--json", action="store_true", help="print one object of JSON, seconds per call")
     parser.set_defaults(run=run)
 
 
@@ -110,7 +112,9 @@ def run(options: argparse.Namespace) -> int:
     if dim % 2 or not 0 < dim <= options.head_dim:
         raise ValueError(f"the channels that rotate must be even and at most --head-dim {options.head_dim}, got {dim}")
     _check_device(options.device)
-    print(f"{described()}; {torch.get_num_threads()} threads; torch {torch.__version__}\n")
+    measured: list[dict[str, Any]] = []
+    if not options.json:
+        print(f"{described()}; {torch.get_num_threads()} threads; torch {torch.__version__}\n")
     for dtype in options.dtype:
         for seq in options.seq:
             work = Work(
@@ -125,9 +129,18 @@ def run(options: argparse.Namespace) -> int:
             )
             in_cache = not options.from_memory and work.fits_the_cache(options.device)
             calls = contenders(work, options.device, compiled=not options.no_compile, from_memory=not in_cache)
-            print(f"{title(work)}, {options.device}, {'in cache' if in_cache else 'from memory'}")
             with torch.no_grad():
-                show(alternate(calls, options.seconds, in_cache=in_cache), COPY)
+                timings = alternate(calls, options.seconds, in_cache=in_cache)
+            if options.json:
+                seconds = {name: timing._asdict() for name, timing in timings.items()}
+                measured.append({"tokens": seq, "dtype": dtype, "in_cache": in_cache, "seconds": seconds})
+                continue
+            print(f"{title(work)}, {options.device}, {'in cache' if in_cache else 'from memory'}")
+            show(timings, COPY)
+    if options.json:
+        sizes = ("heads", "head_dim", "rotary_dim", "batch", "interleaved", "transposed", "device")
+        machine = {"machine": described(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+        print(json.dumps(machine | {name: getattr(options, name) for name in sizes} | {"measured": measured}, indent=1))
     return 0
 
 

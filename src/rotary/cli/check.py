@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         if "conflicting" not in str(error):
             raise
-        document["contradictions"] = [str(error)]
+        document["contradictions"] = [str(error).removeprefix(f"{options.folder}: ")]
     findings = _findings(options.folder) if options.model else None
     if options.json:
         print(json.dumps(document | (json.loads(findings.as_json()) if findings is not None else {}), indent=1))
@@ -70,7 +70,7 @@ def _shown(name: str) -> dict[str, Any]:
     }
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        show.run(argparse.Namespace(**asked, all=False, json=True, plot=None, picture="all"))
+        show.run(argparse.Namespace(**asked, all=False, json=True, plot=None, picture=None))
     document: dict[str, Any] = json.loads(printed.getvalue())
     for layer in document["layers"]:
         schemes, several = layer.pop("schemes"), layer.pop("coordinates")
@@ -81,6 +81,7 @@ def _shown(name: str) -> dict[str, Any]:
         )
         layer |= {key: own[key] for key in ("scaling", "attention_factor", "window", "length", "warnings")}
         layer["axes"] = None if several is None else several["axes"]
+        layer["notes"] += own.get("notes", [])
     return document
 
 
@@ -89,7 +90,7 @@ def _findings(name: str) -> Findings:
     from ..transformers import check
     from ..transformers.skeleton import skeleton
 
-    source = configs.path(name) if name in configs.shipped() and not Path(name).exists() else Path(name)
+    source = configs.path(name) if name.lower() in configs.shipped() and not Path(name).exists() else Path(name)
     return check(skeleton(source), source)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import signal
 import sys
 import threading
@@ -16,14 +17,18 @@ from typing import Any
 UNKNOWN = 3
 """The exit status of `pairing` where nothing decides."""
 
+_SOURCE = "a file of weights or a folder of them: safetensors, Meta's consolidated.*.pth, pytorch_model.bin"
+_FLAGS = {"given": "--from", "config": "--config", "like": "--like"}
+"""Arguments of convert() and by_weights(), as messages name them -> the flags that they come from."""
+
 
 def register(commands: Any) -> None:
     """Add `convert` and `pairing` to the commands of `rotary`."""
     convert = commands.add_parser(
-        "convert", help="rewrite a checkpoint of safetensors in the other pairing of channels"
+        "convert", help="rewrite a checkpoint in the other pairing of channels, as safetensors"
     )
-    convert.add_argument("source", help="a file of safetensors, or a folder of them; only read")
-    convert.add_argument("target", help="the file or folder to write; it must not exist")
+    convert.add_argument("source", help=_SOURCE + "; only read")
+    convert.add_argument("target", help="the file or folder of safetensors to write; it must not exist")
     convert.add_argument("--to", required=True, choices=("half", "interleaved"), help="the pairing to convert to")
     convert.add_argument(
         "--from",
@@ -35,7 +40,7 @@ def register(commands: Any) -> None:
     pairing = commands.add_parser(
         "pairing", help="tell which pairing a checkpoint has, or that it is unknown (status 3)"
     )
-    pairing.add_argument("source", help="a file of safetensors, or a folder of them")
+    pairing.add_argument("source", help=_SOURCE)
     pairing.add_argument(
         "--text",
         help="a text file of a kind that the model was trained on: decide by the loss on it, with the model's tokenizer",
@@ -44,7 +49,7 @@ def register(commands: Any) -> None:
     pairing.add_argument("--json", action="store_true", help="print one object of JSON")
     pairing.set_defaults(run=_pairing)
     for parser in (convert, pairing):
-        parser.add_argument("--config", help="a config.json (default: the one next to the tensors)")
+        parser.add_argument("--config", help="a config.json or params.json (default: the one next to the tensors)")
         parser.add_argument("--like", metavar="FAMILY", help="a model family with the same tensor names and layout")
 
 
@@ -57,13 +62,28 @@ def _convert(options: argparse.Namespace) -> int:
         "config": options.config,
         "like": options.like,
     }
-    with _unwinding_on_signals(), _bar() as progress:
+    with _naming_flags(options.source), _unwinding_on_signals(), _bar() as progress:
         converted = convert(options.source, options.target, **how, progress=progress)
     print(f"{converted.tensors} tensors in {converted.files} files now pair as {options.to}: {options.target}")
     print(f"attention scores of {converted.layers} layers agree to {converted.difference:.1e}")
     if converted.left_out:
         print(f"not converted and left out: {', '.join(converted.left_out)}")
     return 0
+
+
+@contextlib.contextmanager
+def _naming_flags(source: str) -> Generator[None]:
+    """Messages with flags in the place of arguments, and with the source where they name no file."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = re.sub(
+            r"\b(pass |as |and )?(given|config|like)=(?: \(--from\))?",
+            lambda m: f"{m[1] or ''}{_FLAGS[m[2]]}",
+            str(error),
+        )
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(text if source in text else f"{source}: {text}") from None
 
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -101,7 +121,8 @@ def _pairing(options: argparse.Namespace) -> int:
     from ..checkpoints import by_text, by_weights
 
     if options.text is None:
-        verdict = by_weights(options.source, config=options.config, like=options.like)
+        with _naming_flags(options.source):
+            verdict = by_weights(options.source, config=options.config, like=options.like)
     else:
         try:
             from transformers import AutoModelForCausalLM, AutoTokenizer

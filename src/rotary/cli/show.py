@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import json
 import math
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import config as configs
 from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coordinates, report_text
+from ..analysis.report import WIDEST
 from ..config.load import load
 from ..config.normalize import layer_types
 from ..config.parts import rotating
 from ..config.spelling import Spelled, spelled
-from ..scaling import (
-    NTK,
-    Clipped,
-    DynamicNTK,
-    Linear,
-    Llama3,
-    NTKByParts,
-    NTKMixed,
-    Power,
-    Proportional,
-    Resonance,
-    Scheme,
-    Truncated,
-    YaRN,
-)
-
-# name -> (what its number is, for the help, or "" if it takes none; the scheme from that number and the trained window [token]).
-SPELLINGS: dict[str, tuple[str, Callable[[float, int], Scheme]]] = {
-    "linear": ("factor", lambda x, window: Linear(x)),
-    "ntk": ("factor", lambda x, window: NTK(x)),
-    "dynamic": ("factor", DynamicNTK),
-    "mixed": ("factor", lambda x, window: NTKMixed(x)),
-    "parts": ("factor", NTKByParts),
-    "yarn": ("factor", YaRN),
-    "llama3": ("factor", Llama3),
-    "proportional": ("share", lambda x, window: Proportional(x)),
-    "power": ("exponent", lambda x, window: Power(x)),
-    "clipped": ("planes", lambda x, window: Clipped(int(x))),
-    "truncated": ("", lambda x, window: Truncated(window)),
-    "resonance": ("", lambda x, window: Resonance()),
-}
+from ..scaling import NTKByParts, Scheme, YaRN
+from .spelling import SPELLINGS, schemes
 
 
 def register(commands: Any) -> None:
@@ -57,7 +31,8 @@ def register(commands: Any) -> None:
         "show",
         help="what the scheme in a model's config does to its frequencies: a table, --json or --plot",
         description="Prints wavelengths and turns of each plane, which planes a scheme keeps, ramps and interpolates, and warnings.",
-        epilog=f"Schemes to compare with: {spelled}; chained with +, as in yarn:4+resonance. 'config' is the config's own scheme.",
+        epilog=f"Schemes to compare with: {spelled}; chained with +, as in yarn:4+resonance. 'config' is the config's own scheme; as a "
+        "FACTOR, auto is the smallest one that reaches the context shown.",
     )
     parser.add_argument(
         "config",
@@ -98,8 +73,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--picture",
         choices=("all", "spectrum", "decay", "error", "axes"),
-        default="all",
-        help="which picture --plot draws",
+        help="which picture --plot draws (default: all)",
     )
     parser.set_defaults(run=run)
 
@@ -110,19 +84,23 @@ def run(options: argparse.Namespace) -> int:
         tokens: int | None = getattr(options, name)
         if tokens is not None and tokens <= 0:
             raise ValueError(f"--{name} must be > 0, got {tokens}")
+    if options.picture and not options.plot:
+        raise ValueError(f"--picture {options.picture} says what --plot FILE draws; pass --plot too")
     source = _source(options.config)
-    said = _spelled(source, options.part)
-    types = (options.layer_type,) if options.layer_type else layer_types(said.config) or (None,)
-    layers = [_layer(source, layer_type, options) for layer_type in types]
+    with naming(source):
+        said = _spelled(source, options.part)
+        types = (options.layer_type,) if options.layer_type else layer_types(said.config) or (None,)
+        layers = [_layer(source, layer_type, options) for layer_type in types]
     if options.json:
         shown = {"config": options.config, "dialect": said.dialect, "layers": [_as_json(*layer) for layer in layers]}
         print(json.dumps(shown, indent=1))
     elif not options.plot:
         others = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
-        reports = (_report(*layer, all_planes=options.all) for layer in layers)
+        width = shutil.get_terminal_size((WIDEST, 0)).columns
+        reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
         print("\n\n".join(_with_lines(report, said.dialect, others) for report in reports))
     if options.plot:
-        _draw(options.plot, layers, options.picture)
+        _draw(options.plot, layers, options.picture or "all")
         if not options.json:
             print(f"drawn into {options.plot}")
     return 0
@@ -171,11 +149,11 @@ _PATCHES = 32.0
 
 
 def _source(name: str) -> Path:
-    if name in configs.shipped():
-        return configs.path(name)
     path = Path(name)
+    if name in configs.shipped() or (not path.exists() and name.lower() in configs.shipped()):
+        return configs.path(name)
     if not path.exists():
-        close = difflib.get_close_matches(name, configs.shipped(), n=1)
+        close = difflib.get_close_matches(name.lower(), configs.shipped(), n=1)
         hint = f"did you mean {close[0]}?" if close else f"configs by name: {', '.join(configs.shipped())}"
         raise ValueError(f"no config and no file named {name!r}; {hint}")
     return path
@@ -186,6 +164,19 @@ def _spelled(source: Path, part: str | None) -> Spelled:
         return spelled(source, part)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(source)!r} is not JSON: {error}") from None
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Generator[None]:
+    """Put the file before a message about its content that does not name it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if str(file) in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from None
     except ImportError as error:
         raise ValueError(str(error)) from None
 
@@ -220,14 +211,22 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
         note = "the config does not state the window that was trained before the scheme; max_position_embeddings is used; --window sets it"
         arguments = replace(arguments, notes=(*arguments.notes, note))
 
-    def diagnosis(name: str, scaling: tuple[Scheme, ...]) -> Diagnosis:
-        return Diagnosis(name, arguments.dim, arguments.base, scaling, window, length, options.xpos)
+    def diagnosis(name: str, scaling: tuple[Scheme, ...], published: bool = False) -> Diagnosis:
+        return Diagnosis(name, arguments.dim, arguments.base, scaling, window, length, options.xpos, published)
 
     several = None if arguments.axes is None else _coordinates(own, arguments, _grid(arguments, {}, options, window))
     if options.grid and several is None:
         raise ValueError("--grid: this config has one coordinate; --length sets how far it goes")
-    others = [diagnosis(spelling, schemes(spelling, window, arguments.scaling)) for spelling in options.compare]
-    return layer_type, arguments, [diagnosis(own, arguments.scaling), *others], several
+
+    def reach(scaling: tuple[Scheme, ...]) -> float:
+        return diagnosis("", scaling).reach
+
+    published = length <= (arguments.target or 0) and _is_published(arguments)
+    others = [
+        diagnosis(spelling, schemes(spelling, window, arguments.scaling, length=length, reach=reach))
+        for spelling in options.compare
+    ]
+    return layer_type, arguments, [diagnosis(own, arguments.scaling, published), *others], several
 
 
 def _coordinates(name: str, arguments: configs.Arguments, grid: tuple[float, ...]) -> Coordinates:
@@ -253,43 +252,23 @@ def _grid(
     return (side,) * count
 
 
+def _is_published(arguments: configs.Arguments) -> bool:
+    """Whether the rotation is that of a published config, however the file is named."""
+    rotation = (arguments.dim, arguments.base, arguments.scaling, arguments.target)
+    for name in configs.shipped():
+        for layer_type in layer_types(spelled(configs.path(name)).config) or (None,):
+            other = configs.read(configs.path(name), layer_type=layer_type)
+            if (other.dim, other.base, other.scaling, other.target) == rotation:
+                return True
+    return False
+
+
 def _extended_to(scaling: tuple[Scheme, ...]) -> int:
     """The context [token] that the schemes extend to, if they state a factor and their trained window, and otherwise 0."""
     return max(
         (round(s.factor * s.original_max_position_embeddings) for s in scaling if isinstance(s, (YaRN, NTKByParts))),
         default=0,
     )
-
-
-def schemes(spelling: str, window: int, own: tuple[Scheme, ...] = ()) -> tuple[Scheme, ...]:
-    """The schemes of a spelling such as "yarn:4+resonance", for a trained window [token]. "config" stands for own, "plain" for none.
-
-    >>> schemes("linear:4+resonance", window=4096)
-    (Linear(factor=4.0), Resonance())
-    """
-    chain: list[Scheme] = []
-    for part in spelling.split("+"):
-        if part == "config":
-            chain += own
-        elif part != "plain":
-            chain.append(_scheme(part, window))
-    return tuple(chain)
-
-
-def _scheme(part: str, window: int) -> Scheme:
-    name, _, value = part.partition(":")
-    if name not in SPELLINGS:
-        close = difflib.get_close_matches(name, SPELLINGS, n=1)
-        raise ValueError(
-            f"unknown scheme {part!r}; {'did you mean ' + close[0] if close else 'known: ' + ', '.join(SPELLINGS)}"
-        )
-    number, make = SPELLINGS[name]
-    if bool(number) != bool(value):
-        raise ValueError(f"scheme {part!r} needs {'a number, as ' + name + ':4' if number else 'no number'}")
-    try:
-        return make(float(value or 0), window)
-    except ValueError as error:
-        raise ValueError(f"scheme {part!r}: {error}") from None
 
 
 def _as_json(
@@ -327,6 +306,7 @@ def _scheme_as_json(d: Diagnosis) -> dict[str, Any]:
         "critical_dimension": d.critical_dimension,
         "reach": None if math.isinf(d.reach) else d.reach,
         "warnings": list(d.warnings),
+        "notes": list(d.notes),
         "planes": [
             {
                 "index": plane.index,

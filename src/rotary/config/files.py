@@ -29,6 +29,8 @@ def content(path: Path) -> dict[str, Any]:
             found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
     except RecursionError:
         raise ValueError(f"{str(path)!r} nests too deeply to be a config") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(found, dict):
         what = "a YAML mapping" if path.suffix in (".yaml", ".yml") else "a JSON object"
         raise TypeError(f"{str(path)!r} contains {describe(found)}, not {what}")

@@ -42,7 +42,7 @@ def load(config: Any) -> Config:
 
 
 def _load_file(path: Path, name: str) -> Config:
-    if not path.exists() and name in shipped():
+    if not path.exists() and name.lower() in shipped():
         path = published.path(name)
     if path.is_dir():
         path = next((path / each for each in FOLDER if (path / each).is_file()), path / FOLDER[0])

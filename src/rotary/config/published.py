@@ -15,7 +15,7 @@ def shipped() -> tuple[str, ...]:
 
 
 def path(name: str) -> Path:
-    """The file of that config. ValueError for an unknown name, with the known ones."""
-    if name not in shipped():
+    """The file of that config, in any case of letters. ValueError for an unknown name, with the known ones."""
+    if name.lower() not in shipped():
         raise ValueError(f"no published config is named {describe(name)}; known: {', '.join(shipped())}")
-    return _FOLDER / f"{name}.json"
+    return _FOLDER / f"{name.lower()}.json"

@@ -1,6 +1,7 @@
 """Run the rotations inside a model of another library on this library's kernels; nothing else in the model changes.
 
     handle = patch(model)        ...        handle.remove()
+    handle_of(model)    unpatch(model)
     print(check(model))          is the rotation in there what the config says?
     rerotate(cache, handle, old, new)     keys of its cache, moved in place
     with use_kernels(): ...      the same kernels through the hook that transformers has for the kernels hub
@@ -19,6 +20,7 @@ from .findings import Finding, Findings
 from .handle import Handle, Report
 from .kernel_mapping import KernelMapping, use_kernels
 from .patch import patch
+from .patched_model import handle_of, unpatch
 from .probe import probe
 from .spec import RotationSpec
 
@@ -30,10 +32,12 @@ __all__ = [
     "Report",
     "RotationSpec",
     "check",
+    "handle_of",
     "layers",
     "patch",
     "probe",
     "rerotate",
+    "unpatch",
     "use_kernels",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,7 @@ class Handle:
         key = kind, tuple((name, id(method)) for name, method in methods.items())
         try:
             if key not in self._classes:
-                self._classes[key] = patched_class(kind, methods)
+                self._classes[key] = patched_class(kind, methods, self)
             module.__class__ = self._classes[key]
         except TypeError:  # a class that allows no subclass, or whose instances keep their class
             self.bind(module, name, function if static else types.MethodType(function, module))
@@ -86,6 +87,21 @@ class Handle:
         """Set module.name to method on this instance alone, until remove(), which puts back what was there."""
         self._bound.append((module, name, method, module.__dict__.get(name, _ABSENT)))
         module.__dict__[name] = method
+        function: Any = getattr(method, "__func__", method)
+        if isinstance(function, types.FunctionType):
+            function.__dict__["__rotary_handle__"] = self
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether this handle patched that very module, and not one that it is a copy of."""
+        patched = self._methods.get(id(module))
+        return (patched is not None and patched[0] is module) or any(bound is module for bound, *_ in self._bound)
+
+    def bindings(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
+        """(name, what stood there before or None) of each method that bind() set on the module which this one is a copy of."""
+        for _, name, method, former in self._bound:
+            found = module.__dict__.get(name)
+            if found is not None and getattr(found, "__func__", found) is getattr(method, "__func__", method):
+                yield name, None if former is _ABSENT else former
 
     def remove(self) -> None:
         """Restore every method. A wrapper that was put around a patched method in the meantime stays, and calls the original code."""
@@ -104,6 +120,14 @@ class Handle:
         self._classes.clear()
         self._bound.clear()
         self._methods.clear()
+
+    def __repr__(self) -> str:
+        model = None if self._model is None else self._model()
+        of = "a model that is gone" if model is None else type(model).__name__
+        state = "active" if self.active else "removed"
+        return (
+            f"<Handle of {of}, {state}: {sum(self._report.replaced.values())} replaced, {len(self._report.left)} left>"
+        )
 
     def __enter__(self) -> Handle:
         return self

@@ -19,6 +19,7 @@ from .check import check_frequencies
 from .findings import Finding
 from .handle import Handle
 from .patched_class import has_replaced_methods
+from .patched_model import release_copy
 from .probe import DIM, HEADS, WRITES, probe
 from .rebind import called_functions, is_patched, is_replaceable, methods, places, rebind, wrap_method
 from .spec import RotationSpec
@@ -43,8 +44,9 @@ def patch(
         takes frequencies as they are. `check` compares more, and says what it compared.
     angles: the former name of tables, deprecated; it goes in 0.3.
 
-    Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; pickles and save_pretrained
-    contain no patch. A patched module is of a subclass under the name of its class, until remove().
+    Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; a deep copy may be patched
+    itself, and has a handle of its own then. Pickles and save_pretrained contain no patch. A patched module is of a subclass under
+    the name of its class, until remove().
 
     A function that writes into its arguments, a call with an optional argument away from its default, and a method that is overridden
     on the instance run as they are; where that leaves nothing to replace, a warning says so.
@@ -68,6 +70,7 @@ def patch(
     if trust not in ("config", "module"):
         raise ValueError(f"trust must be 'config' or 'module', got {trust!r}")
     wrong = check_frequencies(model) if trust == "config" else {}
+    release_copy(model)
     handle = Handle(model)
     patcher = _Patcher(handle)
     for module in model.modules():

@@ -14,8 +14,10 @@ from typing import Any
 from torch import nn
 
 
-def patched_class(kind: type[nn.Module], methods: Mapping[str, Any]) -> type[nn.Module]:
+def patched_class(kind: type[nn.Module], methods: Mapping[str, Any], handle: Any = None) -> type[nn.Module]:
     """A subclass of kind under its name, with these functions and staticmethods. Copies are patched, pickles are of kind itself.
+
+    handle: of the patch, which handle_in() reads.
 
     TypeError where kind does not allow a subclass.
     """
@@ -24,6 +26,7 @@ def patched_class(kind: type[nn.Module], methods: Mapping[str, Any]) -> type[nn.
     metaclass: Any = type(kind)
     made = metaclass(kind.__name__, (kind,), {**names, **copies, "__reduce_ex__": _reduce, **methods})
     made.__rotary__ = kind, tuple(methods)
+    made.__rotary_handle__ = handle
     return made
 
 
@@ -33,6 +36,16 @@ def release(made: type[nn.Module]) -> None:
     for name in methods:
         delattr(made, name)
     made.__rotary__ = kind, ()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def handle_in(kind: type) -> Any:
+    """The handle of the patch that made this class, None for another class."""
+    return getattr(kind, "__rotary_handle__", None) if has_replaced_methods(kind) else None
+
+
+def original_class(made: type[nn.Module]) -> type[nn.Module]:
+    """The class that a patched one stands for."""
+    return _rotary(made)[0]
 
 
 def has_replaced_methods(kind: type) -> bool:

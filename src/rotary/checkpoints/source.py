@@ -1,0 +1,107 @@
+"""Which files a checkpoint consists of, in which format, and under which names it is written: always as safetensors.
+
+*.safetensors                       file by file, under their names; an index stays
+pytorch_model.bin, its index        file by file, as model.safetensors, model-00001-of-00002.safetensors, with a new index
+consolidated.00.pth, .01.pth, ...   Meta's, joined into one: consolidated.safetensors
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .safetensors import File, check_once, indexed_files, read_headers
+from .tensor_parallel import check_numbers
+from .torch_file import TorchFile, read_tensor_parallel, read_torch_file
+
+AnyFile = File | TorchFile
+_TORCH = frozenset([".pth", ".bin", ".pt", ".ckpt"])
+_META, _BIN = "consolidated.*.pth", "pytorch_model*.bin"
+_CHECKSUMS = "checklist.chk"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that is read.
+
+    path: its file or folder. files: what holds its tensors. names: of the files that are written, one for each.
+    """
+
+    path: Path
+    files: tuple[AnyFile, ...]
+    names: tuple[str, ...]
+
+    @property
+    def paths(self) -> set[Path]:
+        """Files whose content goes into the converted ones, or describes them as they were."""
+        paths = {path for file in self.files for path in (file.paths if isinstance(file, TorchFile) else (file.path,))}
+        return paths | (set(self.path.glob("pytorch_model*.bin.index.json")) if self._torch else set())
+
+    @property
+    def outdated(self) -> set[Path]:
+        """Files beside them that would be wrong after a conversion, and cannot be made anew: checksums."""
+        return {self.path / _CHECKSUMS} if self._torch else set()
+
+    @property
+    def _torch(self) -> bool:
+        return isinstance(self.files[0], TorchFile)
+
+    @property
+    def size(self) -> int:
+        """Bytes, of tensors or of files, for a progress bar."""
+        return sum(file.size if isinstance(file, TorchFile) else file.path.stat().st_size for file in self.files)
+
+    def index(self) -> str | None:
+        """The index of the files that are written, where they are several that have none yet."""
+        if not self._torch or len(self.files) == 1:
+            return None
+        weights = {e.name: name for name, file in zip(self.names, self.files, strict=True) for e in file.entries}
+        return json.dumps({"metadata": {"total_size": self.size}, "weight_map": weights}, indent=2) + "\n"
+
+
+def read_source(path: Path, config: Mapping[str, Any]) -> Source:
+    """Look at the files of a checkpoint; of tensors nothing is read.
+
+    path: a file, or a folder. config: that of the model in transformers' words, for joining tensor-parallel files.
+    ValueError where there are none, or several formats of torch.save, or a part alone; else as the readers of each format.
+    """
+    if path.is_file():
+        if path.suffix not in _TORCH:
+            return _of_safetensors(path)
+        beside = sorted(path.parent.glob(_META)) if path.match(_META) else []
+        if len(beside) > 1:
+            raise ValueError(
+                f"{path} is one of {len(beside)} tensor-parallel files, each with a part of every tensor: pass the folder"
+            )
+        return Source(path, (read_torch_file(path),), (path.with_suffix(".safetensors").name,))
+    if not path.is_dir() or any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
+        return _of_safetensors(path)
+    meta, bins = sorted(path.glob(_META)), sorted(path.glob(_BIN))
+    if meta and (bins or any(path.glob("*.bin.index.json"))):
+        raise ValueError(f"{path} holds {meta[0].name} and pytorch_model.bin: two models, or one twice; pass one file")
+    if meta:
+        check_numbers([each.name for each in meta])
+        return Source(path, (read_tensor_parallel(meta, config),), ("consolidated.safetensors",))
+    if bins or any(path.glob("*.bin.index.json")):
+        return _of_bins(path, bins)
+    raise ValueError(f"no safetensors file at {str(path)!r}, nor consolidated.00.pth or pytorch_model.bin")
+
+
+def _of_safetensors(path: Path) -> Source:
+    files = read_headers(path)
+    return Source(path, tuple(files), tuple(file.path.name for file in files))
+
+
+def _of_bins(folder: Path, bins: Sequence[Path]) -> Source:
+    indexed = indexed_files(folder, "pytorch_model.bin")
+    missing = sorted(indexed - {path.name for path in bins})
+    if missing:
+        raise ValueError(f"{folder} lacks {missing[0]}, which its index names")
+    wanted = [path for path in bins if not indexed or path.name in indexed]
+    files = [read_torch_file(path) for path in wanted]
+    check_once((file.path, entry.name) for file in files for entry in file.entries)
+    names = [path.with_suffix(".safetensors").name.replace("pytorch_model", "model") for path in wanted]
+    return Source(folder, tuple(files), tuple(names))

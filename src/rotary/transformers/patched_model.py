@@ -1,0 +1,82 @@
+"""Which patch a model is under, and how a copy of a patched model gets out of it by itself."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+from torch import nn
+
+from .handle import Handle
+from .patched_class import handle_in, has_replaced_methods, original_class
+from .rebind import is_patched
+
+
+def handle_of(model: nn.Module) -> Handle | None:
+    """The active handle of the patch that a model, or a part of one, is under; None for a model without one.
+
+    A copy of a patched model is under the handle of the original, until it is patched itself.
+
+    >>> handle_of(nn.Linear(2, 2)) is None
+    True
+    """
+    for module in model.modules():
+        handle = _handle(module)
+        if handle is not None:
+            return handle
+    return None
+
+
+def unpatch(model: nn.Module) -> None:
+    """Undo the patch that a model is under: handle.remove() for the model that was patched; for a copy of it, on the copy alone.
+
+    ValueError where it is under none.
+    """
+    handle = handle_of(model)
+    if handle is None:
+        raise ValueError(
+            f"{type(model).__name__} is not patched: patch() returns a handle, whose remove() may have been called"
+        )
+    if not release_copy(model):
+        handle.remove()
+
+
+def release_copy(model: nn.Module) -> bool:
+    """Give the modules of a copy the methods back that the original had before it was patched. False, and nothing done, where one of
+    them was patched itself."""
+    patched = [(module, handle) for module in model.modules() if (handle := _handle(module)) is not None]
+    if not patched or any(handle.owns(module) for module, handle in patched):
+        return False
+    for module, handle in patched:
+        for name, former in list(handle.bindings(module)):
+            if former is None:
+                del module.__dict__[name]
+            else:  # bound to the original; the copy gets its own
+                function: Any = getattr(former, "__func__", None)
+                module.__dict__[name] = former if function is None else types.MethodType(function, module)
+        if has_replaced_methods(type(module)):
+            module.__class__ = original_class(type(module))
+        _release_wrapped(module)
+    return True
+
+
+def _release_wrapped(module: nn.Module) -> None:
+    """Originals of methods in the place of patched ones that a wrapper (a hook of accelerate) has kept on the instance."""
+    for key, value in list(module.__dict__.items()):
+        if isinstance(value, types.MethodType) and is_patched(value):
+            original = getattr(type(module), value.__func__.__name__, None)
+            if original is not None and not is_patched(original):
+                module.__dict__[key] = types.MethodType(original, module)
+        elif isinstance(value, functools.partial) and is_patched(value):
+            value.__dict__.pop("__rotary__")  # functools.update_wrapper copies the mark of what it wraps
+
+
+def _handle(module: nn.Module) -> Handle | None:
+    """The active handle whose methods this module runs."""
+    found: Any = handle_in(type(module))
+    for value in module.__dict__.values():
+        function = getattr(value, "__func__", None) if isinstance(value, types.MethodType) else value
+        if found is None and isinstance(function, types.FunctionType):
+            found = function.__dict__.get("__rotary_handle__")
+    return found if isinstance(found, Handle) and found.active else None
