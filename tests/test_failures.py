@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb, apply_rotary_qk, fused
 from rotary.axes import sections
 from rotary.testing import assert_angles
 
@@ -612,3 +612,68 @@ def test_the_catalogue_names_every_class_that_is_tested_here():
     }
     listed = [int(line.split("|")[1].strip()[1:]) for line in page.splitlines() if line.startswith("| F")]
     assert listed == list(range(1, 70)) and tested == set(listed)
+
+
+# --- norm, rotation and write in one pass ------------------------------------------------------------------------------------------------
+
+
+def test_F61_partial_rotary_dropped_by_a_fused_norm():
+    """Read as full width, tables of 8 planes would turn channels that pass, and rows would be read beyond their end."""
+    x, weight = torch.randn(1, 2, 5, 32), torch.rand(32) + 0.5
+    cos, sin = RotaryEmbedding(16).cos_sin(5)
+    y, _ = fused.norm_rotate(x, x, cos, sin, q_weight=weight, k_weight=weight, eps=1e-6)
+    normed = torch.nn.functional.rms_norm(x, (32,), weight, 1e-6)
+    torch.testing.assert_close(y, apply_rotary(normed, cos, sin))
+    torch.testing.assert_close(y[..., 16:], normed[..., 16:])
+
+
+def test_F62_rows_of_tables_per_batch_entry_dropped_by_a_fused_norm():
+    """M-RoPE and left padding: each batch entry has rows of its own, and the first entry's are not those of all."""
+    x = torch.randn(2, 3, 5, 16)
+    cos, sin = RotaryEmbedding(16).cos_sin(torch.stack((torch.arange(5), torch.tensor([0, 0, 7, 7, 9]))))
+    both, _ = fused.norm_rotate(x, x, cos, sin, q_weight=None, k_weight=None, eps=1e-6)
+    for b in range(2):
+        alone, _ = fused.norm_rotate(x[b : b + 1], x[b : b + 1], cos[b], sin[b], q_weight=None, k_weight=None, eps=1e-6)
+        assert torch.equal(both[b : b + 1], alone)
+    assert not torch.equal(cos[0], cos[1])
+
+
+def test_F63_memory_that_a_backward_pass_saved_written_over():
+    """autograd notices, since every write past torch bumps the version: no gradient is silently wrong."""
+    q = torch.randn(1, 2, 3, 8, requires_grad=True) * 1
+    k, cos, sin = torch.randn(1, 2, 3, 8), *RotaryEmbedding(8).cos_sin(3)
+    y, _ = fused.norm_rotate(q, k, cos, sin, q_weight=None, k_weight=None, eps=1e-6)
+    with pytest.raises(RuntimeError, match="backward pass reads them"):
+        fused.norm_rotate(q, k, cos, sin, q_weight=None, k_weight=None, eps=1e-6, inplace=True)
+    with torch.no_grad():
+        apply_rotary(q, cos, sin, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    cache = torch.zeros(2, 1, 4, 2, 8)
+    leaf = torch.ones((), requires_grad=True)
+    product = leaf * cache[0]
+    with torch.no_grad():
+        fused.rotate_and_store(k, k, cos, sin, *cache, torch.arange(3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+
+
+def test_F64_a_norm_after_the_rotation_cancels_the_attention_factor():
+    from rotary.config import read
+    from rotary.scaling import YaRN
+
+    x = torch.randn(1, 1, 4, 16)
+    loud = RotaryEmbedding(16, scaling=YaRN(4.0, original_max_position_embeddings=64)).cos_sin(4)
+    factor = float((loud[0] ** 2 + loud[1] ** 2).sqrt()[0, 0])
+    assert factor > 1.1
+    how = {"q_weight": None, "k_weight": None, "eps": 1e-12}
+    before, after = (fused.norm_rotate(x, x, *loud, after=after, **how)[0] for after in (False, True))
+    torch.testing.assert_close(before, after * factor)
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 2048}
+    config = {
+        "model_type": "hunyuan_v1_dense",
+        "head_dim": 64,
+        "max_position_embeddings": 8192,
+        "rope_parameters": rope,
+    }
+    assert any("cancels the attention factor" in note for note in read(config).notes)

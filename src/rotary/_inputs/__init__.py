@@ -1,5 +1,5 @@
-"""Everything a call gives, checked and resolved before anything is computed. One function per public entry: calls.py, moved.py, and
-parts.py for distributed tensors."""
+"""Everything a call gives, checked and resolved before anything is computed. One function per public entry: calls.py, moved.py,
+fused.py, and parts.py for distributed tensors."""
 
 from .calls import (
     Call,
@@ -12,6 +12,7 @@ from .calls import (
     for_table,
     last_rows,
 )
+from .fused import for_norm, for_norm_operator, for_store
 from .moved import Move, Side, for_rerotate, for_rerotation
 from .parts import for_cos_sin_part, for_rotate_parts
 
@@ -23,12 +24,15 @@ __all__ = [
     "for_cos_sin_part",
     "for_directions",
     "for_freqs",
+    "for_norm",
+    "for_norm_operator",
     "for_operator",
     "for_pair",
     "for_rerotate",
     "for_rerotation",
     "for_rotate",
     "for_rotate_parts",
+    "for_store",
     "for_table",
     "last_rows",
 ]

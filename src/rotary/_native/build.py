@@ -31,15 +31,19 @@ ONCE = (
     "call.cpp",
     "call_at.cpp",
     "instruction_sets.cpp",
+    "norm.cpp",
+    "norm_check.cpp",
     "overlap.cpp",
     "plan.cpp",
+    "rectangles.cpp",
     "rotate.cpp",
     "self_check.cpp",
+    "store.cpp",
     "tables.cpp",
     "threads.cpp",
     "torch.cpp",
 )
-EACH = ("rows.cpp", "table_loops.cpp")
+EACH = ("norm_loops.cpp", "rows.cpp", "table_loops.cpp")
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]

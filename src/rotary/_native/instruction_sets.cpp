@@ -40,7 +40,7 @@ bool runs_avx512() {
 bool runs_avx512_bf16() { return runs_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
-#define MEMBERS(set) runs_##set, &set::rows, &set::tables
+#define MEMBERS(set) runs_##set, &set::rows, &set::norms, &set::tables
 #define SET(set) {#set, MEMBERS(set)},
 constexpr InstructionSet kSets[] = {{kBaseline, MEMBERS(baseline)}, ROTARY_SETS};
 #undef SET

@@ -7,6 +7,7 @@
 #ifndef ROTARY_INSTRUCTION_SETS_H
 #define ROTARY_INSTRUCTION_SETS_H
 
+#include "norm_loops.h"
 #include "rows.h"
 #include "tables.h"
 
@@ -16,6 +17,7 @@ struct InstructionSet {
   const char* name;
   bool (*runs)();  // whether this processor and its operating system run it
   const RowLoops* rows;
+  const NormLoops* norms;
   const TableLoops* tables;
 };
 
@@ -23,6 +25,7 @@ struct InstructionSet {
 #define ROTARY_DECLARE_SET(set)   \
   namespace set {                 \
   extern const RowLoops rows;     \
+  extern const NormLoops norms;   \
   extern const TableLoops tables; \
   }
 

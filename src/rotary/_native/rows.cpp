@@ -6,6 +6,7 @@
 #include "rows.h"
 
 #include "vectors.h"
+#include "walk.h"
 
 #ifndef ROTARY_SET
 #define ROTARY_SET baseline
@@ -13,8 +14,6 @@
 
 namespace rotary {
 namespace {
-
-constexpr Index kAhead = 4 * 1024;  // bytes between what is read and what is fetched, see docs/cpu.md
 
 // Planes at a time: a vector of them, or two, which are stored as one, for halves of rows in bfloat16.
 template <class T, bool kInterleaved>
@@ -88,64 +87,23 @@ INLINE void rotate_row(const Row<T>& row, Index planes, typename T::Number sign)
   }
 }
 
-// Prefetch memory that is read soon; any address is allowed.
-INLINE void prefetch(const char* x, Index distance, Index bytes) {
-#if defined(__GNUC__)
-  const std::uintptr_t from = reinterpret_cast<std::uintptr_t>(x) + static_cast<std::uintptr_t>(distance);
-  for (Index b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const void*>(from + static_cast<std::uintptr_t>(b)));
-#else
-  (void)x, (void)distance, (void)bytes;
-#endif
-}
-
 // kPlanes: the number of planes where it is known to the compiler, which then unrolls the row; 0 where it is not.
 template <class T, bool kInterleaved, Index kPlanes>
 INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool conjugate) {
   using Stored = typename T::Stored;
   using Number = typename T::Number;
-  Index at[kMaxRectangleDims];
-  const char *x = rectangle.x, *cos = rectangle.cos, *sin = rectangle.sin;
-  char* out = rectangle.out;
-  Index rest = begin;
-  for (int l = rectangle.dims - 1; l >= 0; --l) {
-    const Dim& dim = rectangle.dim[l];
-    at[l] = rest % dim.size;
-    rest /= dim.size;
-    x += at[l] * dim.x, out += at[l] * dim.out, cos += at[l] * dim.cos, sin += at[l] * dim.sin;
-  }
-  const int inner = rectangle.dims - 1;
-  const Dim step = rectangle.dim[inner];
   const Index planes = kPlanes ? kPlanes : rectangle.planes, tail = rectangle.tail;
   const Index first = conjugate && !kInterleaved ? planes : 0, second = planes - first;  // of the halves of a row
   const Number sign = conjugate ? -1 : 1;
   const Index tail_at = 2 * planes * static_cast<Index>(sizeof(Stored));
-  const Index ahead = step.x ? larger(kAhead / step.x, 1) : 0;  // rows
-  const Index jump = inner ? rectangle.dim[inner - 1].x - step.size * step.x : 0;  // from the row after a run to the next run
-  for (Index row = begin; row < end;) {
-    const Index run = smaller(step.size - at[inner], end - row);
-    for (Index i = 0; i < run; ++i) {
-      prefetch(x, ahead * step.x + (i + ahead < run ? 0 : jump), tail_at);
-      const Stored* from = reinterpret_cast<const Stored*>(x);
-      Stored* to = reinterpret_cast<Stored*>(out);
-      rotate_row<T, kInterleaved, kLanes<T, kInterleaved>>({from + first, from + second, to + first, to + second,
-                                                            reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin)},
-                                                           planes, sign);
-      if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
-      x += step.x, out += step.out, cos += step.cos, sin += step.sin;
-    }
-    row += run;
-    at[inner] += run;
-    // An odometer: a dimension that has reached its size goes back to 0, and the next outer one steps by 1.
-    for (int l = inner; l >= 0 && at[l] == rectangle.dim[l].size; --l) {
-      const Dim& dim = rectangle.dim[l];
-      at[l] = 0;
-      x -= dim.size * dim.x, out -= dim.size * dim.out, cos -= dim.size * dim.cos, sin -= dim.size * dim.sin;
-      if (l == 0) break;
-      const Dim& next = rectangle.dim[l - 1];
-      ++at[l - 1];
-      x += next.x, out += next.out, cos += next.cos, sin += next.sin;
-    }
-  }
+  walk<false>(rectangle, begin, end, tail_at, [=](const char* x, char* out, const char* cos, const char* sin, const char*) INLINED {
+    const Stored* from = reinterpret_cast<const Stored*>(x);
+    Stored* to = reinterpret_cast<Stored*>(out);
+    rotate_row<T, kInterleaved, kLanes<T, kInterleaved>>({from + first, from + second, to + first, to + second,
+                                                          reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin)},
+                                                         planes, sign);
+    if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
+  });
 }
 
 // The numbers of planes that most models have are known to the compiler, which unrolls their rows: 1 to 3 nanoseconds a row less.

@@ -11,11 +11,11 @@ constexpr int kMaxDims = 16;                     // of a tensor
 constexpr int kMaxRectangleDims = kMaxDims + 1;  // every dimension but head_dim, and the sequence once more in blocks
 
 struct Dim {  // steps in bytes
-  Index size, x, out, cos, sin;
+  Index size, x, out, cos, sin, y;
 };
 
 struct Rectangle {  // rows of one tensor at regular steps: their first addresses, and a size and steps for each dimension
-  const char *x, *cos, *sin;
+  const char *x, *cos, *sin, *y;  // y: a second tensor that is read, where there is one (norm_loops.h)
   char* out;
   Index rows, planes, tail;  // tail: bytes past the planes, to be copied; 0 in place
   int dims;

@@ -4,6 +4,7 @@
 
 #include "exported.h"
 #include "instruction_sets.h"
+#include "norm_check.h"
 
 #ifndef ROTARY_SOURCE
 #define ROTARY_SOURCE 0
@@ -31,7 +32,7 @@ bool rounds_twice(Rows rows, bool interleaved, bool conjugate) {
     Rectangle rectangle{};
     rectangle.x = reinterpret_cast<const char*>(x), rectangle.out = reinterpret_cast<char*>(out);
     rectangle.cos = reinterpret_cast<const char*>(cos), rectangle.sin = reinterpret_cast<const char*>(sin);
-    rectangle.rows = 1, rectangle.planes = planes, rectangle.dims = 1, rectangle.dim[0] = Dim{1, 0, 0, 0, 0};
+    rectangle.rows = 1, rectangle.planes = planes, rectangle.dims = 1, rectangle.dim[0] = Dim{1, 0, 0, 0, 0, 0};
     rows(rectangle, 0, 1, conjugate);
     for (int j = 0; j < planes; ++j) {
       const int first = interleaved ? 2 * j : j, second = interleaved ? 2 * j + 1 : j + planes;
@@ -142,5 +143,6 @@ EXPORTED std::int32_t rotary_rounds_twice(const char* name) {
   using namespace rotary;
   const InstructionSet* set = instruction_set(name);
   return set && rounds_twice<Float32>(*set, kFloat32) && rounds_twice<Float64>(*set, kFloat64) &&
-         rounds_twice<BFloat16>(*set, kBFloat16) && rounds_twice<Float16>(*set, kFloat16) && rounds_each(*set->tables);
+         rounds_twice<BFloat16>(*set, kBFloat16) && rounds_twice<Float16>(*set, kFloat16) && rounds_each(*set->tables) &&
+         norms_round_each(*set->norms);
 }

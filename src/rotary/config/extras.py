@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
 from .._checks import describe
+from ..scaling import Scheme
 from ..scaling.temperature import Llama4, LogN, MScale, Temperature
 from .families import FAMILIES, Family
 from .load import Config
@@ -53,6 +56,31 @@ def notes(rope: Mapping[str, Any], config: Config, family: Family) -> tuple[str,
     if config.get("rotary_value"):
         lines.append("values are rotated too (rotary_value)")
     return tuple(lines)
+
+
+NORM_AFTER = (
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
+    "hunyuan_vl",
+    "hunyuan_vl_text",
+    "llama4_text",
+    "nanochat",
+    "timesfm2_5",
+)
+"""Families that normalise queries and keys after their rotation (llama4_text: where use_qk_norm is on)."""
+CANCELLED = "the norm after the rotation cancels"
+
+
+def cancelled(config: Config, scheme: Scheme | None, base: float, dim: int) -> list[str]:
+    """A note where a norm after the rotation undoes the attention factor of the scheme."""
+    if scheme is None or config.get("model_type") not in NORM_AFTER or config.get("use_qk_norm") is False:
+        return []
+    factor = scheme(torch.ones(dim // 2, dtype=torch.float64), base=base, dim=dim)[1]
+    if isinstance(factor, torch.Tensor) or factor == 1.0:
+        return []
+    return [
+        f"{CANCELLED} the attention factor {factor:.4g} of {type(scheme).__name__}: this model has none of its temperature"
+    ]
 
 
 def unrotated_layer_types(config: Config, family: Family) -> list[str]:

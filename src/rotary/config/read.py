@@ -10,7 +10,7 @@ from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .axial import Axial, Order, Part
 from .coordinates import axes_of, is_dealt_out, note, without
-from .extras import notes, temperatures, unrotated_layer_types
+from .extras import cancelled, notes, temperatures, unrotated_layer_types
 from .families import FAMILIES, REASONS, Family, unrotated
 from .load import Config, rotary_keys
 from .names import nearest
@@ -128,7 +128,12 @@ def _of_one_spectrum(
         window=first_integer(rope, "original_max_position_embeddings") or target,
         target=target,
         temperatures=temperatures(rope, config),
-        notes=(*notes(rope, config, family), *said.notes, *([note(config)] if dealt_out else [])),
+        notes=(
+            *notes(rope, config, family),
+            *cancelled(config, scheme, base, dim),
+            *said.notes,
+            *([note(config)] if dealt_out else []),
+        ),
         axes=axes_of(rope, family, dim // 2) if dealt_out else None,
         dialect=said.dialect,
     )

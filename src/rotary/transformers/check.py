@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Arguments
+from ..config.extras import CANCELLED
 from .configs import Configs, Reading
 from .findings import Finding, Findings
 from .hypotheses import Look
@@ -137,6 +138,7 @@ def _beside(rotary: Rotary, numbers: Tensor | None, measured: Measured | str | N
         wrong = _other_factor(factor, arguments, look.length) if held_is_used else None
     of_layers = "" if reading.layer_type in (None, rotary.layer_type) else f", as layers of type {reading.layer_type}"
     note = f"; its cos and sin were not compared: {measured}" if isinstance(measured, str) else ""
+    note += "".join(f"; warning: {said}" for said in arguments.notes if said.startswith(CANCELLED))
     return wrong or Look("agrees", look.text + of_layers + note)
 
 

@@ -1,0 +1,199 @@
+"""The CPU kernel: C++ loops in torch's own thread pool.
+
+Everything crosses to C++ as one array of int64, drawn here and read in ../_native/norm.cpp; [ ] are in the backward pass alone:
+
+    header        count  dtype  interleaved  seq_dim  model  after  bits of eps and of weight_offset
+    per tensor    x  out  cos  sin                          addresses
+                  table_ndim  ndim
+                  weight or 0  weight_stride
+                  [grad  sums or 0]
+                  shape[ndim]  x_strides[ndim]  out_strides[ndim]  [grad_strides[ndim]]
+                  table_shape[table_ndim]  cos_strides[table_ndim]  sin_strides[table_ndim]
+
+Strides are in elements. What ../_native/store.cpp reads is drawn there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._native import library
+from .._rotation import native as rotation
+from .._types import CosSin, Tensors
+from . import eager, sums
+from .eager import Weights
+from .work import Norm, Store, by_token
+
+_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as the library numbers them
+_REASONS = (  # as the library numbers them, from 1
+    "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)",
+    "the columns of a table are not adjacent in memory (stride of the last dimension is not 1)",
+    "more than 16 dimensions",
+    "memory that is not aligned to its elements",
+    "a tensor without memory",
+    "a number of tensors, a rank, an axis or a size that does not fit",
+    "more than 1024 channels",
+)
+
+unavailable = library.unavailable
+
+
+def norm_rotate(
+    xs: Tensors,
+    outs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+) -> str | None:
+    reason = _not_served(xs)
+    if reason is not None:
+        return reason
+    words = _header(xs, norm, seq_dim, interleaved)
+    for x, out, weight, (cos, sin) in zip(xs, outs, weights, tables, strict=True):
+        shape = cos.shape
+        words += (x.data_ptr(), out.data_ptr(), cos.data_ptr(), sin.data_ptr(), len(shape), x.ndim)
+        words += (0, 0) if weight is None else (weight.data_ptr(), weight.stride(0))
+        words += (*x.shape, *x.stride(), *out.stride(), *shape, *cos.stride(), *sin.stride())
+    reason = _status(_functions()[0](_packed(words)))
+    if reason is None:
+        for x, out in zip(xs, outs, strict=True):
+            if out is x:
+                _written(x)
+    return reason
+
+
+def norm_rotate_backward(
+    grads: Tensors,
+    xs: Tensors,
+    grad_xs: Tensors,
+    grad_weights: Weights,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+) -> str | None:
+    reason = _not_served(xs)
+    if reason is not None:
+        return reason
+    words = _header(xs, norm, seq_dim, interleaved)
+    by_chunk: list[Tensor | None] = []
+    for grad, x, grad_x, grad_weight, weight, (cos, sin) in zip(
+        grads, xs, grad_xs, grad_weights, weights, tables, strict=True
+    ):
+        channels = max(x.shape[-1], 1)
+        chunks = -(-x.numel() // channels // sums.ROWS)
+        room = None if grad_weight is None else torch.empty((chunks, x.shape[-1]), dtype=cos.dtype)
+        by_chunk.append(room)
+        words += (x.data_ptr(), grad_x.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.ndim, x.ndim)
+        words += (0, 0) if weight is None else (weight.data_ptr(), weight.stride(0))
+        words += (grad.data_ptr(), 0 if room is None else room.data_ptr())
+        words += (*x.shape, *x.stride(), *grad_x.stride(), *grad.stride(), *cos.shape, *cos.stride(), *sin.stride())
+    reason = _status(_functions()[1](_packed(words)))
+    if reason is None:
+        with torch.no_grad():
+            for room, grad_weight in zip(by_chunk, grad_weights, strict=True):
+                if room is not None and grad_weight is not None:
+                    grad_weight.copy_(sums.over_chunks(room))
+    return reason
+
+
+def rotate_and_store(
+    xs: Tensors,
+    outs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm | None,
+    store: Store,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+) -> str | None:
+    """Two loops: keys come from the cache of the processor into the one that is given. The second serves what the first has served."""
+    if norm is None:
+        reason = rotation.rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=False)
+    else:
+        reason = norm_rotate(xs, outs, weights, tables, norm, seq_dim=seq_dim, interleaved=interleaved)
+    if reason is None:
+        _write(by_token(outs[-1], seq_dim), store)
+    return reason
+
+
+def _write(keys: Tensor, store: Store) -> None:
+    values, cache_k, cache_v, slots = store
+    copied = (keys, cache_k), (values, cache_v)
+    if any(t.stride(-1) != 1 and t.shape[-1] > 1 for pair in copied for t in pair):
+        eager.write(keys, store)
+        return
+    batch, seq, heads, _ = keys.shape
+    words = [keys.element_size(), slots.element_size(), batch, seq, heads, cache_k.shape[1]]
+    words += (slots.data_ptr(), *slots.stride())
+    for tensor, cache in copied:
+        words += (tensor.data_ptr(), *tensor.stride()[:3], cache.data_ptr(), *cache.stride()[:3], tensor.shape[-1])
+    _status(_functions()[2](_packed(words)))
+    _written(cache_k)
+    _written(cache_v)
+
+
+def _not_served(xs: Tensors) -> str | None:
+    reason = unavailable()
+    if reason is not None:
+        return reason
+    x = xs[0]
+    if x.dtype not in _DTYPES:
+        return f"no loop for {x.dtype}"
+    return None if x.is_cpu else f"tensors on {x.device}"
+
+
+def _header(xs: Tensors, norm: Norm, seq_dim: int, interleaved: bool) -> list[int]:
+    eps, weight_offset, model, after = norm
+    return [len(xs), _DTYPES[xs[0].dtype], interleaved, seq_dim, model, after, _bits(eps), _bits(weight_offset)]
+
+
+@functools.lru_cache(maxsize=64)  # a model has one or two
+def _bits(number: float) -> int:
+    return struct.unpack("q", struct.pack("d", number))[0]
+
+
+def _packed(words: list[int]) -> bytes:
+    return _packer(len(words))(*words)
+
+
+@functools.cache
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{count}q").pack
+
+
+def _status(status: int) -> str | None:
+    """The reason of the library, None where it is done."""
+    if status < 0:
+        raise RuntimeError("torch's thread pool reported an error in torch_parallel_for; the output is not complete")
+    return _REASONS[status - 1] if status else None
+
+
+def _written(x: Tensor) -> None:
+    # Autograd does not see a write through an address, and would use the changed values as saved ones.
+    if not x.is_inference():
+        torch.autograd.graph.increment_version(x)
+
+
+@functools.cache
+def _functions() -> tuple[Any, Any, Any]:
+    """Of the loaded library."""
+    loaded = library.load()
+    assert not isinstance(loaded, str)
+    found = loaded.rotary_norm_rotate, loaded.rotary_norm_rotate_backward, loaded.rotary_store
+    for function in found:
+        function.restype, function.argtypes = ctypes.c_int32, (ctypes.c_char_p,)
+    return found
