@@ -42,7 +42,8 @@ class BuildLibrary(build_ext):
         reason = native.build(library)
         if reason is not None:
             report.write_text(reason + "\n")
-            self.warn(f"rotary works without its native CPU kernel, at the speed of plain torch: {reason}")
+            lost = "some of its" if library.exists() else "its"
+            self.warn(f"rotary works at less than its full speed, without {lost} native CPU kernels: {reason}")
 
     def copy_extensions_to_source(self) -> None:
         """For `pip install -e`: what was built to the place beside its source. Never written over: a process may have it mapped."""
@@ -66,6 +67,8 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    ext_modules=[Extension(NAME, sources=[str(FOLDER / "rotate.cpp")])],
+    ext_modules=[
+        Extension(NAME, sources=sorted(map(str, FOLDER.glob("*.cpp"))), depends=sorted(map(str, FOLDER.glob("*.h"))))
+    ],
     cmdclass={"build_ext": BuildLibrary, "bdist_wheel": Wheel},
 )

@@ -24,7 +24,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 if "ROTARY_LIBRARY" in os.environ:
     library.LIBRARY = Path(os.environ["ROTARY_LIBRARY"]).resolve(strict=True)
-    library.SOURCE = library.LIBRARY.with_suffix(".cpp")  # not there, so that no build is taken for a stale one
+    library.SOURCES = library.LIBRARY.parent  # no sources are there, so that no build is taken for a stale one
 
 if "ROTARY_CHIP" in os.environ:
     from software_gpu import driver

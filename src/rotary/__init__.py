@@ -9,7 +9,7 @@ transformers, which are imported when they are first used. Names with an undersc
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import axes, operators, pairing, positions, scaling
+from . import axes, fused, operators, pairing, positions, scaling
 from ._rotation.backends import backends, use_backend
 from ._version import __version__
 from .embedding import RotaryEmbedding
@@ -32,6 +32,7 @@ __all__ = [
     "axes",
     "backends",
     "cos_sin_of",
+    "fused",
     "operators",
     "pairing",
     "positions",

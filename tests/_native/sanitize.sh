@@ -9,8 +9,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 checks=address,undefined,float-cast-overflow
-"${CXX:-c++}" -std=c++17 -O1 -g -fPIC -shared -fno-omit-frame-pointer -ffp-contract=off "-fsanitize=$checks" \
-  -fno-sanitize-recover=all -DROTARY_SOURCE=0 src/rotary/_native/rotate.cpp -o "$folder/librotary.so"
+CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$checks -fno-sanitize-recover=all" \
+  "$python" src/rotary/_native/build.py "$folder/librotary.so" >"$folder/commands" || { cat "$folder/commands"; exit 1; }
 
 # The library alone is instrumented, so the run time comes first by LD_PRELOAD. Leaks of Python itself are not ours to look for.
 runtime=$("${CXX:-c++}" -print-file-name=libasan.so)

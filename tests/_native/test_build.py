@@ -22,6 +22,17 @@ extern "C" __attribute__((visibility("default"))) float rotary_sum(float a, floa
 #error fast math is on
 #endif
 """
+EACH = """
+#define NAME_(set) rotary_##set
+#define NAME(set) NAME_(set)
+extern "C" __attribute__((visibility("default"))) int NAME(ROTARY_SET)() {
+#ifdef __AVX2__
+  return 2;
+#else
+  return 1;
+#endif
+}
+"""
 # Prints what half of the smallest normal double is to Python after the library was loaded, and what the library makes of 1 + 1e8 - 1e8.
 LOAD = """
 import ctypes, sys
@@ -36,10 +47,14 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source of one line in place of ours, and nothing of the environment that these tests run in."""
-    source = tmp_path / "small.cpp"
-    source.write_text(SMALL)
-    monkeypatch.setattr(build, "SOURCE", source)
+    """Sources of a few lines in place of ours, and nothing of the environment that these tests run in."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "small.cpp").write_text(SMALL)
+    (folder / "each.cpp").write_text(EACH)
+    monkeypatch.setattr(build, "FOLDER", folder)
+    monkeypatch.setattr(build, "ONCE", ("small.cpp",))
+    monkeypatch.setattr(build, "EACH", ("each.cpp",))
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
@@ -160,7 +175,7 @@ def test_the_first_error_is_the_reason(library: Path, monkeypatch: pytest.Monkey
         (r"printf '\377\376 error: na\357ve \342\200\230x\342\200\231\n' >&2; exit 1", "error: na?ve ?x?"),
         (r"printf '\377\n\000\n' >&2; exit 1", "failed: ?"),
         ("exit 3", "exit status 3"),
-        ("exit 0", "exit status 0, no library"),
+        ("exit 0", "exit status 0, and no file"),
         ("kill -9 $$", "exit status -9"),
         ("cat; exit 1", "exit status 1"),
         ("test -t 0 || test -z \"$(cat)\" && echo 'error: no input' >&2; exit 1", "error: no input"),
@@ -203,10 +218,10 @@ def test_no_compiler_at_all_is_a_reason(library: Path, tmp_path: Path, monkeypat
 def test_a_source_or_a_folder_that_is_not_there_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "c++")
     assert build.build(tmp_path / "none" / build.LIBRARY) is not None
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "none.cpp")
+    monkeypatch.setattr(build, "ONCE", ("none.cpp",))
     reason = build.build(tmp_path / build.LIBRARY)
     assert reason is not None
-    assert reason.startswith("FileNotFoundError")
+    assert "none.cpp" in reason
 
 
 def test_what_is_left_of_a_failed_build_is_removed(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -215,12 +230,55 @@ def test_what_is_left_of_a_failed_build_is_removed(library: Path, tmp_path: Path
     assert not library.exists()
 
 
-def test_flags_of_macos_follow_the_variable(monkeypatch: pytest.MonkeyPatch, library: Path):
+def test_flags_of_macos_follow_the_variable(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(build.sys, "platform", "darwin")
+    monkeypatch.setenv("CXX", script(tmp_path / "c++", "exit 1"))
     monkeypatch.setenv("ARCHFLAGS", "-arch arm64")
-    assert build.flags() == [["-arch", "arm64"]]
-    monkeypatch.setenv("CXX", "c++")
+    assert build.build(library) is not None
+    commands = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path / "c++") in line]
+    assert len(commands) == 3 and all(" -arch arm64 " in command for command in commands)
     monkeypatch.setenv("ARCHFLAGS", '"')
     reason = build.build(library)
     assert reason is not None
     assert "$ARCHFLAGS cannot be read" in reason
+
+
+needs_sets = pytest.mark.skipif(not build.instruction_sets(), reason="no instruction sets beside the baseline here")
+
+
+@needs_compiler
+@needs_sets
+def test_every_instruction_set_is_compiled_with_its_own_flags(library: Path):
+    assert build.build(library) is None
+    found = ctypes.CDLL(str(library))
+    assert found.rotary_baseline() == 1
+    assert all(getattr(found, f"rotary_{name}")() == 2 for name in build.instruction_sets())
+
+
+@needs_compiler
+@needs_sets
+def test_a_compiler_without_an_instruction_set_builds_the_baseline_and_says_so(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiler = shutil.which("c++") or shutil.which("g++")
+    refuse = f'case "$*" in *-mavx512*) echo \'error: what is AVX-512?\' >&2; exit 1;; esac; exec {compiler} "$@"'
+    monkeypatch.setenv("CXX", script(tmp_path / "c++", refuse))
+    reason = build.build(library)
+    assert reason is not None and library.exists()
+    assert reason.startswith("built without avx2 and avx512: ") and "what is AVX-512?" in reason
+    found = ctypes.CDLL(str(library))
+    assert found.rotary_baseline() == 1
+    assert not hasattr(found, "rotary_avx2")
+
+
+def test_every_file_counts_in_the_number_of_the_sources(tmp_path: Path):
+    assert build.source_number(tmp_path) is None
+    numbers = set()
+    for name, text in (("a.cpp", ""), ("b.h", ""), ("b.h", "int"), ("a.cpp", "int"), ("c.h", "")):
+        (tmp_path / name).write_text(text)
+        numbers.add(build.source_number(tmp_path))
+    assert len(numbers) == 5
+    (tmp_path / "build.py").write_text("")
+    assert build.source_number(tmp_path) in numbers

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from rotary._native import library
 library.LIBRARY = Path(sys.argv[1])
-library.SOURCE = library.LIBRARY.with_suffix(".cpp")
+library.SOURCES = library.LIBRARY.parent
 found = library.load()
 print(found if isinstance(found, str) else "loaded", "|", float("2.2250738585072014e-308") / 2 != 0)
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -24,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rotary._native import library
 from rotary._rotation import eager
 from rotary._rotation.autograd import How
 from rotary._rotation.backends import kernel as find_kernel
@@ -31,16 +33,33 @@ from rotary._rotation.backends import kernel as find_kernel
 Table = tuple[Tensor, Tensor]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-KERNELS = ("eager", "native", "triton")
+SETS = tuple(library.instruction_sets() or ("none",))
+"""The instruction sets of the native library, each of which passes the battery where this processor runs it."""
+KERNELS = ("eager", *(f"native {name}" for name in SETS), "triton")
 DEVICE = {"eager": "cpu", "native": "cpu", "triton": "cuda" if torch.cuda.is_available() else "cpu"}
 
 
-@pytest.fixture(params=KERNELS)
-def kernel(request: pytest.FixtureRequest) -> str:
-    reason = find_kernel(request.param).unavailable()
+@pytest.fixture(params=KERNELS, ids=lambda kernel: kernel.replace(" ", "-"))
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
+    with chosen(request.param) as name:
+        yield name
+
+
+@contextmanager
+def chosen(kernel: str) -> Iterator[str]:
+    """The name of a kernel, "native avx2" say, without the instruction set, by which it computes inside."""
+    name, *instructions = kernel.split()
+    reason = find_kernel(name).unavailable()
+    if reason is None and instructions and (state := library.instruction_sets()[instructions[0]]) != "available":
+        reason = state
     if reason is not None:
-        pytest.skip(f"{request.param}: {reason}")
-    return request.param
+        pytest.skip(f"{kernel}: {reason}")
+    before = library.instruction_set() if instructions else ""
+    for name_of_set in instructions:
+        library.use_instruction_set(name_of_set)
+    yield name
+    if before:
+        library.use_instruction_set(before)
 
 
 def interpreted(kernel: str) -> bool:
@@ -499,10 +518,9 @@ def any_work(draw: st.DrawFn) -> Work:
     return Work(tuple(xs), tuple(outs), tuple(tables), how)
 
 
-@pytest.mark.parametrize("name", KERNELS[:2])
+@pytest.mark.parametrize("name", KERNELS[:-1])
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(work=any_work())
 def test_anything(name: str, work: Work):
-    if find_kernel(name).unavailable() is not None:
-        pytest.skip(f"{name}: {find_kernel(name).unavailable()}")
-    assert run(name, work) is None
+    with chosen(name) as kernel:
+        assert run(kernel, work) is None

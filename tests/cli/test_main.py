@@ -25,17 +25,20 @@ def test_info_prints_versions_device_and_each_kernel(capsys: pytest.CaptureFixtu
     assert printed["device"]
     states = rotary.backends()
     if states["native"] == "available":
-        states["native"] += f", {library.threads()}"
+        states["native"] += f", {library.threads()}, {library.instruction_set()}"
     assert {name: printed[name] for name in backends.NAMES} == states
 
 
-def test_info_says_where_the_native_loops_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_info_says_where_and_how_the_native_loops_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(rotary, "backends", lambda: {"eager": "available", "native": "available"})
     monkeypatch.setattr(library, "threads", lambda: "one thread: a reason")
+    monkeypatch.setattr(library, "instructions", lambda: "baseline; built without the rest: a reason")
     assert main(["info"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "eager    available",
-        "native   available, one thread: a reason",
+        "native   available, one thread: a reason, baseline; built without the rest: a reason",
     ]
 
 

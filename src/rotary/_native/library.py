@@ -1,28 +1,31 @@
-"""The native library: where it is, whether it can be trusted, and where its loops run.
+"""The native library: where it is, whether it can be trusted, where its loops run and by which instructions.
 
 It is built when the package is installed (build.py) and needs neither torch's headers nor one torch version: everything about tensors
 is passed as numbers. Loops run in torch's own threads through `torch_parallel_for`, a C function of libtorch since 2.10; with an older
-torch they run on one thread.
+torch they run on one thread. Loops are compiled once for each instruction set; the best that the processor runs is taken, or the one
+that the environment variable ROTARY_INSTRUCTION_SET names.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import torch
 
 from .. import _torch
+from .build import source_number
 
-_FOLDER = Path(__file__).parent
-LIBRARY = _FOLDER / "librotary.so"
-SOURCE = _FOLDER / "rotate.cpp"
-REPORT = _FOLDER / "build.txt"
-"""Written by build.py where the library could not be built: the reason, in one line."""
+SOURCES = Path(__file__).parent
+LIBRARY = SOURCES / "librotary.so"
+REPORT = SOURCES / "build.txt"
+"""Written by build.py where the library, or one of its instruction sets, could not be built: the reason, in one line."""
+VARIABLE = "ROTARY_INSTRUCTION_SET"
+_NOT_HERE = "this processor does not run it"
 
 
 @functools.cache
@@ -40,18 +43,91 @@ def load() -> ctypes.CDLL | str:
         if denormals and not _denormals():
             torch.set_flush_denormal(False)
             return "the native library made the process flush denormal numbers to zero: it was built with fast math; that is undone"
-        source, rounds_twice, set_threads = library.rotary_source, library.rotary_rounds_twice, library.rotary_threads
+        _declare(library)
     except (OSError, AttributeError) as error:
         return f"the native library does not load: {error}"
-    source.restype, source.argtypes = ctypes.c_int64, ()
     # A checkout installed with `pip install -e` keeps its library while its source moves on.
-    if SOURCE.exists() and source() != zlib.crc32(SOURCE.read_bytes()):
-        return f"the native library was built from another {SOURCE.name}; install the package again"
-    if not rounds_twice():
-        return "the compiler that built the native library changed its arithmetic, so its bits would not be those of plain torch"
-    set_threads.restype, set_threads.argtypes = None, (ctypes.c_void_p,)
-    set_threads(_torch.parallel_for())
+    number = source_number(SOURCES)
+    if number is not None and library.rotary_source() != number:
+        return "the native library was built from other C++ files; install the package again"
+    sets = _instruction_sets(library)
+    asked = os.environ.get(VARIABLE, "").strip()
+    usable = [name for name, state in sets.items() if state == "available"]
+    name = asked or (usable[-1] if usable else "baseline")
+    if name not in usable:
+        state = sets.get(name, f"unknown; known here: {', '.join(sets)}")
+        return f"{VARIABLE}={asked}: {state}" if asked else f"the native library is of no use here: {name}: {state}"
+    library.rotary_use_instruction_set(name.encode())
+    library.rotary_threads(_torch.parallel_for())
     return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """The types of what is called here. AttributeError for a library of another time."""
+    for function, returned, arguments in (
+        (library.rotary_source, ctypes.c_int64, ()),
+        (library.rotary_instruction_set, ctypes.c_char_p, (ctypes.c_int32,)),
+        (library.rotary_instruction_set_in_use, ctypes.c_char_p, ()),
+        (library.rotary_runs, ctypes.c_int32, (ctypes.c_char_p,)),
+        (library.rotary_rounds_twice, ctypes.c_int32, (ctypes.c_char_p,)),
+        (library.rotary_use_instruction_set, ctypes.c_int32, (ctypes.c_char_p,)),
+        (library.rotary_threads, None, (ctypes.c_void_p,)),
+    ):
+        function.restype, function.argtypes = returned, arguments
+
+
+def _instruction_sets(library: ctypes.CDLL) -> dict[str, str]:
+    """Each instruction set that the library was compiled for, best last, and "available" or the reason why it is not used."""
+    sets: dict[str, str] = {}
+    while (name := library.rotary_instruction_set(len(sets))) is not None:
+        if not library.rotary_runs(name):
+            state = _NOT_HERE
+        elif not library.rotary_rounds_twice(name):
+            state = "the compiler changed its arithmetic, so its bits would not be those of plain torch"
+        else:
+            state = "available"
+        sets[name.decode()] = state
+    return sets
+
+
+def instruction_sets() -> dict[str, str]:
+    """Each instruction set that the library was compiled for, best last, and "available" or the reason why it is not used here.
+    Empty where there is no library."""
+    loaded = load()
+    return {} if isinstance(loaded, str) else _instruction_sets(loaded)
+
+
+def instruction_set() -> str:
+    """The name of the instruction set in use. RuntimeError where there is no library."""
+    loaded = load()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    return loaded.rotary_instruction_set_in_use().decode()
+
+
+def instructions() -> str:
+    """The instruction set in use, and what is missing: sets that could not be built or may not be used."""
+    missing = [
+        f"{name}: {state}" for name, state in instruction_sets().items() if state not in ("available", _NOT_HERE)
+    ]
+    if REPORT.exists():
+        missing.append(REPORT.read_text().strip())
+    return "; ".join([instruction_set(), *missing])
+
+
+def use_instruction_set(name: str) -> None:
+    """Compute by that instruction set from now on, in every thread: for tests and measurements. Bits stay the same.
+
+    ValueError where it is unknown or not available here, RuntimeError where there is no library.
+    """
+    loaded = load()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    sets = _instruction_sets(loaded)
+    if sets.get(name) != "available":
+        known = ", ".join(f"{known} ({state})" for known, state in sets.items())
+        raise ValueError(f"no instruction set {name!r} here; this library has {known}")
+    loaded.rotary_use_instruction_set(name.encode())
 
 
 def _cut_off(library: Path) -> str | None:

@@ -67,7 +67,7 @@ def _info(options: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")  # an unavailable kernel warns at its first use; here the reason is printed
         states = backends()
     if states["native"] == "available":
-        states["native"] += f", {library.threads()}"
+        states["native"] += f", {library.threads()}, {library.instructions()}"
     if options.json:
         print(json.dumps(found | {"backends": states}))
         return 0

@@ -1,0 +1,347 @@
+"""One norm and rotation, from checked tensors to finished ones: a kernel where it can run, autograd around it where a gradient is wanted.
+
+    formula?   gradient?   in place?
+    no         no          no          the kernel, into fresh outputs
+    no         no          yes         the kernel, over the inputs
+    no         yes         no          the kernel inside one autograd node for all tensors
+    yes        any         no          the formula
+    yes        no          yes         the formula, copied over the inputs
+    any        yes         yes         RuntimeError: the backward pass reads x, which would be gone
+
+The formula is needed where the rotation needs it (_rotation/autograd.py), and for weights that are no plain tensors. The node keeps x,
+the weights, cos and sin: no normalised copy, since the backward pass reads x anyway and has the norm again by the way. A second
+derivative is that of the formula of the first.
+
+Nothing is differentiated through a cache: what is stored carries no history, so where a graph is wanted nothing is stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from .._rotation import overlap
+from .._rotation.autograd import needs_formula, pairs, readable
+from .._torch import batched_gradient, forward_mode, tracing, transforming
+from .._types import CosSin, Tensors
+from . import backends, eager, sums
+from .eager import Weights
+from .work import Norm, Store
+
+NAMES = ("q", "k")
+_PLAIN, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
+
+
+class Where(TypedDict):
+    """Where the sequence is, which channels pair."""
+
+    seq_dim: int
+    interleaved: bool
+
+
+def norm_rotate(
+    xs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    in_place: bool = False,
+    backend: str | None = None,
+) -> Tensors:
+    """Normalised and rotated xs: fresh, with the dtype of x and the strides of empty_like(x), or, in place, the same objects.
+
+    Shapes, dtypes and devices are checked by the caller; seq_dim is not negative. Tables that require a gradient get one.
+    """
+    grad = torch.is_grad_enabled()
+    formula = needs_formula(xs, tables, grad) or not plain(weights)
+    wanted = grad and wants_gradient(xs, weights, tables)
+    if in_place:
+        check_in_place(xs, wanted)
+    if not formula:  # the compiler cannot read a context variable
+        backend = backend or backends.chosen()
+        if not wanted:
+            outs = xs if in_place else tuple([torch.empty_like(x) for x in xs])
+            run(backend, xs, outs, weights, tables, norm, seq_dim, interleaved)
+            return outs
+        where: Where = {"seq_dim": seq_dim, "interleaved": interleaved}
+        flat = [t for table in tables for t in table]
+        return NormRotate.apply(backend, norm, where, len(xs), *xs, *weights, *flat)
+    return by_formula(xs, weights, tables, norm, seq_dim=seq_dim, interleaved=interleaved, in_place=in_place)
+
+
+def run(
+    backend: str | None,
+    xs: Tensors,
+    outs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    seq_dim: int,
+    interleaved: bool,
+) -> None:
+    backends.run(
+        backend,
+        xs[0].device.type,
+        lambda kernel: kernel.norm_rotate(xs, outs, weights, tables, norm, seq_dim=seq_dim, interleaved=interleaved),
+    )
+
+
+def by_formula(
+    xs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    in_place: bool,
+) -> Tensors:
+    """By operations that autograd, functorch and the compiler handle."""
+    ys = [
+        eager.formula(x, weight, *table, norm, seq_dim=seq_dim, interleaved=interleaved)
+        for x, weight, table in zip(xs, weights, tables, strict=True)
+    ]
+    if not in_place:
+        return tuple(_like(x, y) for x, y in zip(xs, ys, strict=True))
+    for x, y in zip(xs, ys, strict=True):
+        x.copy_(y)
+    return xs
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """y with the strides of empty_like(x). Under functorch the transform decides about strides, and they stay as they are."""
+    if torch.compiler.is_compiling() or not transforming():
+        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)
+    return y
+
+
+def store(
+    xs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm | None,
+    stored: Store,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+    in_place: bool,
+) -> Tensors:
+    """Rotated xs, the last of which is the keys, now in the cache beside the values."""
+    if tracing() or forward_mode():
+        raise RuntimeError(
+            "a cache is not written under torch.func transforms, forward-mode differentiation or fake tensors: call it outside of them"
+        )
+    check_no_graph(xs, weights, tables, stored.values)
+    check_store(xs, stored, in_place)
+    outs = xs if in_place else tuple([torch.empty_like(x) for x in xs])
+    run_store(xs, outs, weights, tables, norm, stored, seq_dim, interleaved)
+    return outs
+
+
+def run_store(
+    xs: Tensors,
+    outs: Tensors,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm | None,
+    stored: Store,
+    seq_dim: int,
+    interleaved: bool,
+) -> None:
+    backends.run(
+        backends.chosen(),
+        xs[0].device.type,
+        lambda kernel: kernel.rotate_and_store(
+            xs, outs, weights, tables, norm, stored, seq_dim=seq_dim, interleaved=interleaved
+        ),
+    )
+
+
+def check_in_place(xs: Tensors, wanted: bool) -> None:
+    """RuntimeError where xs may not be written over."""
+    if wanted:
+        raise RuntimeError(
+            "q and k cannot be normalised in place where a gradient is wanted, since the backward pass reads them: leave inplace=False, "
+            "or call this under torch.no_grad()"
+        )
+    if not tracing() and all(type(x) in _PLAIN and not x.is_meta for x in xs):
+        overlap.check(xs, NAMES[-len(xs) :])
+
+
+def check_no_graph(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...], values: Tensor) -> None:
+    """RuntimeError where a gradient is wanted."""
+    if torch.is_grad_enabled() and (wants_gradient(xs, weights, tables) or values.requires_grad):
+        raise RuntimeError(
+            "a gradient is wanted, and what a cache holds carries none: call this under torch.no_grad(), or rotate by norm_rotate or "
+            "apply_rotary_qk and keep keys and values in tensors of the graph"
+        )
+
+
+def check_store(xs: Tensors, stored: Store, in_place: bool) -> None:
+    """RuntimeError where memory that is written is also read, or written twice."""
+    if in_place:
+        overlap.check(xs, NAMES[-len(xs) :])
+    written = (("cache_k", stored.cache_k), ("cache_v", stored.cache_v))
+    for name, cache in written:
+        if cache.requires_grad:
+            raise RuntimeError(f"{name} requires a gradient, and a cache has none: pass {name}.detach()")
+        if overlap.overlaps_itself(cache):
+            raise RuntimeError(
+                f"{name} with shape {tuple(cache.shape)} and strides {cache.stride()} overlaps itself (an expanded tensor?): clone it"
+            )
+    others = [*zip(NAMES[-len(xs) :], xs, strict=True), ("v", stored.values)]
+    for name, other in (("cache_k", stored.cache_k), *others):
+        if overlap.overlap(stored.cache_v, other):
+            raise RuntimeError(f"cache_v and {name} share memory: clone one of them")
+    for name, other in others:
+        if overlap.overlap(stored.cache_k, other):
+            raise RuntimeError(f"cache_k and {name} share memory: clone one of them")
+    if in_place and any(overlap.overlap(x, stored.values) for x in xs):
+        raise RuntimeError("v shares memory with what is rotated in place: clone it, or leave inplace=False")
+
+
+def wants_gradient(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...]) -> bool:
+    """Whether any of them requires one."""
+    return (
+        any(x.requires_grad for x in xs)
+        or any(weight is not None and weight.requires_grad for weight in weights)
+        or any(t.requires_grad for table in tables for t in table)
+    )
+
+
+def plain(weights: Weights) -> bool:
+    """Whether kernels can read them by their addresses."""
+    return all(
+        weight is None
+        or (type(weight) in _PLAIN and weight.layout is _STRIDED and not (weight.is_neg() or weight.is_meta))
+        for weight in weights
+    )
+
+
+class NormRotate(torch.autograd.Function):
+    """One or two tensors, one launch, fresh outputs. Inputs: backend, norm, where, count, xs, weights, cos and sin of each."""
+
+    @staticmethod
+    def forward(ctx: Any, backend: str | None, norm: Norm, where: Where, count: int, *tensors: Any) -> Tensors:
+        xs, weights, flat = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        outs = tuple(torch.empty_like(x) for x in xs)
+        run(backend, xs, outs, weights, pairs(flat), norm, where["seq_dim"], where["interleaved"])
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*constant(xs, weights, outs))
+        ctx.backend, ctx.norm, ctx.where, ctx.count = backend, norm, where, count
+        return outs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # read once: activation checkpointing allows no second time
+        count = ctx.count
+        wanted = [i for i, grad in enumerate(grads) if grad is not None]
+        found = backward(
+            ctx.backend,
+            tuple(grads[i] for i in wanted),  # pyright: ignore[reportArgumentType]
+            tuple(saved[i] for i in wanted),
+            tuple(saved[count + i] if ctx.needs_input_grad[4 + count + i] else None for i in wanted),
+            tuple(saved[count + i] for i in wanted),
+            tuple((saved[2 * count + 2 * i], saved[2 * count + 2 * i + 1]) for i in wanted),
+            ctx.norm,
+            **ctx.where,
+        )
+        of_xs: list[Tensor | None] = [None] * count
+        of_weights: list[Tensor | None] = [None] * count
+        for i, of_x, of_weight in zip(wanted, *found, strict=True):
+            of_xs[i], of_weights[i] = of_x, of_weight
+        return None, None, None, None, *of_xs, *of_weights, *(None,) * (2 * count)
+
+
+def constant(xs: Tensors, weights: Weights, outs: Tensors) -> list[Tensor]:
+    """The outputs that depend on nothing that requires a gradient."""
+    return [
+        out
+        for x, weight, out in zip(xs, weights, outs, strict=True)
+        if not (x.requires_grad or (weight is not None and weight.requires_grad))
+    ]
+
+
+def backward(
+    backend: str | None,
+    grads: Tensors,
+    xs: Tensors,
+    wanted: Weights,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    *,
+    seq_dim: int,
+    interleaved: bool,
+) -> tuple[Tensors, Weights]:
+    """The gradients of xs and of the wanted weights (None where not wanted), in their dtypes."""
+    if not grads:
+        return (), ()
+    if torch.is_grad_enabled() or needs_formula((*grads, *xs), tables, True) or any(map(batched_gradient, grads)):
+        return backward_by_formula(grads, xs, wanted, weights, tables, norm, seq_dim, interleaved)
+    return run_backward(backend, grads, xs, wanted, weights, tables, norm, seq_dim, interleaved)
+
+
+def backward_by_formula(
+    grads: Tensors,
+    xs: Tensors,
+    wanted: Weights,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    seq_dim: int,
+    interleaved: bool,
+) -> tuple[Tensors, Weights]:
+    """The same by operations that can be differentiated again, and batched."""
+    of_xs: list[Tensor] = []
+    of_weights: list[Tensor | None] = []
+    for grad, x, wants, weight, table in zip(grads, xs, wanted, weights, tables, strict=True):
+        of_x, rows = eager.gradients(grad, x, weight, *table, norm, seq_dim=seq_dim, interleaved=interleaved)
+        of_xs.append(of_x)
+        of_weights.append(None if wants is None else sums.over_rows(rows, seq_dim).to(wants.dtype))
+    return tuple(of_xs), tuple(of_weights)
+
+
+def run_backward(
+    backend: str | None,
+    grads: Tensors,
+    xs: Tensors,
+    wanted: Weights,
+    weights: Weights,
+    tables: tuple[CosSin, ...],
+    norm: Norm,
+    seq_dim: int,
+    interleaved: bool,
+) -> tuple[Tensors, Weights]:
+    """The same by a kernel."""
+    incoming = tuple(readable(grad) for grad in grads)
+    of_xs = tuple(torch.empty_like(x) for x in xs)
+    sums_of_rows = tuple(
+        None if weight is None else torch.empty(weight.shape, dtype=table[0].dtype, device=weight.device)
+        for weight, table in zip(wanted, tables, strict=True)
+    )
+    backends.run(
+        backend,
+        xs[0].device.type,
+        lambda kernel: kernel.norm_rotate_backward(
+            incoming,
+            xs,
+            of_xs,
+            sums_of_rows,
+            weights,
+            tables,
+            norm,
+            seq_dim=seq_dim,
+            interleaved=interleaved,
+        ),
+    )
+    of_weights = tuple(
+        None if weight is None or total is None else total.to(weight.dtype)
+        for weight, total in zip(wanted, sums_of_rows, strict=True)
+    )
+    return of_xs, of_weights

@@ -1,0 +1,90 @@
+"""Which kernel runs: the choice of ../_rotation/backends.py (use_backend), among the kernels of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .._rotation.backends import chosen
+from .._types import CosSin, Tensors
+from . import eager
+from .eager import Weights
+from .work import Norm, Store
+
+_BY_DEVICE = {"cpu": "native"}
+
+
+class Kernel(Protocol):
+    """The contract of this folder's kernels, as a type (see __init__.py)."""
+
+    def unavailable(self) -> str | None: ...
+    def norm_rotate(
+        self,
+        xs: Tensors,
+        outs: Tensors,
+        weights: Weights,
+        tables: tuple[CosSin, ...],
+        norm: Norm,
+        *,
+        seq_dim: int,
+        interleaved: bool,
+    ) -> str | None: ...
+    def norm_rotate_backward(
+        self,
+        grads: Tensors,
+        xs: Tensors,
+        grad_xs: Tensors,
+        grad_weights: Weights,
+        weights: Weights,
+        tables: tuple[CosSin, ...],
+        norm: Norm,
+        *,
+        seq_dim: int,
+        interleaved: bool,
+    ) -> str | None: ...
+    def rotate_and_store(
+        self,
+        xs: Tensors,
+        outs: Tensors,
+        weights: Weights,
+        tables: tuple[CosSin, ...],
+        norm: Norm | None,
+        store: Store,
+        *,
+        seq_dim: int,
+        interleaved: bool,
+    ) -> str | None: ...
+
+
+_kernels: dict[str, Kernel | None] = {"eager": eager}
+
+
+def kernel(name: str) -> Kernel | None:
+    """The kernel of that name, imported at its first use; None where this room has none."""
+    if name not in _kernels:
+        _kernels[name] = _load(name)
+    return _kernels[name]
+
+
+def _load(name: str) -> Kernel | None:
+    if name == "native":
+        from . import native
+
+        return native
+    return None
+
+
+def run(name: str | None, device: str, call: Callable[[Kernel], str | None]) -> None:
+    """Call the kernel of that name, or, for None, the best one that serves these tensors. RuntimeError where a chosen one does not."""
+    if name is None:
+        first = kernel(_BY_DEVICE.get(device, "eager"))
+        if first is not None and first.unavailable() is None and call(first) is None:
+            return
+        name = "eager"
+    found = kernel(name)
+    reason = "it has no kernel for norm, rotation and write" if found is None else call(found)
+    if reason is not None:
+        raise RuntimeError(f"backend {name!r} does not serve these tensors: {reason}")
+
+
+__all__ = ["Kernel", "chosen", "kernel", "run"]
