@@ -11,7 +11,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -29,26 +29,31 @@ _State = dict[str, Source] | None
 _CLEAN: Source = frozenset()
 
 
-def uses(
-    method: Callable[..., Any], module: nn.Module, norms: frozenset[str], rotations: Mapping[str, int]
-) -> dict[str, str | None]:
-    """For each norm (an attribute of the module that the method calls): None where its result reaches nothing but rotations, else the
-    reason why it may not wait. A norm that the method does not call is left out.
+class Uses(NamedTuple):
+    """reasons: for each norm that a method calls, None where its result reaches nothing but rotations, else why it may not wait.
+    together: of each call of a rotation, which norms each of its tensors may come from."""
+
+    reasons: dict[str, str | None]
+    together: list[tuple[Source, ...]]
+
+
+def uses(method: Callable[..., Any], module: nn.Module, norms: frozenset[str], rotations: Mapping[str, int]) -> Uses:
+    """Where the results of norms, attributes of the module, go in a method.
 
     rotations: functions that the method calls by a global name, and how many tensors each takes first.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(method)))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
-        return dict.fromkeys(norms, "the source of the method cannot be read")
+        return Uses(dict.fromkeys(norms, "the source of the method cannot be read"), [])
     if not isinstance(tree, ast.FunctionDef) or not tree.args.args:
-        return dict.fromkeys(norms, "it is no method with a source of its own")
+        return Uses(dict.fromkeys(norms, "it is no method with a source of its own"), [])
     followed = _Followed(tree.args.args[0].arg, module, norms, rotations)
     followed.block(tree.body, {})
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if names & _UNREADABLE:
-        return dict.fromkeys(followed.called, f"the method calls {min(names & _UNREADABLE)}()")
-    return {norm: followed.reasons.get(norm) for norm in sorted(followed.called)}
+        return Uses(dict.fromkeys(followed.called, f"the method calls {min(names & _UNREADABLE)}()"), [])
+    return Uses({norm: followed.reasons.get(norm) for norm in sorted(followed.called)}, followed.together)
 
 
 class _Followed:
@@ -58,6 +63,7 @@ class _Followed:
         self.this, self.module, self.norms, self.rotations = this, module, norms, rotations
         self.called: set[str] = set()
         self.reasons: dict[str, str] = {}
+        self.together: list[tuple[Source, ...]] = []
         self._ever: dict[str, Source] = {}  # for nested functions, which may run at any time
 
     # --- statements -----------------------------------------------------------------------------------------------------------------
@@ -188,11 +194,10 @@ class _Followed:
                 self.leak(source, node)
                 return _CLEAN
             case ast.Name(id=name) if name in self.rotations and name not in state:
-                for i, argument in enumerate(arguments):
-                    if i < self.rotations[name] and i < len(node.args):
-                        self.expression(argument, state)
-                    else:
-                        self.used(argument, state)
+                turned = min(self.rotations[name], len(node.args))
+                self.together.append(tuple([self.expression(argument, state) for argument in arguments[:turned]]))
+                for argument in arguments[turned:]:
+                    self.used(argument, state)
                 return _CLEAN
             case _:
                 for part in (called, *arguments):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._torch import has_hooks, tracing
 from .deferred import Deferred, Origin
-from .flow import uses
+from .flow import Source, Uses, uses
 from .handle import Handle
 from .norms import NormSpec, recognise
 from .rebind import mark_as_patched, methods
@@ -34,32 +34,27 @@ class Rotating(NamedTuple):
 
 def defer_norms(model: nn.Module, handle: Handle, rotating: list[Rotating], replaced: Counter[Any]) -> None:
     """Make the norms wait that may; the report says which, and why the others do not."""
-    left = handle.report().left
     parents = Counter(id(child) for module in model.modules() for child in module.children())
-    specs: dict[Any, NormSpec | str] = {}
-    for module, reasons in _by_module(rotating):
+    known: dict[Any, NormSpec | str] = {}
+    for module, found in _by_module(rotating):
         owner = type(module).__name__
-        for name, reason in reasons.items():
-            norm = getattr(module, name)
-            if "norm" not in f"{name} {type(norm).__name__}".lower():
-                continue
-            if reason is None:
-                reason = _not_its_own(norm, parents) or _whole(module, norm)
-            if reason is not None:
-                left[owner, name] = reason
-                continue
-            key = type(norm), *sorted((n, v) for n, v in vars(norm).items() if isinstance(v, float)), _width(norm)
-            spec = specs.setdefault(key, "") or recognise(norm)
-            specs[key] = spec
+        specs = {
+            name: _judged(module, name, reason, parents, known)
+            for name, reason in found.reasons.items()
+            if "norm" in f"{name} {type(getattr(module, name)).__name__}".lower()
+        }
+        _only_together(specs, found.together)
+        for name, spec in specs.items():
             if isinstance(spec, str):
-                left[owner, name] = spec
+                handle.report().left[owner, name] = spec
                 continue
+            norm = getattr(module, name)
             handle.replace(norm, "forward", _waiting(type(norm).forward, spec, handle))
             replaced[owner, name, "with the rotation", str(spec)] += 1
 
 
-def _by_module(rotating: list[Rotating]) -> Iterator[tuple[nn.Module, dict[str, str | None]]]:
-    """Each module once, with its children that methods with rotations call, and why they may not wait."""
+def _by_module(rotating: list[Rotating]) -> Iterator[tuple[nn.Module, Uses]]:
+    """Each module once, with the norms among its children that its methods call."""
     by_id: dict[int, list[Rotating]] = {}
     for one in rotating:
         by_id.setdefault(id(one.module), []).append(one)
@@ -67,11 +62,43 @@ def _by_module(rotating: list[Rotating]) -> Iterator[tuple[nn.Module, dict[str, 
         module = several[0].module
         children = frozenset(name for name, _ in module.named_children())
         reasons: dict[str, str | None] = {}
+        together: list[tuple[Source, ...]] = []
         rotations = {one.method: one.rotations for one in several}
         for name, method, _ in methods(type(module)):
-            for norm, reason in uses(method, module, children, rotations.get(name, {})).items():
+            found = uses(method, module, children, rotations.get(name, {}))
+            together += found.together
+            for norm, reason in found.reasons.items():
                 reasons[norm] = reasons.get(norm) or reason
-        yield module, reasons
+        yield module, Uses(reasons, together)
+
+
+def _judged(
+    module: nn.Module, name: str, reason: str | None, parents: Counter[int], known: dict[Any, NormSpec | str]
+) -> NormSpec | str:
+    """The spec of a norm that may wait, or the reason why it may not. known: what norms like it were found to be."""
+    norm = getattr(module, name)
+    reason = reason or _not_its_own(norm, parents) or _whole(module, norm)
+    if reason is not None:
+        return reason
+    numbers = sorted((key, value) for key, value in vars(norm).items() if isinstance(value, float))
+    key = type(norm), *numbers, _width(norm)
+    if key not in known:
+        known[key] = recognise(norm)
+    return known[key]
+
+
+def _only_together(specs: dict[str, NormSpec | str], together: list[tuple[Source, ...]]) -> None:
+    """One pass takes all tensors of a rotation: a norm waits only where every tensor beside its own comes from norms that wait."""
+    changed = True
+    while changed:
+        changed = False
+        for call in together:
+            if all(source and not any(isinstance(specs.get(norm, ""), str) for norm in source) for source in call):
+                continue
+            for norm in frozenset[str]().union(*call):
+                if not isinstance(specs.get(norm, ""), str):
+                    specs[norm] = "the other tensor of its rotation comes without a norm that can wait"
+                    changed = True
 
 
 def _not_its_own(norm: nn.Module, parents: Counter[int]) -> str | None:
@@ -110,13 +137,10 @@ def _waiting(original: Callable[..., Any], spec: NormSpec, handle: Handle) -> An
 def _can_wait(module: nn.Module, x: Any, spec: NormSpec, weight: Tensor | None) -> bool:
     if torch.compiler.is_compiling() or tracing() or has_hooks(module) or "forward" in module.__dict__:
         return False
-    if type(x) not in _PLAIN or not x.is_floating_point() or torch.is_autocast_enabled(x.device.type):
+    if type(x) not in _PLAIN or x.device.type != "cpu" or not x.is_floating_point() or torch.is_autocast_enabled("cpu"):
         return False
     if spec.weight is None:
         return True
-    return (
-        type(weight) in _PLAIN
-        and weight.dtype == x.dtype
-        and weight.device == x.device
-        and weight.shape == x.shape[-1:]
-    )
+    if weight is None or type(weight) not in _PLAIN:
+        return False
+    return weight.dtype == x.dtype and weight.device == x.device and weight.shape == x.shape[-1:]

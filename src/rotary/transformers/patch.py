@@ -165,7 +165,11 @@ class _Patcher:
             elif spec == WRITES or _named_as_rotation(global_name):
                 left[owner, global_name] = spec
         if replacements:
-            tensors = {name: replacement.spec.tensors for name, replacement in replacements.items()}
+            tensors = {
+                function: replacement.spec.tensors
+                for function, replacement in replacements.items()
+                if replacement.takes_norms()
+            }
             self.rotating.append(fused_norms.Rotating(module, name, tensors))
             if method not in self._rebuilt:
                 self._rebuilt[method] = rebind(method, replacements)

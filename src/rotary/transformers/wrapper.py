@@ -110,6 +110,11 @@ class Replacement:
             return None
         return tuple(ys) if spec.tensors > 1 else ys[0]
 
+    def takes_norms(self) -> bool:
+        """Whether the norms before this rotation can be computed with it."""
+        spec = self.spec
+        return not (spec.form.folded or spec.prefix or spec.to_half or spec.conjugate or spec.partial == "trailing")
+
     def fits(self, dim: int, columns: int) -> bool:
         """Whether the function is the rotation of its spec for heads of dim channels and tables of so many columns."""
         if torch.compiler.is_compiling():
@@ -173,9 +178,7 @@ class Replacement:
         """The norms that wait and the rotation in one pass; None where the norms have to be computed first."""
         spec, norm = self.spec, xs[0].origin.spec
         alike = all(x.origin.spec.computes_as(norm) and x.dtype == xs[0].dtype and x.device == xs[0].device for x in xs)
-        if not alike or spec.form.folded or spec.prefix or spec.to_half or spec.conjugate:
-            return None
-        if spec.partial == "trailing" or not all(isinstance(t, Tensor) for t in tables):
+        if not alike or not self.takes_norms() or not all(isinstance(t, Tensor) for t in tables):
             return None
         halves = equal_halves(tables, spec) if compared_for_free(tables, spec) else None
         if halves is None or not halves[0].is_floating_point():
