@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 PRIVATE: list[str] = []
@@ -155,6 +155,13 @@ def view_origin(x: Tensor) -> str | None:
 def base_of(x: Tensor) -> Tensor | None:
     """The tensor that x is a view of."""
     return x._base if x._is_view() else None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something sees what module(x) returns, or its gradient: a hook on it. Hooks of all modules do not count."""
+    return any(
+        getattr(module, name, True) for name in ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_always_called")
+    )
 
 
 def implement(library: torch.library.Library, name: str, function: Callable[..., Any], keys: Sequence[str]) -> None:

@@ -69,6 +69,11 @@ class Handle:
         """How many calls of the model's rotation functions this library's kernels have served."""
         return sum(replacement.calls for replacement in self.replacements)
 
+    @property
+    def fused(self) -> int:
+        """How many of these calls computed the norms of queries and keys too (patch(fuse="norms"))."""
+        return sum(replacement.fused for replacement in self.replacements)
+
     def replace(self, module: nn.Module, name: str, function: Any, *, static: bool = False) -> None:
         """Make function the method of that name on this module and its copies, until remove()."""
         _, kind, methods = self._methods.get(id(module), (module, type(module), dict[str, Any]()))

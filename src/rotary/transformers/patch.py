@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from . import exact_tables
+from . import exact_tables, fused_norms
 from .check import check_frequencies
 from .findings import Finding
 from .handle import Handle
@@ -30,7 +30,12 @@ Trust = Literal["config", "module"]
 
 
 def patch(
-    model: nn.Module, *, tables: TableSource | None = None, trust: Trust = "config", angles: TableSource | None = None
+    model: nn.Module,
+    *,
+    tables: TableSource | None = None,
+    trust: Trust = "config",
+    fuse: Literal["norms"] | None = None,
+    angles: TableSource | None = None,
 ) -> Handle:
     """Run the rotations inside a model on this library's kernels, in training too; nothing else changes.
 
@@ -42,6 +47,9 @@ def patch(
     trust: "config" (the default) compares the frequencies that rotary modules hold with the config of the model: a warning names those
         that are no numbers or disagree, as after a cast or a load that left them unset, and their tables stay the model's own. "module"
         takes frequencies as they are. `check` compares more, and says what it compared.
+    fuse: "norms" computes RMSNorms of queries and keys per head together with the rotation behind them, in one pass, with a gradient
+        (rotary.fused). The report names them, and why others stay: those over whole projections, LayerNorms, norms whose result goes
+        elsewhere too, or that have hooks when they are called. Under torch.compile and autocast the norms are the model's own.
     angles: the former name of tables, deprecated; it goes in 0.3.
 
     Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; a deep copy may be patched
@@ -69,6 +77,8 @@ def patch(
     source = _table_source(tables, angles)
     if trust not in ("config", "module"):
         raise ValueError(f"trust must be 'config' or 'module', got {trust!r}")
+    if fuse not in (None, "norms"):
+        raise ValueError(f"fuse must be 'norms' or None, got {fuse!r}")
     wrong = check_frequencies(model) if trust == "config" else {}
     release_copy(model)
     handle = Handle(model)
@@ -81,6 +91,8 @@ def patch(
             patcher.replace_calls(module, name, method, static)
             if _named_as_rotation(name):
                 patcher.replace_method(module, name, method, static)
+    if fuse == "norms":
+        fused_norms.defer_norms(model, handle, patcher.rotating, patcher.replaced)
     if source == "exact":
         exact_tables.replace_tables(model, handle, patcher.replaced, wrong)
     report = handle.report()
@@ -127,6 +139,7 @@ class _Patcher:
         self.replaced: Counter[tuple[str, str, str, RotationSpec | str]] = Counter()
         self.recognised: bool = False
         """Whether some function is a rotation, though it may have to stay as it is."""
+        self.rotating: list[fused_norms.Rotating] = []
         self._called: dict[Any, dict[str, Callable[..., Any]]] = {}
         self._specs: dict[Any, RotationSpec | str] = {}
         self._replacements: dict[Any, Replacement] = {}
@@ -155,6 +168,12 @@ class _Patcher:
             elif spec == WRITES or _named_as_rotation(global_name):
                 left[owner, global_name] = spec
         if replacements:
+            tensors = {
+                function: replacement.spec.tensors
+                for function, replacement in replacements.items()
+                if replacement.takes_norms()
+            }
+            self.rotating.append(fused_norms.Rotating(module, name, tensors))
             if method not in self._rebuilt:
                 self._rebuilt[method] = rebind(method, replacements)
             function = self._rebuilt[method]

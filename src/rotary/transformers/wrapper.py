@@ -12,6 +12,7 @@ from torch import Tensor
 from .._rotation.wide import rotate as rotate_wide
 from .._types import CosSin
 from ..functional import apply_rotary, apply_rotary_qk
+from .deferred import Deferred, norm_and_rotate
 from .probe import HEADS, agrees
 from .rows import rows_of
 from .spec import RotationSpec, formula, join_partial, per_channel, split_pairs, split_partial
@@ -57,7 +58,8 @@ class Replacement:
     The function was recognised at one size. Whether it is that rotation at another too is found out when that size is first met, or by
     fits() before; under torch.compile, where it cannot be called to see, an unknown size is left to the function.
 
-    calls: how many calls the kernels served. fallbacks: how many the formula at full width or the original function served.
+    calls: how many calls the kernels served. fused: how many of them with the norms before. fallbacks: how many the formula at full
+    width or the original function served.
     heads: numbers of heads that the function takes, where it does not take any.
     """
 
@@ -73,6 +75,7 @@ class Replacement:
         self.active: Callable[[], bool] = active
         self.calls: int = 0
         self.fallbacks: int = 0
+        self.fused: int = 0
         self.heads: Sequence[int] = heads
         self._sizes: dict[tuple[int, int], bool] = {}
         self._signature = inspect.signature(function)
@@ -107,6 +110,11 @@ class Replacement:
             return None
         return tuple(ys) if spec.tensors > 1 else ys[0]
 
+    def takes_norms(self) -> bool:
+        """Whether the norms before this rotation can be computed with it."""
+        spec = self.spec
+        return not (spec.form.folded or spec.prefix or spec.to_half or spec.conjugate or spec.partial == "trailing")
+
     def fits(self, dim: int, columns: int) -> bool:
         """Whether the function is the rotation of its spec for heads of dim channels and tables of so many columns."""
         if torch.compiler.is_compiling():
@@ -133,6 +141,11 @@ class Replacement:
         return values[i] if len(values) > i else self._signature.parameters["unsqueeze_dim"].default
 
     def _rotate(self, xs: list[Any], tables: list[Any], unsqueeze: Any) -> list[Tensor] | None:
+        if any(type(x) is Deferred for x in xs):
+            ys = self._with_norms(xs, tables, unsqueeze) if all(type(x) is Deferred for x in xs) else None
+            if ys is not None:
+                return ys
+            xs = [x.made() if type(x) is Deferred else x for x in xs]
         spec = self.spec
         if not all(isinstance(x, Tensor) and x.is_floating_point() for x in xs):
             return None
@@ -160,6 +173,32 @@ class Replacement:
         if ys is None:
             ys = self._by_formula(inputs, cos_sin(tables, spec), unsqueeze)
         return None if ys is None else [self._join(y, split) for y, split in zip(ys, splits, strict=True)]
+
+    def _with_norms(self, xs: list[Deferred], tables: list[Any], unsqueeze: Any) -> list[Tensor] | None:
+        """The norms that wait and the rotation in one pass; None where the norms have to be computed first."""
+        spec, norm = self.spec, xs[0].origin.spec
+        alike = all(x.origin.spec.computes_as(norm) and x.dtype == xs[0].dtype and x.device == xs[0].device for x in xs)
+        if not alike or not self.takes_norms() or not all(isinstance(t, Tensor) for t in tables):
+            return None
+        halves = equal_halves(tables, spec) if compared_for_free(tables, spec) else None
+        if halves is None or not halves[0].is_floating_point():
+            return None
+        if spec.promotes and torch.promote_types(xs[0].dtype, halves[0].dtype) != xs[0].dtype:
+            return None  # the function would return another dtype
+        width = 2 * halves[0].shape[-1]
+        columns = width // 2 if spec.widths == "half" else width
+        if any(width > x.shape[-1] or (width < x.shape[-1] and not spec.partial) for x in xs):
+            return None
+        raws = [x.raw for x in xs]
+        found = self._rows(raws, halves, unsqueeze)
+        if found is None or not all(self.fits(x.shape[-1], columns) for x in raws):
+            return None
+        weights = tuple(x.origin.weight for x in xs)
+        ys = norm_and_rotate(tuple(raws), weights, tuple(found[1]), norm, found[0], spec.interleaved)
+        if ys is not None:
+            self.calls += 1
+            self.fused += 1
+        return ys
 
     def _split(self, x: Tensor, width: int, tokens: int | None) -> _Split:
         """tokens: how many rows the tables have, if spec.prefix."""

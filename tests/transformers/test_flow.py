@@ -1,0 +1,159 @@
+"""Where a norm's result goes inside a method, as its source tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from torch import nn
+
+from rotary.transformers import flow
+
+
+def rope(q: Any, k: Any, cos: Any, sin: Any) -> Any: ...
+
+
+class Attention(nn.Module):
+    """Methods under test; the names of those whose norms may wait begin with ok."""
+
+    q_norm: Any
+    k_norm: Any
+    o_norm: Any
+    cache: Any
+    is_local = True
+    window: int | None = None
+
+    def ok_views(self, q, k, cos, sin):
+        q = self.q_norm(q.view(1, 2, -1)).transpose(1, 2)
+        k = self.k_norm(k).reshape(2, 3, -1).contiguous().unsqueeze(0)
+        q, k = rope(q, k, cos, sin)
+        return q, k
+
+    def ok_one_branch(self, q, k, cos, sin, other):
+        if other:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rope(q, k, cos, sin)
+        return q, k
+
+    def ok_decided_by_the_module(self, q, k, cos, sin):
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.window is None or self.is_local:
+            q, k = rope(q, k, cos, sin)
+        return q, k
+
+    def ok_facts(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        shape = q.shape[:-1]
+        k = self.k_norm(k) if q.dtype == k.dtype else self.k_norm(k).view(shape)
+        return rope(q, k, cos, sin)
+
+    def ok_in_a_loop(self, q, k, cos, sin):
+        for _ in range(2):
+            a, b = rope(self.q_norm(q), self.k_norm(k), cos, sin)
+        return a, b
+
+    def ok_early_return(self, q, k, cos, sin, other):
+        if other:
+            return self.o_norm(q)
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def arithmetic(self, q, k, cos, sin):
+        q = self.q_norm(q) * 2.0
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def to_a_cache(self, q, k, cos, sin):
+        q, k = self.q_norm(q), self.k_norm(k)
+        self.cache.update(q)
+        return rope(q, k, cos, sin)
+
+    def returned(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        return q, rope(q, self.k_norm(k), cos, sin)
+
+    def stored(self, q, k, cos, sin):
+        self.cache.last = self.q_norm(q)
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def perhaps_not_rotated(self, q, k, cos, sin, other):
+        q, k = self.q_norm(q), self.k_norm(k)
+        if other:
+            q, k = rope(q, k, cos, sin)
+        return self.cache(q, k)
+
+    def indexed(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        return rope(q[..., :8], self.k_norm(k), cos, sin)
+
+    def as_a_table(self, q, k, cos, sin):
+        return rope(q, k, self.q_norm(cos), self.k_norm(sin))
+
+    def captured(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        later = lambda: q + 1.0  # noqa: E731
+        return later, rope(q, self.k_norm(k), cos, sin)
+
+    def named_by_a_string(self, q, k, cos, sin):
+        q, k = self.q_norm(q), self.k_norm(k)
+        print(locals())
+        return rope(q, k, cos, sin)
+
+    def with_more_arguments(self, q, k, cos, sin):
+        return rope(self.q_norm(q, scale=2.0), self.k_norm(k), cos, sin)
+
+    def in_a_try(self, q, k, cos, sin):
+        try:
+            q = self.q_norm(q)
+        finally:
+            pass
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def second_round(self, q, k, cos, sin):
+        kept = None
+        for _ in range(2):
+            self.cache(kept)
+            kept = self.q_norm(q)
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def starred(self, q, k, cos, sin):
+        both = [self.q_norm(q), self.k_norm(k)]
+        return rope(*both, cos, sin)
+
+
+NORMS = frozenset({"q_norm", "k_norm", "o_norm"})
+METHODS = {name: value for name, value in vars(Attention).items() if not name.startswith("_") and callable(value)}
+
+
+def reasons(method: Callable[..., Any], module: nn.Module | None = None) -> dict[str, str | None]:
+    return flow.uses(method, module or Attention(), NORMS, {"rope": 2}).reasons
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_norm_may_wait_where_nothing_but_a_rotation_takes_it(name: str):
+    found = reasons(METHODS[name])
+    assert found["q_norm"] is None if name.startswith("ok") else found["q_norm"] is not None, found
+    assert ("o_norm" in found) == (name == "ok_early_return")
+
+
+def test_which_norms_meet_in_one_rotation():
+    (pair,) = flow.uses(Attention.ok_views, Attention(), NORMS, {"rope": 2}).together
+    assert pair == ({"q_norm"}, {"k_norm"})
+    assert flow.uses(Attention.as_a_table, Attention(), NORMS, {"rope": 2}).together == [(frozenset(), frozenset())]
+
+
+def test_another_module_takes_the_other_branch():
+    other = Attention()
+    other.is_local, other.window = False, 4
+    assert reasons(Attention.ok_decided_by_the_module, other)["q_norm"] is not None
+
+
+def test_a_function_that_is_no_rotation_is_a_use():
+    found = flow.uses(Attention.ok_views, Attention(), NORMS, {})
+    assert all(found.reasons[name] for name in ("q_norm", "k_norm")) and not found.together
+
+
+def test_what_has_no_source_may_not_wait():
+    code: dict[str, Any] = {}
+    exec("def made(self, q, k, cos, sin):\n    return rope(self.q_norm(q), self.k_norm(k), cos, sin)", code)
+    assert reasons(code["made"])["q_norm"] == "the source of the method cannot be read"
+    assert reasons(len)["q_norm"] == "the source of the method cannot be read"
