@@ -37,7 +37,23 @@ _TYPES = {
     "f16x2",
     "pred",
 }
-_MODIFIERS = {"rn", "lo", "wide", "sync", "warp", "idx", "aligned", "m8n8", "x1", "x2", "x4", "trans", "v2", "v4"}
+_MODIFIERS = {
+    "rn",
+    "lo",
+    "wide",
+    "sync",
+    "warp",
+    "idx",
+    "bfly",
+    "aligned",
+    "m8n8",
+    "x1",
+    "x2",
+    "x4",
+    "trans",
+    "v2",
+    "v4",
+}
 _MODIFIERS |= {"global", "shared", "param", "lt", "le", "gt", "ge", "eq", "ne"}
 _COMPARE = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
 _COMPARE |= {"eq": np.equal, "ne": np.not_equal}
@@ -238,8 +254,23 @@ class Machine:
             self.set(i, i.operands[0], product[0] * product[1] + self.value(add, kind[0] + "64"))
 
     def _div(self, i: Instruction) -> None:
+        if i.words[-1][0] == "f":
+            assert i.words[0] == "rn"
+            self.compute(i, np.divide)
+        else:
+            self.compute(i, lambda a, b: np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
+
+    def _rem(self, i: Instruction) -> None:
         assert i.words[-1][0] in "su"
-        self.compute(i, lambda a, b: np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
+        self.compute(i, lambda a, b: np.sign(a) * (abs(a) % abs(b)))
+
+    def _sqrt(self, i: Instruction) -> None:
+        assert i.words[0] == "rn"
+        self.compute(i, np.sqrt)
+
+    def _min(self, i: Instruction) -> None:
+        assert i.words[-1][0] in "su"
+        self.compute(i, np.minimum)
 
     def _neg(self, i: Instruction) -> None:
         self.compute(i, np.negative)
@@ -383,13 +414,15 @@ class Machine:
         self.waited["warp" in i.words] += 1
 
     def _shfl(self, i: Instruction) -> None:
-        assert i.words[:2] == ("sync", "idx")
+        assert i.words[0] == "sync" and i.words[1] in ("idx", "bfly")
         to, source, lane, clamp, members = i.operands
         assert int(clamp, 0) == 31 and int(members, 0) in (-1, 0xFFFFFFFF)
         self.waited[1] += 1
         lanes = np.broadcast_to(self.value(lane, "u32"), self.shape) % 32
         held = np.broadcast_to(self.value(source, "b32"), self.shape)
         first = np.arange(self.shape[1]) // 32 * 32
+        if i.words[1] == "bfly":  # the lane whose number differs in these bits
+            lanes = (np.arange(self.shape[1]) % 32)[None] ^ lanes
         self.set(i, to.split("|")[0], np.take_along_axis(held, first[None] + lanes, 1))
 
     def _ret(self, i: Instruction) -> None:

@@ -27,7 +27,16 @@ REPORT = "build.txt"
 SECONDS = 600
 """How long one compiler may take."""
 
-ONCE = ("instruction_sets.cpp", "norm.cpp", "norm_check.cpp", "rectangles.cpp", "rotate.cpp", "self_check.cpp", "store.cpp", "threads.cpp")
+ONCE = (
+    "instruction_sets.cpp",
+    "norm.cpp",
+    "norm_check.cpp",
+    "rectangles.cpp",
+    "rotate.cpp",
+    "self_check.cpp",
+    "store.cpp",
+    "threads.cpp",
+)
 EACH = ("norm_loops.cpp", "rows.cpp")
 """Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
