@@ -160,7 +160,8 @@ def base_of(x: Tensor) -> Tensor | None:
 def has_hooks(module: nn.Module) -> bool:
     """Whether something sees what module(x) returns, or its gradient: a hook on it. Hooks of all modules do not count."""
     return any(
-        getattr(module, name, True) for name in ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_always_called")
+        getattr(module, name, True)
+        for name in ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_always_called")
     )
 
 

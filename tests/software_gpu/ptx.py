@@ -46,6 +46,7 @@ _MODIFIERS = {
     "sync",
     "warp",
     "idx",
+    "bfly",
     "aligned",
     "m8n8",
     "x1",
@@ -261,6 +262,18 @@ class Machine:
         else:
             self.compute(i, lambda a, b: np.sign(a) * np.sign(b) * (abs(a) // abs(b)))
 
+    def _rem(self, i: Instruction) -> None:
+        assert i.words[-1][0] in "su"
+        self.compute(i, lambda a, b: np.sign(a) * (abs(a) % abs(b)))
+
+    def _sqrt(self, i: Instruction) -> None:
+        assert i.words[0] == "rn"
+        self.compute(i, np.sqrt)
+
+    def _min(self, i: Instruction) -> None:
+        assert i.words[-1][0] in "su"
+        self.compute(i, np.minimum)
+
     def _neg(self, i: Instruction) -> None:
         self.compute(i, np.negative)
 
@@ -407,13 +420,15 @@ class Machine:
         self.waited["warp" in i.words] += 1
 
     def _shfl(self, i: Instruction) -> None:
-        assert i.words[:2] == ("sync", "idx")
+        assert i.words[0] == "sync" and i.words[1] in ("idx", "bfly")
         to, source, lane, clamp, members = i.operands
         assert int(clamp, 0) == 31 and int(members, 0) in (-1, 0xFFFFFFFF)
         self.waited[1] += 1
         lanes = np.broadcast_to(self.value(lane, "u32"), self.shape) % 32
         held = np.broadcast_to(self.value(source, "b32"), self.shape)
         first = np.arange(self.shape[1]) // 32 * 32
+        if i.words[1] == "bfly":  # the lane whose number differs in these bits
+            lanes = (np.arange(self.shape[1]) % 32)[None] ^ lanes
         self.set(i, to.split("|")[0], np.take_along_axis(held, first[None] + lanes, 1))
 
     def _ret(self, i: Instruction) -> None:

@@ -11,7 +11,7 @@ from . import eager
 from .eager import Weights
 from .work import Norm, Store
 
-_BY_DEVICE = {"cpu": "native"}
+_BY_DEVICE = {"cpu": "native", "cuda": "triton"}
 
 
 class Kernel(Protocol):
@@ -71,6 +71,10 @@ def _load(name: str) -> Kernel | None:
         from . import native
 
         return native
+    if name == "triton":
+        from . import triton
+
+        return triton
     return None
 
 

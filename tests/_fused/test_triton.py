@@ -1,0 +1,168 @@
+"""The GPU kernels of norm, rotation and write against the plain formula: in software bit for bit, on a device within a few roundings."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rotary._fused import eager, sums, triton
+from rotary._fused.work import Norm, Store
+from rotary._rotation import triton as rotation
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    rotation.unavailable() is not None, reason=f"needs the Triton kernel: {rotation.unavailable()}"
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+SIZES = (
+    (16, 16),
+    (12, 8),
+    (10, 10),
+    (4, 0),
+)  # head_dim, channels that turn: the sum fills up, and some channels stand still
+
+
+def work_of(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Drawn:
+    """q and k of 3 and 1 heads in the memory of a projection, tables, weights, gradients."""
+
+    def __init__(self, dtype: torch.dtype, dim: int, turned: int, weights: int, batched: bool = True) -> None:
+        torch.manual_seed(dim + turned)
+        self.xs = tuple(self.tensor(dtype, heads, dim) for heads in (3, 1))
+        self.grads = tuple(self.tensor(dtype, heads, dim) for heads in (3, 1))
+        shape = (2, 5, turned // 2) if batched else (5, turned // 2)
+        cos, sin = (torch.randn(shape, dtype=work_of(dtype)).to(DEVICE) for _ in range(2))
+        self.tables = ((cos, sin), (0.5 * cos, 2.0 * sin))
+        self.weights = tuple(
+            (torch.rand(dim) + 0.5).to(dtype).to(DEVICE) if weights >> i & 1 else None for i in range(2)
+        )
+        self.sums = tuple(w if w is None else torch.empty(dim, dtype=cos.dtype, device=DEVICE) for w in self.weights)
+
+    @staticmethod
+    def tensor(dtype: torch.dtype, heads: int, dim: int) -> Tensor:
+        return torch.randn(2, 5, heads, dim).to(dtype).to(DEVICE).transpose(1, 2)
+
+
+def same(found: Any, wanted: Any) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        if a is None or b is None:
+            assert a is b
+        elif DEVICE == "cpu":
+            assert torch.equal(a, b)
+        else:  # an assembler may contract a * b + c
+            torch.testing.assert_close(a, b, rtol=2e-5 if a.dtype == torch.float32 else 2e-2, atol=1e-5)
+
+
+def empty(xs: Any) -> tuple[Any, ...]:
+    return tuple(None if x is None else torch.empty_like(x) for x in xs)
+
+
+EVERY_FORM = [
+    (*how, weights, offset)
+    for *how, weights, offset in itertools.product(*((False, True),) * 3, (0, 1, 2, 3), (0.0, 1.0))
+    if not offset or (not how[2] and weights == 3)
+]
+FORMS = (  # interleaved, after, model, which of q and k has a weight, offset
+    *(
+        (False, False, False, 3, 0.0),
+        (True, False, True, 3, 0.0),
+        (False, False, False, 3, 1.0),
+        (True, True, False, 1, 0.0),
+    ),
+    *((False, True, True, 2, 0.0), (True, False, False, 0, 0.0)),
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dim", "turned"), SIZES)
+def test_triton_forward_and_gradient_of_every_form(dtype: torch.dtype, dim: int, turned: int):
+    forms = FORMS if DEVICE == "cpu" else EVERY_FORM
+    for interleaved, after, model, weights, offset in forms[:: 1 if dtype in (torch.float32, torch.bfloat16) else 4]:
+        drawn, norm = Drawn(dtype, dim, turned, weights), Norm(1e-5, offset, model, after)
+        how: dict[str, Any] = {"seq_dim": 2, "interleaved": interleaved}
+        outs, wanted = empty(drawn.xs), empty(drawn.xs)
+        eager.norm_rotate(drawn.xs, wanted, drawn.weights, drawn.tables, norm, **how)
+        assert triton.norm_rotate(drawn.xs, outs, drawn.weights, drawn.tables, norm, **how) is None
+        same(outs, wanted)
+        found, wanted = (empty(drawn.xs), empty(drawn.sums)), (empty(drawn.xs), empty(drawn.sums))
+        given = drawn.grads, drawn.xs
+        eager.norm_rotate_backward(*given, *wanted, drawn.weights, drawn.tables, norm, **how)
+        assert triton.norm_rotate_backward(*given, *found, drawn.weights, drawn.tables, norm, **how) is None
+        same(found[0], wanted[0])
+        for a, b in zip(found[1], wanted[1], strict=True):
+            if b is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seq_dim", [0, 1, 2])
+def test_triton_in_place_and_in_every_layout(seq_dim: int):
+    norm = Norm(1e-6, 0.0, False, False)
+    shape = {0: (5, 3, 16), 1: (2, 5, 3, 16), 2: (2, 3, 5, 16)}[seq_dim]
+    x, weight = torch.randn(shape).to(DEVICE), torch.rand(16).to(DEVICE)
+    cos, sin = torch.randn(2, 5, 8).to(DEVICE)
+    how: dict[str, Any] = {"seq_dim": seq_dim, "interleaved": True}
+    wanted = torch.empty_like(x)
+    eager.norm_rotate((x,), (wanted,), (weight,), ((cos, sin),), norm, **how)
+    version = x._version
+    assert triton.norm_rotate((x,), (x,), (weight,), ((cos, sin),), norm, **how) is None
+    same((x,), (wanted,))
+    assert x._version > version
+
+
+@pytest.mark.parametrize("norm", [None, Norm(1e-6, 1.0, False, False), Norm(1e-6, 0.0, True, True)])
+@pytest.mark.parametrize("queries", [False, True])
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_triton_writes_keys_and_values_by_slot(norm: Norm | None, queries: bool, heads_first: bool):
+    drawn = Drawn(torch.bfloat16, 12, 8, 3)
+    part = slice(0, 2) if queries else slice(1, 2)
+    values = torch.randn(2, 5, 1, 20).bfloat16().to(DEVICE)
+    shape = (4, 1, 3) if heads_first else (4, 3, 1)
+    slots = torch.tensor([[3, -1, 0, 11, 7], [2, 1, -1, 5, 10]], dtype=torch.int32, device=DEVICE)
+    how: dict[str, Any] = {"seq_dim": 2, "interleaved": False}
+    results = []
+    for kernel in (eager, triton):
+        caches = [torch.zeros(*shape, n, dtype=torch.bfloat16, device=DEVICE) for n in (12, 20)]
+        seen = [c.transpose(1, 2) for c in caches] if heads_first else caches
+        outs = empty(drawn.xs[part])
+        weights = drawn.weights[part] if norm else (None,) * len(outs)
+        reason = kernel.rotate_and_store(
+            drawn.xs[part], outs, weights, drawn.tables[part], norm, Store(values, *seen, slots), **how
+        )
+        assert reason is None
+        results.append((*outs, *caches))
+    same(results[1], results[0])
+
+
+def test_triton_adds_the_rows_of_a_weight_alike_for_any_number_of_rows():
+    for rows in (1, 63, 64, 65, 64 * 64 + 1):
+        partial = torch.randn(rows, 6).to(DEVICE)
+        total = torch.empty(6, device=DEVICE)
+        triton._add_rows(partial, total)
+        wanted = partial.cpu()
+        while len(wanted) > 1:
+            wanted = torch.cat([sums.by_halves(_whole(part), 0) for part in wanted.split(64)])
+        assert torch.equal(total.cpu(), wanted[0])
+
+
+def _whole(part: Tensor) -> Tensor:
+    return torch.cat((part, part.new_zeros(64 - len(part), part.shape[1])))
+
+
+def test_triton_what_is_not_served_is_named_and_nothing_is_written():
+    norm = Norm(1e-6, 0.0, False, False)
+    x, out = torch.randn(2, 2, 2, 2, 8).to(DEVICE), torch.full((2, 2, 2, 2, 8), 7.0).to(DEVICE)
+    table = (torch.randn(2, 4).to(DEVICE),) * 2
+    assert "two dimensions" in (
+        triton.norm_rotate((x,), (out,), (None,), (table,), norm, seq_dim=3, interleaved=False) or ""
+    )
+    x, out = x[0, 0, :, :, ::2], out[0, 0, :, :, ::2]
+    table = (table[0][:, :2], table[1][:, :2])
+    assert "adjacent" in (triton.norm_rotate((x,), (out,), (None,), (table,), norm, seq_dim=1, interleaved=False) or "")
+    assert bool((out == 7.0).all())
