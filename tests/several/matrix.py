@@ -66,9 +66,10 @@ class Counted:
 
 @contextmanager
 def counting() -> Iterator[Counted]:
-    from rotary._rotation import eager
+    from rotary._rotation import call, eager
 
-    counted, run, formula = Counted(), native.rotate, eager.formula
+    call.load()
+    counted, run, formula, whole = Counted(), native.rotate, eager.formula, (call.rotate, call.rotate_at)
 
     def kernel(*args: Any, **how: Any) -> Any:
         counted.kernel += 1
@@ -78,11 +79,23 @@ def counting() -> Iterator[Counted]:
         counted.formula += 1
         return formula(*args, **how)
 
+    def in_one(function: Any) -> Any:
+        """A call that goes into C as a whole, which answers None where it does not."""
+
+        def rotated(*args: Any) -> Any:
+            found = function(*args)
+            counted.kernel += found is not None
+            return found
+
+        return rotated
+
     native.rotate, eager.formula = kernel, plainly
+    call.rotate, call.rotate_at = map(in_one, whole)
     try:
         yield counted
     finally:
         native.rotate, eager.formula = run, formula
+        call.rotate, call.rotate_at = whole
 
 
 @contextmanager
