@@ -9,7 +9,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 checks=address,undefined,float-cast-overflow
-CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$checks -fno-sanitize-recover=all" \
+CXXFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$checks -fno-sanitize-recover=all -DROTARY_SANITIZED" \
   "$python" src/rotary/_native/build.py "$folder/librotary.so" >"$folder/commands" || { cat "$folder/commands"; exit 1; }
 
 # The library alone is instrumented, so the run time comes first by LD_PRELOAD. Leaks of Python itself are not ours to look for.
