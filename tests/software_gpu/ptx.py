@@ -218,6 +218,13 @@ class Machine:
         if kind == "f32x2":  # two numbers in one register
             halves = [self.value(o, "b64")[..., None].view(np.float32) for o in operands]
             self.set(instruction, to, np.ascontiguousarray(function(*halves)).view(np.uint64)[..., 0])
+        elif kind in ("bf16", "f16"):  # products of two are exact in float32
+            wide = [_widened(self.value(o, "b16"), kind) for o in operands]
+            self.set(instruction, to, _round(np.asarray(function(*wide)), kind))
+        elif kind in ("bf16x2", "f16x2"):
+            pairs = [np.ascontiguousarray(self.value(o, "b32"))[..., None].view(np.uint16) for o in operands]
+            result = _round(np.asarray(function(*(_widened(pair, kind[:-2]) for pair in pairs))), kind[:-2])
+            self.set(instruction, to, np.ascontiguousarray(result).view(np.uint32)[..., 0])
         else:
             self.set(instruction, to, np.asarray(function(*(self.value(o, kind) for o in operands))))
 
@@ -273,6 +280,10 @@ class Machine:
     def _min(self, i: Instruction) -> None:
         assert i.words[-1][0] in "su"
         self.compute(i, np.minimum)
+
+    def _max(self, i: Instruction) -> None:
+        assert i.words[-1][0] in "su"
+        self.compute(i, np.maximum)
 
     def _neg(self, i: Instruction) -> None:
         self.compute(i, np.negative)
@@ -444,6 +455,13 @@ def _dtype(kind: str) -> np.dtype[Any]:
 
 def _wide(a: Array) -> Array:
     return a.astype(f"{a.dtype.kind}{2 * a.dtype.itemsize}")
+
+
+def _widened(bits: Array, kind: str) -> Array:
+    """Numbers of 16 bits, as uint16, in float32."""
+    if kind == "f16":
+        return np.ascontiguousarray(bits).view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _round(value: Array, into: str) -> Array:
