@@ -126,7 +126,7 @@ def _waiting(original: Callable[..., Any], spec: NormSpec, handle: Handle) -> An
     """A forward that answers with a Deferred where the norm can wait, and otherwise computes as before."""
 
     def forward(self: nn.Module, x: Any, *args: Any, **kwargs: Any) -> Any:
-        weight = None if spec.weight is None else self._parameters.get(spec.weight)
+        weight = None if spec.weight is None else getattr(self, spec.weight, None)
         if args or kwargs or not handle.active or not _can_wait(self, x, spec, weight):
             return original(self, x, *args, **kwargs)
         return Deferred.of(Origin(x, spec, weight, lambda y: original(self, y)))

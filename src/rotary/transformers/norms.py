@@ -104,15 +104,11 @@ def _small_numbers(module: nn.Module) -> Iterator[float]:
 def _called(module: nn.Module, name: str | None, weight: Tensor | None, x: Tensor) -> Any:
     """The module's own forward on a copy that has this weight, on the CPU, with no hooks."""
     other = copy.copy(module)
-    other.__dict__ = {
-        **module.__dict__,
-        "_parameters": dict[str, Any](module._parameters),
-        "_buffers": dict[str, Any](),
-    }
-    for key, value in module.named_buffers(recurse=False):
-        other._buffers[key] = value.detach().cpu()
+    parameters: dict[str, Any] = dict(module.named_parameters(recurse=False))
     if name is not None and weight is not None:
-        other._parameters[name] = nn.Parameter(weight)
+        parameters[name] = nn.Parameter(weight)
+    buffers = {key: value.detach().cpu() for key, value in module.named_buffers(recurse=False)}
+    other.__dict__ = {**module.__dict__, "_parameters": parameters, "_buffers": buffers}
     return type(module).forward(other, x)
 
 
