@@ -1,7 +1,8 @@
 """The GPU kernels: what is decided on the host. One launch forward, with the write into a cache or without.
 
 Backward, a launch for each of q and k, and, where a weight wants a gradient, two or three that add its rows. How they are added depends
-on the number of rows alone, so that the bits are those of every card.
+on the number of rows alone, so that the bits are those of every card. On a device that way is many times slower than the formula
+(benchmarks/results/gpu_fused.md), which is what autograd takes there; in software the kernel is tested.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ def norm_rotate_backward(
     interleaved: bool,
 ) -> str | None:
     reason = _refused(xs, seq_dim, (*grads, *xs, *grad_xs))
+    if reason is None and xs[0].is_cuda:
+        reason = "the formula is faster there"
     if reason is not None:
         return reason
     for grad, x, grad_x, total, weight, (cos, sin) in zip(
