@@ -61,14 +61,6 @@ def _fake(x: Tensor) -> Tensor:
         return apply_rotary(mode.from_tensor(x), cos, sin)
 
 
-def _dtensor(x: Tensor) -> Tensor:
-    from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
-
-    mesh = init_device_mesh("cpu", (1,))
-    spread = [DTensor.from_local(t, mesh, [Replicate()]) for t in (x, COS, SIN)]
-    return apply_rotary(*spread).to_local()
-
-
 def _jvp(x: Tensor) -> Tensor:
     primal, tangent = torch.func.jvp(lambda x: apply_rotary(x, COS, SIN), (x,), (x,))
     assert torch.equal(primal, tangent)
@@ -90,14 +82,11 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
     "vmap": lambda x: torch.vmap(lambda x: apply_rotary(x, COS, SIN))(x),
     "jvp": _jvp,
     "functional gradient": _functional_gradient,
-    "DTensor": _dtensor,
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_address_of_a_tensor_that_is_not_plain_memory(kind: str, calls: list[bytes], request: pytest.FixtureRequest):
-    if kind == "DTensor":
-        request.getfixturevalue("one_process")
+def test_no_address_of_a_tensor_that_is_not_plain_memory(kind: str, calls: list[bytes]):
     x = torch.randn(2, 3, 5, 16)
     with use_backend("eager"):
         expected = apply_rotary(x, COS, SIN)

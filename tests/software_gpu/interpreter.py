@@ -13,6 +13,10 @@ import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
+from rotary._rotation import call
+
+# They would take CPU tensors for what they are.
+call.rotate = call.plan = call.rotate_at = call.tables_at = call.declined
 _as_it_is = interpreter.InterpreterBuilder.cast_impl
 
 
