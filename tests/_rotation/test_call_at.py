@@ -81,7 +81,9 @@ def test_a_decoding_step_goes_whole(module: str, dtype: torch.dtype):
         with step_by_step():
             assert whole == outcome(run)
         exact = module != "float32 angles" and (number < 5 or dtype not in HALF)
-        assert served == ["rotate_at" if number < 5 else "tables_at"] * exact, number
+        # A scheme with a window needs a length beside positions in a tensor, whatever they are: Python says so.
+        refused = module.startswith("a window") and number in (2, 3, 4, 6)
+        assert served == ["rotate_at" if number < 5 else "tables_at"] * (exact and not refused), number
 
 
 def test_every_call_has_the_result_or_the_error_that_it_has_step_by_step():
