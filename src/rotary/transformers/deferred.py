@@ -44,7 +44,9 @@ class Origin:
     """One call of a norm that has not been computed: its input, its weight as it was then, and how the module computes it."""
 
     def __init__(self, x: Tensor, spec: NormSpec, weight: Tensor | None, compute: Callable[[Tensor], Tensor]) -> None:
-        self.x, self.spec, self.weight = x, spec, weight
+        self.x: Tensor = x
+        self.spec: NormSpec = spec
+        self.weight: Tensor | None = weight
         self._compute, self._grad = compute, torch.is_grad_enabled()
         self._made: Tensor | None = None
 
@@ -66,6 +68,7 @@ class Deferred(Tensor):
 
     @staticmethod
     def of(origin: Origin) -> Deferred:
+        """The result of a call of a norm, which waits."""
         return _deferred(origin.x, origin, ())
 
     def made(self) -> Tensor:
