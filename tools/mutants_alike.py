@@ -21,6 +21,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reas
         "torch.cat((scale, scale), +1)": "two axes, the last of which is 1",
         "if not has_float64(device)": DEVICE,
     },
+    "_angles/xpos.py": {"power.dtype is torch.float32": "torch has one object for each dtype"},
     "_inputs/calls.py": {"table[ -1].ndim": TWICE, "table[0].ndim >= 3": TWICE, "q_table[0].shape[1] * 2": TWICE},
     "_inputs/shapes.py": {"x.dtype is torch.float64": "torch has one object for each dtype"},
     "_torch.py": {"torch.ones( 0,": DEVICE},
