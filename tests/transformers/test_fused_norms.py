@@ -56,7 +56,7 @@ def same(
 @pytest.mark.parametrize("family", ["qwen3", "gemma3", "gemma3n", "exaone4", "lfm2", "neomme", "molmo2"])
 def test_families_give_the_same_outputs_and_gradients(family: str):
     """Forms A, C, D, layers without rotation, other names, no weight, and norms that the config chooses."""
-    result = fused_proof.outcome(family, thorough=family in ("qwen3", "gemma3"))
+    result = fused_proof.outcome(family, thorough=False)
     assert result.passes, result
 
 
