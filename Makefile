@@ -19,7 +19,7 @@ run: $(VENV)/.run
 
 # What each needs and shows: examples/README.md. The long ones run in their short form.
 examples: $(VENV)/.examples
-	@for example in patch.py convert.py multimodal.py train.py "streaming.py --quick" "vision.py --quick"; do \
+	@for example in patch.py convert.py multimodal.py train.py "streaming.py --quick" "vision.py --quick" "decode.py --quick" "distributed.py --steps 2"; do \
 		echo "== $$example"; $(BIN)/python examples/$$example || exit 1; done
 
 # The GPU kernels in software run beside the rest, which keeps one core busy.

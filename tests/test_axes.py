@@ -197,14 +197,14 @@ def test_text_has_the_bits_of_one_coordinate(axes: tuple[int, ...], scheme: Any,
             assert same(rope.cos_sin(spread, dtype, length=2**31), one.cos_sin(at, dtype, length=2**31))
     assert same(rope.cos_sin(9), one.cos_sin(9)) and same(rope(9), one(9))
     q, k = torch.randn(2, 3, 4, 16), torch.randn(2, 1, 4, 16)
-    for how in ({"offset": 5}, {"offset": torch.tensor([5, 9])}, {"length": torch.tensor([50, 90])}):
+    for how in ({"offset": 5}, {"offset": torch.tensor([5, 9]), "length": 64}, {"length": torch.tensor([50, 90])}):
         assert same(rope.rotate(q, k, **how), one.rotate(q, k, **how))
-    packed = {"cu_seqlens": torch.tensor([0, 3, 4])}
+    packed = {"cu_seqlens": torch.tensor([0, 3, 4]), "length": 64}
     assert same(rope.rotate(q, k, **packed), one.rotate(q, k, **packed))
 
 
 @pytest.mark.parametrize("order", ["blocks", "alternating"])
-@pytest.mark.parametrize("length", [None, 100, torch.tensor([50, 90])], ids=["no length", "length", "length per row"])
+@pytest.mark.parametrize("length", [64, 100, torch.tensor([50, 90])], ids=["the window", "length", "length per row"])
 def test_axial_is_its_parts_side_by_side(order: Any, length: Any):
     parts = (RotaryEmbedding(8, base=100), RotaryEmbedding(8, scaling=scaling.DynamicNTK(2.0, 64)))
     parts += (RotaryEmbedding(8, interpolation_factor=3.0),)

@@ -66,7 +66,7 @@ def test_legacy_keys_that_do_not_agree_are_refused_by_name_and_value(strict: boo
 
 def test_other_keys_are_still_unexpected():
     with pytest.raises(RuntimeError, match="Unexpected"):
-        RotaryEmbedding(64).load_state_dict({"freqs": torch.ones(32)})
+        RotaryEmbedding(64).load_state_dict({"angles": torch.ones(32)})
 
 
 def test_what_has_no_values_cannot_disagree():

@@ -26,7 +26,6 @@ MAKERS = {
     "interleaved": lambda: RotaryEmbedding(16, interleaved=True, base=500_000),
     "xpos": lambda: RotaryEmbedding(16, use_xpos=True, base_rescale_factor=2.0),
     "yarn": lambda: RotaryEmbedding(16, scaling=YaRN(4.0, 64)),
-    "dynamic": lambda: RotaryEmbedding(16, scaling=DynamicNTK(2.0, 64)),
     "float32": lambda: RotaryEmbedding(16, angles="float32", interpolation_factor=2.0),
     "given": lambda: RotaryEmbedding.from_inv_freq([1.0, 0.5, 0.1, 0.01], attention_factor=1.25),
 }

@@ -96,7 +96,7 @@ SCHEMES: dict[str, tuple[Scheme, ...]] = {
 }
 LENGTHS = {"DynamicNTK": 16384, "LongRoPE": 16384, FAR_CONTEXT: FURTHEST}
 """of the whole context [token], for schemes that depend on it"""
-RIVALS = rivals.HALF | rivals.INTERLEAVED
+RIVALS = rivals.OF_HALVES | rivals.OF_NEIGHBOURS
 
 
 def bound(amplitude: float) -> float:
@@ -253,7 +253,7 @@ def rotation() -> dict[str, dict[str, float]]:
             "rotary-embedding-torch",
             "complex product",
         ):
-            contenders[name] = (name in rivals.INTERLEAVED, RIVALS[name](work, q, k, cos, sin))
+            contenders[name] = (name in rivals.OF_NEIGHBOURS, RIVALS[name](work, q, k, cos, sin))
         for name, (interleaved, run) in contenders.items():
             if run is not None:
                 wanted, given = turned(q, exact, interleaved), run()[0].double()
