@@ -103,9 +103,8 @@ def launch_alone(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch
     from unittest import mock
 
     from rotary import apply_rotary_qk
-    from rotary._triton.launch import Code
-
     from rotary._rotation import call
+    from rotary._triton.launch import Code
 
     call.rotate = call.plan = call.rotate_at = call.tables_at = call.declined  # they take CPU tensors for what they are
     apply_rotary_qk(q, k, cos, sin)
