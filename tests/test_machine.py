@@ -19,7 +19,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rotary import RotaryEmbedding, apply_rotary_qk
-from rotary.scaling import DynamicNTK, YaRN
+from rotary.scaling import YaRN
 
 MAKERS = {
     "plain": lambda: RotaryEmbedding(16),
