@@ -19,13 +19,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rotary import RotaryEmbedding, apply_rotary_qk
-from rotary.scaling import YaRN
+from rotary.scaling import DynamicNTK, YaRN
 
 MAKERS = {
     "plain": lambda: RotaryEmbedding(16),
     "interleaved": lambda: RotaryEmbedding(16, interleaved=True, base=500_000),
     "xpos": lambda: RotaryEmbedding(16, use_xpos=True, base_rescale_factor=2.0),
     "yarn": lambda: RotaryEmbedding(16, scaling=YaRN(4.0, 64)),
+    "dynamic": lambda: RotaryEmbedding(16, scaling=DynamicNTK(2.0, 64)),
     "float32": lambda: RotaryEmbedding(16, angles="float32", interpolation_factor=2.0),
     "given": lambda: RotaryEmbedding.from_inv_freq([1.0, 0.5, 0.1, 0.01], attention_factor=1.25),
 }
@@ -53,7 +54,7 @@ class Life(RuleBasedStateMachine):
         fresh = self.make()
         role = {"role": "query"} if fresh.use_xpos else {}
         self.role = role
-        self.tables = fresh.cos_sin(POSITIONS, **role)
+        self.tables = fresh.cos_sin(POSITIONS, length=64, **role)
         self.pair = fresh(9)
         self.buffers = {name: buffer.clone() for name, buffer in fresh.named_buffers()}
 
@@ -147,7 +148,7 @@ class Life(RuleBasedStateMachine):
         wrong: list[int] = []
 
         def job() -> None:
-            cos, sin = self.rope.cos_sin(POSITIONS, **self.role)
+            cos, sin = self.rope.cos_sin(POSITIONS, length=64, **self.role)
             q = torch.ones(1, 4, 2 * cos.shape[-1])
             apply_rotary_qk(q, q, cos, sin)
             if not (torch.equal(cos, self.tables[0]) and torch.equal(sin, self.tables[1])):
@@ -162,7 +163,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def tables_still(self) -> None:
-        for found, expected in zip(self.rope.cos_sin(POSITIONS, **self.role), self.tables, strict=True):
+        for found, expected in zip(self.rope.cos_sin(POSITIONS, length=64, **self.role), self.tables, strict=True):
             assert torch.equal(found, expected)
 
     @invariant()

@@ -228,7 +228,8 @@ def test_bits_of_the_weights_gradient_know_no_threads_and_no_layout():
         .double()
         .sum((0, 1, 2))
     )
-    torch.testing.assert_close(found[0].double(), exact, rtol=1e-5, atol=1e-4)
+    # Of single sums some cancel; of all of them together the error is a few roundings of float32.
+    assert float((found[0].double() - exact).norm() / exact.norm()) <= 1e-6
 
 
 def test_rsqrt_of_torch_rounds_root_and_quotient_correctly():
