@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/*.h src/rotary/_native/build.py)
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
-ON_GPU := tests/_rotation tests/_angles tests/transformers/test_wrapper.py -k "triton or test_gpu"
+ON_GPU := tests/_rotation tests/_angles tests/_fused tests/transformers/test_wrapper.py -k "triton or test_gpu"
 
 .PHONY: run examples test distributed docs hub sanitize aarch64 models mutants soak fuzz core lint lint-workflows wheel accuracy bench gpu clean
 .DELETE_ON_ERROR:
@@ -102,12 +102,13 @@ bench: $(VENV)/.dev
 
 # On a machine with a GPU: the battery on the device, then under compute-sanitizer where it is installed, then the figures.
 gpu: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/_rotation tests/_angles tests/test_cuda.py -k "triton or test_gpu or cuda"
+	$(BIN)/python -m pytest -q tests/_rotation tests/_angles tests/_fused tests/test_cuda.py -k "triton or test_gpu or cuda"
 	@if command -v compute-sanitizer >/dev/null; then for tool in memcheck racecheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q tests/_rotation tests/_angles -k "triton and numbers" || exit 1; done; \
 		else echo "compute-sanitizer is not installed: left out"; fi
 	$(BIN)/python -m benchmarks.gpu.run
 	$(BIN)/python -m benchmarks.gpu.models
+	$(BIN)/python -m benchmarks.gpu.fused
 
 clean:
 	rm -rf $(VENV) build dist out site src/*.egg-info

@@ -1,9 +1,8 @@
-"""Norm, rotation and write as operators registered with torch: one node that a compiler leaves whole, with the kernel of the device inside.
+"""Norm and rotation as operators registered with torch: one node that a compiler leaves whole, with the kernel of the device inside.
 
     torch.ops.rotary.norm_rotate             fresh outputs, q and k in one launch
     torch.ops.rotary.norm_rotate_            the same, written over q and k
     torch.ops.rotary.norm_rotate_backward    the gradients of the first: of xs, then of the weights
-    torch.ops.rotary.rotate_and_store        rotated (and, with an eps, normalised) xs, into outs, keys and values into a cache
 
 The functions of rotary.fused are these operators under torch.compile, where that is faster than the formula (docs/design/0013), and the
 formula under torch.export. Gradients of tables, forward mode, functorch's transforms and batched gradients use the formula.
@@ -19,24 +18,19 @@ from torch import Tensor
 
 from . import _inputs, _torch
 from ._fused import autograd, backends
-from ._fused.work import Norm, Store
+from ._fused.work import Norm
 from ._rotation import overlap
-from ._rotation.autograd import pairs
-from ._torch import transforming
+from ._rotation.autograd import pairs, tables_need_formula
 from ._types import CosSin, Tensors
+from .operators import STRIDES
 
 Weights = tuple[Tensor | None, ...]
-_NORM = "float eps, float weight_offset, bool model, bool after, int seq_dim, bool interleaved"
+NORM = "float eps, float weight_offset, bool model, bool after, int seq_dim, bool interleaved"
 _SCHEMAS = (
-    f"norm_rotate(Tensor[] xs, Tensor?[] weights, Tensor[] tables, {_NORM}) -> Tensor[]",
-    f"norm_rotate_(Tensor(a!)[] xs, Tensor?[] weights, Tensor[] tables, {_NORM}) -> ()",
-    f"norm_rotate_backward(Tensor[] grads, Tensor[] xs, Tensor?[] weights, Tensor[] tables, bool[] wanted, {_NORM}) -> Tensor[]",
-    # Outputs are arguments: functionalization takes no operator that both returns tensors and writes into others.
-    "rotate_and_store(Tensor[] xs, Tensor(a!)[] outs, Tensor?[] weights, Tensor[] tables, Tensor v, Tensor(b!) cache_k, "
-    "Tensor(c!) cache_v, Tensor slots, float? eps, float weight_offset, bool model, bool after, int seq_dim, bool interleaved) -> ()",
+    f"norm_rotate(Tensor[] xs, Tensor?[] weights, Tensor[] tables, {NORM}) -> Tensor[]",
+    f"norm_rotate_(Tensor(a!)[] xs, Tensor?[] weights, Tensor[] tables, {NORM}) -> ()",
+    f"norm_rotate_backward(Tensor[] grads, Tensor[] xs, Tensor?[] weights, Tensor[] tables, bool[] wanted, {NORM}) -> Tensor[]",
 )
-# As of the operators of the rotation: without this tag Inductor may change strides.
-_STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
 
 
 def norm_rotate(
@@ -55,30 +49,6 @@ def norm_rotate(
         return tuple(_norm_rotate(list(xs), list(weights), flat, *norm, seq_dim, interleaved))
     autograd.check_in_place(xs, torch.is_grad_enabled() and autograd.wants_gradient(xs, weights, tables))
     _norm_rotate_in_place(list(xs), list(weights), flat, *norm, seq_dim, interleaved)
-    return xs
-
-
-def store(
-    xs: Tensors,
-    weights: Weights,
-    tables: tuple[CosSin, ...],
-    norm: Norm | None,
-    stored: tuple[Tensor, Tensor, Tensor, Tensor],
-    *,
-    seq_dim: int,
-    interleaved: bool,
-    in_place: bool,
-) -> Tensors:
-    """_fused.autograd.store by way of the operator. stored: v, cache_k, cache_v, slots (batch, seq)."""
-    autograd.check_no_graph(xs, weights, tables, stored[0])
-    flat = [t for table in tables for t in table]
-    how = (None, 0.0, False, False) if norm is None else norm
-    outs = [torch.empty_like(x) for x in xs]
-    _rotate_and_store(list(xs), outs, list(weights), flat, *stored, *how, seq_dim, interleaved)
-    if not in_place:
-        return tuple(outs)
-    for x, y in zip(xs, outs, strict=True):
-        x.copy_(y)
     return xs
 
 
@@ -122,37 +92,21 @@ def _run_backward(
     return [t for t in (*of_xs, *of_weights) if t is not None]
 
 
-def _run_store(
-    xs: Sequence[Tensor],
-    outs: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    tables: Sequence[Tensor],
-    v: Tensor,
-    cache_k: Tensor,
-    cache_v: Tensor,
-    slots: Tensor,
-    *how: Any,
-) -> None:
-    norm, stored, seq_dim, interleaved = _checked_store(xs, outs, weights, tables, v, cache_k, cache_v, slots, how)
-    autograd.check_store(tuple(xs), stored, False)
-    autograd.run_store(tuple(xs), tuple(outs), tuple(weights), pairs(tables), norm, stored, seq_dim, interleaved)
-
-
 def _differentiable(
     xs: Sequence[Tensor], weights: Sequence[Tensor | None], tables: Sequence[Tensor], *how: Any
 ) -> list[Tensor]:
     """The autograd implementation, eagerly and while a compiler traces the backward pass."""
-    formula = _needs_formula(tables)
+    formula = tables_need_formula(tables)
     if not formula and _wanted(xs, weights, tables):
         return list(_NormRotateByOperator.apply(how, len(xs), *xs, *weights, *tables))
-    return _below(_norm_rotate, _formula, formula, xs, weights, tables, *how)
+    return below(_norm_rotate, _formula, formula, xs, weights, tables, *how)
 
 
 def _differentiable_in_place(
     xs: Sequence[Tensor], weights: Sequence[Tensor | None], tables: Sequence[Tensor], *how: Any
 ) -> None:
     autograd.check_in_place(tuple(xs), _wanted(xs, weights, tables))
-    _below(_norm_rotate_in_place, _formula_in_place, _needs_formula(tables), xs, weights, tables, *how)
+    below(_norm_rotate_in_place, _formula_in_place, tables_need_formula(tables), xs, weights, tables, *how)
 
 
 def _differentiable_backward(
@@ -163,28 +117,16 @@ def _differentiable_backward(
     wanted: Sequence[bool],
     *how: Any,
 ) -> list[Tensor]:
-    formula = _needs_formula(tables) or _wanted((*grads, *xs), weights, tables)
-    return _below(_backward, _formula_backward, formula, grads, xs, weights, tables, wanted, *how)
+    formula = tables_need_formula(tables) or _wanted((*grads, *xs), weights, tables)
+    return below(_backward, _formula_backward, formula, grads, xs, weights, tables, wanted, *how)
 
 
-def _undifferentiable_store(
-    xs: Sequence[Tensor],
-    outs: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    tables: Sequence[Tensor],
-    v: Tensor,
-    *how: Any,
-) -> None:
-    autograd.check_no_graph((*xs, *outs), tuple(weights), pairs(tables), v)
-    _below(_rotate_and_store, _run_store, False, xs, outs, weights, tables, v, *how)
-
-
-def _below(operator: Any, formula: Any, by_formula: bool, *arguments: Any) -> Any:
+def below(operator: Any, formula: Any, by_formula: bool, *arguments: Any) -> Any:
     """The operator called again past its autograd implementation, or the formula where that is needed."""
-    below = None if by_formula else _torch.below_autograd()
-    if below is None:
+    past = None if by_formula else _torch.below_autograd()
+    if past is None:
         return formula(*arguments)
-    with below:
+    with past:
         return operator(*arguments)
 
 
@@ -273,27 +215,6 @@ def _checked(
     return _inputs.for_norm_operator(xs, weights, *numbers), seq_dim, interleaved
 
 
-def _checked_store(
-    xs: Sequence[Tensor],
-    outs: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    tables: Sequence[Tensor],
-    v: Tensor,
-    cache_k: Tensor,
-    cache_v: Tensor,
-    slots: Tensor,
-    how: tuple[Any, ...],
-) -> tuple[Norm | None, Store, int, bool]:
-    *numbers, seq_dim, interleaved = how
-    _inputs.for_operator(xs, tables, seq_dim)
-    if [(out.shape, out.dtype, out.device) for out in outs] != [(x.shape, x.dtype, x.device) for x in xs]:
-        raise ValueError(
-            f"outs {[tuple(out.shape) for out in outs]} do not have the shapes, dtypes and devices of xs {[tuple(x.shape) for x in xs]}"
-        )
-    norm = None if numbers[0] is None else _inputs.for_norm_operator(xs, weights, *numbers)
-    return norm, _inputs.for_store(xs[-1], v, cache_k, cache_v, slots, seq_dim), seq_dim, interleaved
-
-
 def _check_gradients(
     grads: Sequence[Tensor], xs: Sequence[Tensor], weights: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> None:
@@ -316,12 +237,6 @@ def _asked(weights: Sequence[Tensor | None], wanted: Sequence[bool]) -> Weights:
 
 def _wanted(xs: Sequence[Tensor], weights: Sequence[Tensor | None], tables: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and autograd.wants_gradient(tuple(xs), tuple(weights), pairs(tables))
-
-
-def _needs_formula(tables: Sequence[Tensor]) -> bool:
-    """True if the operator's own backward pass is not enough: transforms, forward mode, tables that need a gradient."""
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tables)
-    return transforming() or _torch.forward_mode() or needs_grad
 
 
 # --- fakes: shapes, dtypes and strides of the outputs --------------------------------------------------------------------------------
@@ -349,36 +264,20 @@ def _fake_backward(
     return [torch.empty_like(t) for t in (*xs, *_asked(weights, wanted)) if t is not None]
 
 
-def _fake_store(
-    xs: Sequence[Tensor],
-    outs: Sequence[Tensor],
-    weights: Sequence[Tensor | None],
-    tables: Sequence[Tensor],
-    v: Tensor,
-    cache_k: Tensor,
-    cache_v: Tensor,
-    slots: Tensor,
-    *how: Any,
-) -> None:
-    _checked_store(xs, outs, weights, tables, v, cache_k, cache_v, slots, how)
-
-
 def _register() -> torch.library.Library:
     library = torch.library.Library("rotary", "FRAGMENT")
     for schema in _SCHEMAS:
-        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, STRIDES))
     batched = ("FuncTorchBatched", "Batched")
     for name, plain, autograd_key, formula, fake in (
         ("norm_rotate", _run, _differentiable, _formula, _fake),
         ("norm_rotate_", _run_in_place, _differentiable_in_place, _formula_in_place, _fake_in_place),
         ("norm_rotate_backward", _run_backward, _differentiable_backward, _formula_backward, _fake_backward),
-        ("rotate_and_store", _run_store, _undifferentiable_store, None, _fake_store),
     ):
         torch.library.register_fake(f"rotary::{name}", fake, lib=library)
         _torch.implement(library, name, plain, ("CompositeExplicitAutograd",))
         _torch.implement(library, name, autograd_key, ("Autograd",))
-        if formula is not None:
-            _torch.implement(library, name, formula, batched)
+        _torch.implement(library, name, formula, batched)
     return library
 
 
@@ -388,4 +287,3 @@ if not hasattr(torch.ops.rotary, "norm_rotate"):
 _norm_rotate = torch.ops.rotary.norm_rotate.default
 _norm_rotate_in_place = torch.ops.rotary.norm_rotate_.default
 _backward = torch.ops.rotary.norm_rotate_backward.default
-_rotate_and_store = torch.ops.rotary.rotate_and_store.default

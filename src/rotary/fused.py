@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from . import _fused_operators, _inputs, _nested
-from ._fused import autograd
+from . import _fused_operators, _inputs, _nested, _store_operator
+from ._fused import autograd, storing
 from ._fused.work import Norm
 from ._torch import compiling
 from ._types import CosSin
@@ -188,7 +188,7 @@ def _store(
     first = 1 if q is None else 0  # of what is rotated
     xs = (k,) if q is None else (q, k)
     if compiling():
-        ys = _fused_operators.store(
+        ys = _store_operator.store(
             xs,
             weights[first:],
             tables[first:],
@@ -199,7 +199,7 @@ def _store(
             in_place=in_place,
         )
     else:
-        ys = autograd.store(
+        ys = storing.store(
             xs,
             weights[first:],
             tables[first:],

@@ -22,8 +22,17 @@ from torch import Tensor
 
 from . import _inputs, _torch
 from ._rotation import backends, eager, overlap, shards
-from ._rotation.autograd import How, by_formula, needs_formula, over_by_formula, pairs, readable, rotate
-from ._torch import distributed, tracing, transforming, watched
+from ._rotation.autograd import (
+    How,
+    by_formula,
+    needs_formula,
+    over_by_formula,
+    pairs,
+    readable,
+    rotate,
+    tables_need_formula,
+)
+from ._torch import distributed, tracing, watched
 from ._types import CosSin, Tensors
 
 # Lists, since queries and keys go in one launch whether there are keys or not. `tables` holds cos, sin for each of xs.
@@ -38,7 +47,7 @@ _FORMULA_SCHEMA = (
 )
 # Without this tag Inductor may change the strides of x, and so those of the output, which are those of empty_like(x). Before torch 2.8
 # it does so for lists of tensors regardless; values are unaffected.
-_STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
+STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
 
 
 def apply_rotary(
@@ -122,7 +131,7 @@ def _differentiable(
     if distributed(*xs, *tables):
         _inputs.for_operator(xs, tables, seq_dim)
         return shards.by_operator(_rotate, xs, tables, seq_dim, interleaved, conjugate)
-    grad, formula = torch.is_grad_enabled(), _needs_formula(tables)
+    grad, formula = torch.is_grad_enabled(), tables_need_formula(tables)
     if grad and not formula and any(x.requires_grad for x in xs):
         return list(_RotateByOperator.apply(seq_dim, interleaved, conjugate, len(xs), *xs, *tables))
     if not needs_formula(tuple(xs), pairs(tables), grad) and not watched():
@@ -148,7 +157,7 @@ def _differentiable_in_place(
     if not (needs_grad or watched() or needs_formula(tuple(xs), pairs(tables), grad)):
         _run_in_place(xs, tables, seq_dim, interleaved, conjugate)
         return
-    formula = _needs_formula(tables)
+    formula = tables_need_formula(tables)
     if (formula or needs_grad) and not tracing():
         overlap.check(tuple(xs), _names(xs))
     if needs_grad and not formula:  # a graph needs outputs of its own, which are copied over xs
@@ -188,12 +197,6 @@ def _formula_in_place(
     _inputs.for_operator(xs, tables, seq_dim)
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     over_by_formula(tuple(xs), pairs(tables), how)
-
-
-def _needs_formula(tables: Sequence[Tensor]) -> bool:
-    """True if the operator's own backward pass is not enough: transforms, forward mode, tables that need a gradient."""
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tables)
-    return transforming() or _torch.forward_mode() or needs_grad
 
 
 def _names(xs: Sequence[Tensor]) -> tuple[str, ...]:
@@ -241,7 +244,7 @@ def _fake_in_place(
 def _register() -> torch.library.Library:
     library = torch.library.Library("rotary", "DEF")
     for schema in _SCHEMAS:
-        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, _STRIDES))
+        library.define(schema, tags=(torch.Tag.pt2_compliant_tag, STRIDES))
     library.define(_FORMULA_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl("rotate_by_formula", _exported_formula, "CompositeImplicitAutograd")
     torch.library.register_fake("rotary::rotate", _fake, lib=library)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rotary._rotation import triton
 from rotary.transformers import RotationSpec, probe, wrapper
-from rotary.transformers.wrapper import Replacement, equal_halves
+from rotary.transformers.halves import equal_halves
+from rotary.transformers.wrapper import Replacement
 from zoo.functions import Conformer, complex_table, gathered_tables, joined_table, prefix, rotate_half, trailing
 
 

@@ -1,11 +1,13 @@
 """RMSNorm, rotation and cache write in one pass.
 
-    autograd.py      norm_rotate() and store(): formula, kernel, or kernel inside an autograd node
+    autograd.py      norm_rotate(): formula, kernel, or kernel inside an autograd node
+    storing.py       store(): rotation and write, without a gradient
     backends.py      which kernel runs
     eager.py         the formula in plain torch operations, its gradients, the write: the other kernels are tested against it
     sums.py          the order of addition, within a row and over rows
     work.py          Norm and Store, what a kernel is told beside tensors
     native.py        the CPU kernel, C++ (../_native)
+    triton.py        the GPU kernel: what is decided on the host; triton_kernel.py is what runs on the device
 
 A kernel is a module with four functions, held to one contract by tests/_fused/test_contract.py:
 

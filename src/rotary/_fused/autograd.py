@@ -11,8 +11,6 @@
 The formula is needed where the rotation needs it (_rotation/autograd.py), and for weights that are no plain tensors. The node keeps x,
 the weights, cos and sin: no normalised copy, since the backward pass reads x anyway and has the norm again by the way. A second
 derivative is that of the formula of the first.
-
-Nothing is differentiated through a cache: what is stored carries no history, so where a graph is wanted nothing is stored.
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ import torch
 from torch import Tensor
 
 from .._rotation import overlap
-from .._rotation.autograd import needs_formula, pairs, readable
-from .._torch import batched_gradient, forward_mode, tracing, transforming
+from .._rotation.autograd import like, needs_formula, pairs, readable
+from .._torch import batched_gradient, tracing
 from .._types import CosSin, Tensors
 from . import backends, eager, sums
 from .eager import Weights
-from .work import Norm, Store
+from .work import Norm
 
 NAMES = ("q", "k")
 _PLAIN, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
@@ -106,59 +104,10 @@ def by_formula(
         for x, weight, table in zip(xs, weights, tables, strict=True)
     ]
     if not in_place:
-        return tuple(_like(x, y) for x, y in zip(xs, ys, strict=True))
+        return tuple(like(x, y) for x, y in zip(xs, ys, strict=True))
     for x, y in zip(xs, ys, strict=True):
         x.copy_(y)
     return xs
-
-
-def _like(x: Tensor, y: Tensor) -> Tensor:
-    """y with the strides of empty_like(x). Under functorch the transform decides about strides, and they stay as they are."""
-    if torch.compiler.is_compiling() or not transforming():
-        return y if x.is_contiguous() else torch.empty_like(x).copy_(y)
-    return y
-
-
-def store(
-    xs: Tensors,
-    weights: Weights,
-    tables: tuple[CosSin, ...],
-    norm: Norm | None,
-    stored: Store,
-    *,
-    seq_dim: int,
-    interleaved: bool,
-    in_place: bool,
-) -> Tensors:
-    """Rotated xs, the last of which is the keys, now in the cache beside the values."""
-    if tracing() or forward_mode():
-        raise RuntimeError(
-            "a cache is not written under torch.func transforms, forward-mode differentiation or fake tensors: call it outside of them"
-        )
-    check_no_graph(xs, weights, tables, stored.values)
-    check_store(xs, stored, in_place)
-    outs = xs if in_place else tuple([torch.empty_like(x) for x in xs])
-    run_store(xs, outs, weights, tables, norm, stored, seq_dim, interleaved)
-    return outs
-
-
-def run_store(
-    xs: Tensors,
-    outs: Tensors,
-    weights: Weights,
-    tables: tuple[CosSin, ...],
-    norm: Norm | None,
-    stored: Store,
-    seq_dim: int,
-    interleaved: bool,
-) -> None:
-    backends.run(
-        backends.chosen(),
-        xs[0].device.type,
-        lambda kernel: kernel.rotate_and_store(
-            xs, outs, weights, tables, norm, stored, seq_dim=seq_dim, interleaved=interleaved
-        ),
-    )
 
 
 def check_in_place(xs: Tensors, wanted: bool) -> None:
@@ -170,38 +119,6 @@ def check_in_place(xs: Tensors, wanted: bool) -> None:
         )
     if not tracing() and all(type(x) in _PLAIN and not x.is_meta for x in xs):
         overlap.check(xs, NAMES[-len(xs) :])
-
-
-def check_no_graph(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...], values: Tensor) -> None:
-    """RuntimeError where a gradient is wanted."""
-    if torch.is_grad_enabled() and (wants_gradient(xs, weights, tables) or values.requires_grad):
-        raise RuntimeError(
-            "a gradient is wanted, and what a cache holds carries none: call this under torch.no_grad(), or rotate by norm_rotate or "
-            "apply_rotary_qk and keep keys and values in tensors of the graph"
-        )
-
-
-def check_store(xs: Tensors, stored: Store, in_place: bool) -> None:
-    """RuntimeError where memory that is written is also read, or written twice."""
-    if in_place:
-        overlap.check(xs, NAMES[-len(xs) :])
-    written = (("cache_k", stored.cache_k), ("cache_v", stored.cache_v))
-    for name, cache in written:
-        if cache.requires_grad:
-            raise RuntimeError(f"{name} requires a gradient, and a cache has none: pass {name}.detach()")
-        if overlap.overlaps_itself(cache):
-            raise RuntimeError(
-                f"{name} with shape {tuple(cache.shape)} and strides {cache.stride()} overlaps itself (an expanded tensor?): clone it"
-            )
-    others = [*zip(NAMES[-len(xs) :], xs, strict=True), ("v", stored.values)]
-    for name, other in (("cache_k", stored.cache_k), *others):
-        if overlap.overlap(stored.cache_v, other):
-            raise RuntimeError(f"cache_v and {name} share memory: clone one of them")
-    for name, other in others:
-        if overlap.overlap(stored.cache_k, other):
-            raise RuntimeError(f"cache_k and {name} share memory: clone one of them")
-    if in_place and any(overlap.overlap(x, stored.values) for x in xs):
-        raise RuntimeError("v shares memory with what is rotated in place: clone it, or leave inplace=False")
 
 
 def wants_gradient(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...]) -> bool:

@@ -1,9 +1,5 @@
-"""The GPU kernels: what is decided on the host. One launch forward, with the write into a cache or without.
-
-Backward, a launch for each of q and k, and, where a weight wants a gradient, two or three that add its rows. How they are added depends
-on the number of rows alone, so that the bits are those of every card. On a device that way is many times slower than the formula
-(benchmarks/results/gpu_fused.md), which is what autograd takes there; in software the kernel is tested.
-"""
+"""The GPU kernel: what is decided on the host. One launch forward, with the write into a cache or without; the gradient is the
+formula's."""
 
 from __future__ import annotations
 
@@ -21,7 +17,6 @@ from .work import Norm, Store
 
 _WARPS = 4
 _ELEMENTS = 16  # of a tile per thread: a tile is held several times, as channels, their partners, cos, sin and weights
-_ADDED = 64  # rows that one program of the sum adds
 _WIDEST = 4096  # channels of a head: one row of a wider tile does not fit into the registers of a program
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -59,70 +54,9 @@ def rotate_and_store(
     return _forward(xs, outs, weights, tables, norm, store, seq_dim, interleaved)
 
 
-def norm_rotate_backward(
-    grads: Tensors,
-    xs: Tensors,
-    grad_xs: Tensors,
-    grad_weights: Weights,
-    weights: Weights,
-    tables: tuple[CosSin, ...],
-    norm: Norm,
-    *,
-    seq_dim: int,
-    interleaved: bool,
-) -> str | None:
-    reason = _refused(xs, seq_dim, (*grads, *xs, *grad_xs))
-    if reason is None and xs[0].is_cuda:
-        reason = "the formula is faster there"
-    if reason is not None:
-        return reason
-    for grad, x, grad_x, total, weight, (cos, sin) in zip(
-        grads, xs, grad_xs, grad_weights, weights, tables, strict=True
-    ):
-        dim, width = x.shape[-1], _width(x.shape[-1])
-        batch, heads, seq = _sizes(x, seq_dim)
-        rows = batch * heads * seq
-        tile = _tile(width)
-        programs = -(-rows // tile)
-        if not rows or not dim:
-            if total is not None:
-                total.zero_()
-            continue
-        cos, sin = _alike(cos, sin)
-        # The sums of its rows are made with the gradient of x whether the weight wants one or not.
-        partial = cos.new_empty((programs, dim))
-        constants = (
-            *(dim, 2 * cos.shape[-1], width, interleaved, weight is not None, norm.eps, norm.weight_offset),
-            *(norm.model, norm.after, tile),
-        )
-        code = _code("norm_rotate_backward_kernel", (x.dtype, cos.dtype), x.device, constants)
-        integers = (
-            rows,
-            seq,
-            heads,
-            *(s for t in (x, grad, grad_x) for s in _strides(t, seq_dim)),
-            *_rows_of(cos, seq),
-        )
-        code.launch(
-            programs, (x, grad, grad_x, x if weight is None else weight.contiguous(), cos, sin, partial), integers
-        )
-        if total is not None:
-            _add_rows(partial, total)
-    return None
-
-
-def _add_rows(partial: Tensor, total: Tensor) -> None:
-    """The sum of the rows of partial (rows, dim), by 64 of them at a time."""
-    dim = partial.shape[-1]
-    code = _code("add_rows_kernel", (partial.dtype,), partial.device, (dim, _width(dim), _ADDED))
-    while True:
-        rows = partial.shape[0]
-        programs = -(-rows // _ADDED)
-        out = total.view(1, dim) if programs == 1 else partial.new_empty((programs, dim))
-        code.launch(programs, (partial, out), (rows,))
-        if programs == 1:
-            return
-        partial = out
+def norm_rotate_backward(*given: object, **how: object) -> str:
+    """Always the reason why not: a kernel was 16 to 20 times slower than the model's code (benchmarks/results/gpu_fused.md)."""
+    return "there is no kernel for the gradient"
 
 
 def _forward(
@@ -202,7 +136,7 @@ def _forward(
         return f"more than {MOST} rows or programs"
     dtypes = (last.dtype, tables[0][0].dtype, slots_dtype)
     if programs and width:
-        _code("norm_rotate_kernel", dtypes, last.device, constants).launch(programs, tuple(tensors), (*q, *k, *cache))
+        _code(dtypes, last.device, constants).launch(programs, tuple(tensors), (*q, *k, *cache))
     for x, out in zip(xs, outs, strict=True):
         if out is x and not x.is_inference():  # autograd does not see a write through an address
             torch.autograd.graph.increment_version(x)
@@ -279,12 +213,12 @@ def _tile(width: int) -> int:
 
 
 @functools.cache
-def _code(name: str, dtypes: tuple[Any, ...], device: torch.device, constants: tuple[Any, ...]) -> Code:
+def _code(dtypes: tuple[Any, ...], device: torch.device, constants: tuple[Any, ...]) -> Code:
     """The kernel compiled for these constants, one object each. Their number does not depend on lengths."""
-    return Code(functools.partial(_kernel, name), device.index or 0, _WARPS, constants)
+    return Code(_kernel, device.index or 0, _WARPS, constants)
 
 
-def _kernel(name: str) -> Any:
+def _kernel() -> Any:
     from . import triton_kernel
 
-    return getattr(triton_kernel, name)
+    return triton_kernel.norm_rotate_kernel

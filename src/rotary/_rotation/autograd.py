@@ -122,6 +122,12 @@ def needs_formula(xs: Tensors, tables: tuple[CosSin, ...], grad: bool) -> bool:
     return False
 
 
+def tables_need_formula(tables: Sequence[Tensor]) -> bool:
+    """True if an operator's own backward pass is not enough: transforms, forward mode, tables that need a gradient."""
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in tables)
+    return transforming() or forward_mode() or needs_grad
+
+
 def _has_memory(x: Tensor) -> bool:
     """True if addresses say where the elements of x are: not for meta tensors, nor for subclasses that wrap others (DTensor)."""
     wraps = getattr(type(x), "__torch_dispatch__", _NO_DISPATCH) is not _NO_DISPATCH
@@ -149,7 +155,7 @@ def by_operator(
 
 def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:
     """Fresh outputs, by operations that autograd, functorch and the compiler handle."""
-    return tuple(_like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
+    return tuple(like(x, eager.formula(x, *table, **how)) for x, table in zip(xs, tables, strict=True))
 
 
 def _by_named_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool) -> Tensors:
@@ -173,7 +179,7 @@ def over_by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> None:
         x.copy_(y)
 
 
-def _like(x: Tensor, y: Tensor) -> Tensor:
+def like(x: Tensor, y: Tensor) -> Tensor:
     """y with the strides of empty_like(x). Under functorch the transform decides about strides, and they stay as they are."""
     if torch.compiler.is_compiling() or not transforming():
         return y if x.is_contiguous() else torch.empty_like(x).copy_(y)

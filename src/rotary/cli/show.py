@@ -6,9 +6,8 @@ import argparse
 import contextlib
 import difflib
 import json
-import math
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from ..config.normalize import layer_types
 from ..config.parts import rotating
 from ..config.spelling import Spelled, spelled
 from ..scaling import NTKByParts, Scheme, YaRN
+from .grid import coordinates_of, grid_of
 from .spelling import SPELLINGS, schemes
+from .structured import as_json
 
 
 def register(commands: Any) -> None:
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         types = (options.layer_type,) if options.layer_type else layer_types(said.config) or (None,)
         layers = [_layer(source, layer_type, options) for layer_type in types]
     if options.json:
-        shown = {"config": options.config, "dialect": said.dialect, "layers": [_as_json(*layer) for layer in layers]}
+        shown = {"config": options.config, "dialect": said.dialect, "layers": [as_json(*layer) for layer in layers]}
         print(json.dumps(shown, indent=1))
     elif not options.plot:
         others = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
@@ -145,7 +146,6 @@ Layer = tuple[str | None, configs.Arguments, list[Diagnosis], Coordinates | None
 """(layer type, what the config says about it, diagnoses: the config's own scheme and those it is compared with, its several coordinates)
 
 Where each axis has a spectrum of its own there are no diagnoses."""
-_PATCHES = 32.0
 """The grid that is shown where nothing says another."""
 
 
@@ -196,7 +196,7 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
             layer_type,
             arguments,
             [],
-            _coordinates(own, arguments, _grid(arguments, spelled(source, options.part).config, options)),
+            coordinates_of(own, arguments, grid_of(arguments, spelled(source, options.part).config, options)),
         )
     window = options.window or arguments.window or arguments.target or options.length
     if window is None:
@@ -215,7 +215,9 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
     def diagnosis(name: str, scaling: tuple[Scheme, ...], published: bool = False) -> Diagnosis:
         return Diagnosis(name, arguments.dim, arguments.base, scaling, window, length, options.xpos, published)
 
-    several = None if arguments.axes is None else _coordinates(own, arguments, _grid(arguments, {}, options, window))
+    several = (
+        None if arguments.axes is None else coordinates_of(own, arguments, grid_of(arguments, {}, options, window))
+    )
     if options.grid and several is None:
         raise ValueError("--grid: this config has one coordinate; --length sets how far it goes")
 
@@ -228,29 +230,6 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
         for spelling in options.compare
     ]
     return layer_type, arguments, [diagnosis(own, arguments.scaling, published), *others], several
-
-
-def _coordinates(name: str, arguments: configs.Arguments, grid: tuple[float, ...]) -> Coordinates:
-    from .. import RotaryEmbedding
-
-    module = RotaryEmbedding._of_arguments(arguments, "exact", None)
-    return Coordinates(name, arguments.axes or (), arguments.inv_freq or tuple(module.inv_freq.tolist()), grid)
-
-
-def _grid(
-    arguments: configs.Arguments, config: dict[str, Any], options: argparse.Namespace, window: int | None = None
-) -> tuple[float, ...]:
-    """How far each coordinate goes: by --grid, the extent of real ones, the window of text, an image over its patches, or 32."""
-    count = max(arguments.axes or (0,)) + 1
-    if options.grid:
-        if len(options.grid) != count or min(options.grid) <= 0:
-            raise ValueError(f"--grid must be {count} numbers > 0, one for each coordinate, got {options.grid}")
-        return tuple(options.grid)
-    if arguments.extent or window:
-        return (arguments.extent or float(window or 0),) * count
-    image, patch = config.get("image_size"), config.get("patch_size")
-    side = float(image // patch) if isinstance(image, int) and isinstance(patch, int) and image >= patch else _PATCHES
-    return (side,) * count
 
 
 def _is_published(arguments: configs.Arguments) -> bool:
@@ -270,55 +249,3 @@ def _extended_to(scaling: tuple[Scheme, ...]) -> int:
         (round(s.factor * s.original_max_position_embeddings) for s in scaling if isinstance(s, (YaRN, NTKByParts))),
         default=0,
     )
-
-
-def _as_json(
-    layer_type: str | None, arguments: configs.Arguments, diagnoses: Sequence[Diagnosis], several: Coordinates | None
-) -> dict[str, Any]:
-    return {
-        "layer_type": layer_type,
-        "dim": arguments.dim,
-        "head_dim": arguments.head_dim,
-        "base": arguments.base,
-        "interleaved": arguments.interleaved,
-        "temperatures": [repr(temperature) for temperature in arguments.temperatures],
-        "notes": list(arguments.notes),
-        "schemes": [_scheme_as_json(d) for d in diagnoses],
-        "coordinates": None if several is None else _coordinates_as_json(several),
-    }
-
-
-def _coordinates_as_json(several: Coordinates) -> dict[str, Any]:
-    return {
-        "axes": list(several.axes),
-        "grid": list(several.grid),
-        "inv_freq": list(several.inv_freq),
-        "whole": [several.whole(c) for c in range(len(several.grid))],
-    }
-
-
-def _scheme_as_json(d: Diagnosis) -> dict[str, Any]:
-    return {
-        "name": d.name,
-        "scaling": [repr(scheme) for scheme in d.scaling],
-        "window": d.window,
-        "length": d.length,
-        "attention_factor": d.attention_factor,
-        "critical_dimension": d.critical_dimension,
-        "reach": None if math.isinf(d.reach) else d.reach,
-        "warnings": list(d.warnings),
-        "notes": list(d.notes),
-        "planes": [
-            {
-                "index": plane.index,
-                "trained_inv_freq": plane.trained,
-                "inv_freq": plane.inv_freq,
-                "wavelength": None if math.isinf(plane.wavelength) else plane.wavelength,
-                "trained_turns": plane.trained_turns,
-                "turns": plane.turns(d.length),
-                "whole": plane.whole,
-                "treatment": d.treatment(plane),
-            }
-            for plane in d.planes
-        ],
-    }

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from .. import _checks
 from .._types import CosSin
 from ..functional import apply_rotary
+from .halves import equal_halves
 from .probe import probe
 from .rows import rows_of
 from .spec import RotationSpec
-from .wrapper import Replacement, equal_halves
+from .wrapper import Replacement
 
 _HALF, _INTERLEAVED = RotationSpec(widths="cat"), RotationSpec(widths="repeat", interleaved=True)
 _replacements: weakref.WeakKeyDictionary[nn.Module, Replacement | None] = weakref.WeakKeyDictionary()
