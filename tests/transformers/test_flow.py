@@ -115,6 +115,23 @@ class Attention(nn.Module):
             kept = self.q_norm(q)
         return rope(self.q_norm(q), self.k_norm(k), cos, sin)
 
+    def left_by_a_break(self, q, k, cos, sin, other):
+        while True:
+            q = self.q_norm(q)
+            if other:
+                break
+            q, k = rope(q, self.k_norm(k), cos, sin)
+        return self.cache(q, k)
+
+    def skipped_by_a_continue(self, q, k, cos, sin, other):
+        for _ in range(2):
+            self.cache(k)
+            k = self.q_norm(k)
+            if other:
+                continue
+            q, k = rope(k, self.k_norm(q), cos, sin)
+        return q, self.k_norm(q)
+
     def starred(self, q, k, cos, sin):
         both = [self.q_norm(q), self.k_norm(k)]
         return rope(*both, cos, sin)

@@ -64,6 +64,7 @@ class _Followed:
         self.called: set[str] = set()
         self.reasons: dict[str, str] = {}
         self.together: list[tuple[Source, ...]] = []
+        self._jumps: list[list[dict[str, Source]]] = []
         self._ever: dict[str, Source] = {}  # for nested functions, which may run at any time
 
     # --- statements -----------------------------------------------------------------------------------------------------------------
@@ -105,7 +106,10 @@ class _Followed:
                 return None
             case ast.Expr(value=value):
                 self.expression(value, state)
-            case ast.Pass() | ast.Import() | ast.ImportFrom() | ast.Break() | ast.Continue():
+            case ast.Break() | ast.Continue():
+                self._jumps[-1].append(state)
+                return None
+            case ast.Pass() | ast.Import() | ast.ImportFrom():
                 pass
             case _:  # try, match, a nested function, an assignment with an operator, ...: whatever it names is used
                 self.mentioned(node, state)
@@ -118,8 +122,11 @@ class _Followed:
         return _merged(*(self.block(way, dict(state)) for way in ways))
 
     def loop(self, body: list[ast.stmt], orelse: list[ast.stmt], state: dict[str, Source]) -> _State:
+        self._jumps.append([])  # where a break or a continue leaves a round
         once = _merged(dict(state), self.block(body, dict(state)))  # what one round assigns, the next one may read
+        once = _merged(once, *self._jumps[-1])
         again = _merged(once, None if once is None else self.block(body, dict(once)))
+        again = _merged(again, *self._jumps.pop())
         return None if again is None else self.block(orelse, again)
 
     def assign(self, target: ast.expr, source: list[Source] | Source, state: dict[str, Source]) -> None:
