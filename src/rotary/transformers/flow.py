@@ -49,7 +49,7 @@ def uses(method: Callable[..., Any], module: nn.Module, norms: frozenset[str], r
     if not isinstance(tree, ast.FunctionDef) or not tree.args.args:
         return Uses(dict.fromkeys(norms, "it is no method with a source of its own"), [])
     followed = _Followed(tree.args.args[0].arg, module, norms, rotations)
-    followed.block(tree.body, {})
+    followed.method(tree.body)
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     if names & _UNREADABLE:
         return Uses(dict.fromkeys(followed.called, f"the method calls {min(names & _UNREADABLE)}()"), [])
@@ -65,7 +65,15 @@ class _Followed:
         self.reasons: dict[str, str] = {}
         self.together: list[tuple[Source, ...]] = []
         self._jumps: list[list[dict[str, Source]]] = []
-        self._ever: dict[str, Source] = {}  # for nested functions, which may run at any time
+        self._ever: dict[str, Source] = {}
+        self._mentioned: list[ast.Name] = []
+
+    def method(self, body: list[ast.stmt]) -> None:
+        self.block(body, {})
+        for (
+            name
+        ) in self._mentioned:  # a nested function reads what a variable holds when it is called, which may be later
+            self.leak(self._ever.get(name.id, _CLEAN), name)
 
     # --- statements -----------------------------------------------------------------------------------------------------------------
 
@@ -226,7 +234,8 @@ class _Followed:
         for part in ast.walk(node):
             match part:
                 case ast.Name(id=name):
-                    self.leak(state.get(name, _CLEAN) | self._ever.get(name, _CLEAN), part)
+                    self._mentioned.append(part)
+                    self.leak(state.get(name, _CLEAN), part)
                     if isinstance(part.ctx, ast.Store):
                         state[name] = _CLEAN
                 case ast.Attribute(value=ast.Name(id=owner), attr=attribute) if owner == self.this:
