@@ -2,14 +2,14 @@
 
     positions -> angles -> tables (cos, sin) -> rotate
 
-Public are the names below, and those that the documentation names in rotary.analysis, checkpoints, config, onnx, tables, testing
-and transformers, which are imported when they are first used. Names with an underscore may change in any release.
+Public are the names below, and those that the documentation names in rotary.analysis, checkpoints, config, fused, onnx, tables,
+testing and transformers, which are imported when they are first used. Names with an underscore may change in any release.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import axes, fused, operators, pairing, positions, scaling
+from . import axes, operators, pairing, positions, scaling
 from ._rotation.backends import backends, use_backend
 from ._version import __version__
 from .embedding import RotaryEmbedding
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import analysis as analysis
     from . import checkpoints as checkpoints
     from . import config as config
+    from . import fused as fused
     from . import onnx as onnx
     from . import tables as tables
     from . import testing as testing
@@ -33,7 +34,6 @@ __all__ = [
     "axes",
     "backends",
     "cos_sin_of",
-    "fused",
     "operators",
     "pairing",
     "positions",
@@ -41,7 +41,7 @@ __all__ = [
     "use_backend",
 ]
 
-_LATE = ("analysis", "checkpoints", "config", "onnx", "tables", "testing", "transformers")
+_LATE = ("analysis", "checkpoints", "config", "fused", "onnx", "tables", "testing", "transformers")
 
 
 def __getattr__(name: str) -> Any:
