@@ -143,6 +143,7 @@ NAMESPACES = (
     "analysis",
     "checkpoints",
     "config",
+    "fused",
     "onnx",
     "operators",
     "pairing",

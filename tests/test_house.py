@@ -150,7 +150,7 @@ def test_the_test_of_light_importing_can_fail():
     assert "mpmath" in newly_imported("import rotary, mpmath")
 
 
-NAMESPACES = {"analysis", "checkpoints", "config", "onnx", "tables", "testing", "transformers"}
+NAMESPACES = {"analysis", "checkpoints", "config", "fused", "onnx", "tables", "testing", "transformers"}
 
 
 def test_all_names_are_public_and_all_public_names_are_named():
