@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from typing import Any
 
@@ -90,10 +91,12 @@ def shrunk(config: Any) -> Any:
     ):
         if key in values and values[key] is None:
             set_size(config, key, SIZES[key])
-    rope = values.get("rope_parameters")
-    for parameters in [rope, *rope.values()] if isinstance(rope, dict) else []:
-        if isinstance(parameters, dict):
-            _fit(parameters, values)
+    if isinstance(values.get("rope_parameters"), dict):
+        # GlmAsrConfig (transformers 5.23) gives every config the dict of its class: written in place, it would shrink all of them.
+        rope = values["rope_parameters"] = copy.deepcopy(values["rope_parameters"])
+        for parameters in [rope, *rope.values()]:
+            if isinstance(parameters, dict):
+                _fit(parameters, values)
     return config
 
 
