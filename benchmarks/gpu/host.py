@@ -52,6 +52,7 @@ def install() -> None:
 
     from rotary._rotation import backends
     from rotary._rotation import triton as launcher
+    from rotary._triton import devices
 
     class Driver(nvidia.CudaDriver):
         def __init__(self) -> None:
@@ -62,7 +63,7 @@ def install() -> None:
             self.get_current_stream = lambda device: 0
 
     driver.set_active(Driver())
-    launcher._interpreting = lambda: True  # whether CPU tensors may be served
+    devices.interpreting = lambda: True  # whether CPU tensors may be served
     launcher.unavailable.cache_clear()
     launcher._multiprocessors = lambda device: 132
     backends._BY_DEVICE["cpu"] = "triton"

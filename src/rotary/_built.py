@@ -13,7 +13,7 @@ from ._angles.cos_sin import Tables
 from ._angles.frequencies import Spectrum, side_by_side
 from ._angles.xpos import XPos
 from ._qkv import RotatesPacked
-from ._rotation import shards
+from ._torch import dtensor_class
 from ._types import AngleArithmetic
 from .axes import Axes, checked
 from .scaling.scheme import Scheme
@@ -188,7 +188,10 @@ class Built(RotatesPacked):
         self.attention_factor = spectrum.attention_factor
         self.axes = spectrum.axes
         self._tables = Tables(spectrum, xpos)
-        shards.register_now()
+        if dtensor_class() is not None:
+            from ._rotation import shards  # few processes have DTensors
+
+            shards.register()
         self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)
 
     @property

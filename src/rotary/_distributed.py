@@ -13,15 +13,10 @@ from torch import Tensor
 
 from . import _inputs
 from ._angles.cos_sin import Tables
-from ._inputs.parts import PartCall
+from ._inputs.parts import PartCall, for_cos_sin_part, for_rotate_parts
 from ._rotation import autograd, shards
-from ._torch import distributed, tracing
+from ._torch import tracing
 from ._types import CosSin, Role, Tensors
-
-
-def involved(*values: Any) -> bool:
-    """Whether a call has to do with distributed tensors. Callers ask `type(q) is not Tensor` first, which costs less."""
-    return distributed(*values)
 
 
 def by_tables(
@@ -51,7 +46,7 @@ def rotate(
     """RotaryEmbedding.rotate for DTensors q and k."""
     xs, names = ((q,), ("q",)) if k is None else ((q, k), ("q", "k"))
     where = shards.check(xs, names)
-    calls = _inputs.for_rotate_parts(q, k, where, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **given)
+    calls = for_rotate_parts(q, k, where, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **given)
     axis, n = calls[0].seq_dim, q.shape[calls[0].seq_dim]
     parts: list[shards.Part] = []
     made: Any = None
@@ -93,7 +88,7 @@ def cos_sin(
     tables: Tables, positions: Any, dtype: torch.dtype, *, dim: int, coordinates: int, use_xpos: bool, **given: Any
 ) -> CosSin:
     """RotaryEmbedding.cos_sin for DTensor positions: tables placed as they are."""
-    call = _inputs.for_cos_sin_part(positions, coordinates=coordinates, use_xpos=use_xpos, **given)
+    call = for_cos_sin_part(positions, coordinates=coordinates, use_xpos=use_xpos, **given)
     cos, sin = tables.at(
         call.positions,
         dtype,

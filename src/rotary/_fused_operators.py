@@ -19,6 +19,7 @@ from torch import Tensor
 from . import _inputs, _torch
 from ._fused import autograd, backends
 from ._fused.work import Norm
+from ._inputs.fused import for_norm_operator
 from ._rotation import overlap
 from ._rotation.autograd import pairs, tables_need_formula
 from ._types import CosSin, Tensors
@@ -212,7 +213,7 @@ def _checked(
 ) -> tuple[Norm, int, bool]:
     *numbers, seq_dim, interleaved = how
     _inputs.for_operator(xs, tables, seq_dim)
-    return _inputs.for_norm_operator(xs, weights, *numbers), seq_dim, interleaved
+    return for_norm_operator(xs, weights, *numbers), seq_dim, interleaved
 
 
 def _check_gradients(

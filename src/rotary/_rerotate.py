@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _checks, _inputs
+from . import _checks
 from ._angles.cos_sin import Tables
 from ._angles.rerotation import Place, rerotation
 from ._buffers import MirrorModule
+from ._inputs import moved
 from ._rotation.autograd import How, rotate
 from ._types import CosSin, Length, Role
 from .axes import Axes
@@ -65,7 +66,7 @@ class Rerotatable(MirrorModule):
         """
         other = self if new is None else new
         _check_module(other)
-        move = _inputs.for_rerotate(
+        move = moved.for_rerotate(
             k, (old_positions, new_positions), (old_length, new_length), (self._side(), other._side()), role, seq_dim
         )
         table = self._moved(move, other, torch.float64 if k.dtype == torch.float64 else torch.float32, k.dtype)
@@ -101,7 +102,7 @@ class Rerotatable(MirrorModule):
         other = self if new is None else new
         _check_module(other)
         dtype = _checks.floating_dtype("dtype", dtype)
-        move = _inputs.for_rerotation(
+        move = moved.for_rerotation(
             (old_positions, new_positions),
             (old_length, new_length),
             (self._side(), other._side()),
@@ -111,7 +112,7 @@ class Rerotatable(MirrorModule):
         )
         return self._moved(move, other, dtype, dtype)
 
-    def _moved(self, move: _inputs.Move, other: Rerotatable, dtype: torch.dtype, input_dtype: torch.dtype) -> CosSin:
+    def _moved(self, move: moved.Move, other: Rerotatable, dtype: torch.dtype, input_dtype: torch.dtype) -> CosSin:
         (old, new), (old_length, new_length) = move.positions, move.lengths
         return rerotation(
             Place(self._tables, old, old_length),
@@ -124,13 +125,13 @@ class Rerotatable(MirrorModule):
             traced=move.traced,
         )
 
-    def _side(self) -> _inputs.Side:
+    def _side(self) -> moved.Side:
         spectrum = self._tables.spectrum
         schemes = [
             scheme for part in (spectrum, *spectrum.parts) for scheme in part.schemes if scheme.window is not None
         ]
         names = " and ".join(dict.fromkeys(type(scheme).__name__ for scheme in schemes))
-        return _inputs.Side(self.dim, self.interleaved, 0 if self.axes is None else max(self.axes) + 1, names)
+        return moved.Side(self.dim, self.interleaved, 0 if self.axes is None else max(self.axes) + 1, names)
 
 
 def _check_module(new: object) -> None:

@@ -18,6 +18,7 @@ from ._fused import storing
 from ._fused.eager import Weights
 from ._fused.work import Norm, Store
 from ._fused_operators import below
+from ._inputs.fused import for_norm_operator, for_store
 from ._rotation.autograd import pairs
 from ._types import CosSin, Tensors
 from .operators import STRIDES
@@ -98,8 +99,8 @@ def _checked(
         raise ValueError(
             f"outs {[tuple(out.shape) for out in outs]} do not have the shapes, dtypes and devices of xs {[tuple(x.shape) for x in xs]}"
         )
-    norm = None if numbers[0] is None else _inputs.for_norm_operator(xs, weights, *numbers)
-    return norm, _inputs.for_store(xs[-1], v, cache_k, cache_v, slots, seq_dim), seq_dim, interleaved
+    norm = None if numbers[0] is None else for_norm_operator(xs, weights, *numbers)
+    return norm, for_store(xs[-1], v, cache_k, cache_v, slots, seq_dim), seq_dim, interleaved
 
 
 def _fake(

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _checks, _distributed, _inputs, _nested
+from . import _checks, _inputs, _nested
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
 from ._built import Built
 from ._rotation import call
 from ._rotation.autograd import How, rotate
-from ._torch import jit_tracing
+from ._torch import distributed, jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
 from ._words import CONSTRUCTOR, FROM_CONFIG, explained
 from .axes import checked
@@ -241,7 +241,9 @@ class RotaryEmbedding(Built):
         dtype = _checks.floating_dtype("dtype", dtype)
         if type(positions) not in (int, Tensor) and _nested.is_jagged(positions):
             return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
-        if type(positions) not in (int, Tensor) and _distributed.involved(positions):
+        if type(positions) not in (int, Tensor) and distributed(positions):
+            from . import _distributed  # few processes have DTensors
+
             return _distributed.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
         given = _inputs.for_cos_sin(
             positions,
@@ -334,11 +336,13 @@ class RotaryEmbedding(Built):
             )
             if rotated is not None:
                 return rotated
-        if type(q) is not Tensor and (_nested.is_jagged(q) or _distributed.involved(q)):
+        if type(q) is not Tensor and (_nested.is_jagged(q) or distributed(q)):
             options: Any = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length}
             options |= {"role": role, "seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
             if _nested.is_jagged(q):
                 return _nested.rotate(self.rotate, q, k, **options)
+            from . import _distributed  # few processes have DTensors
+
             return _distributed.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
         given = _inputs.for_rotate(
             q,

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _checks, _distributed, _inputs, _nested
+from . import _checks, _inputs, _nested
 from ._angles.exact import cos_sin_of_directions
 from ._angles.turns import turns_per_token
 from ._rotation import call
 from ._rotation.autograd import rotate
-from ._torch import has_float64
+from ._torch import distributed, has_float64
 from ._words import of_one_tensor
 
 
@@ -68,7 +68,9 @@ def apply_rotary(
             lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how
         )
     axis, table = _inputs.for_table(x, cos, sin, seq_dim)
-    if type(x) is not Tensor and _distributed.involved(x):
+    if type(x) is not Tensor and distributed(x):
+        from . import _distributed  # few processes have DTensors
+
         return _distributed.by_tables((x,), (table,), axis, interleaved, conjugate, inplace)[0]
     return rotate(
         (x,),
@@ -116,7 +118,9 @@ def apply_rotary_qk(
             **how,
         )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
-    if type(q) is not Tensor and _distributed.involved(q):
+    if type(q) is not Tensor and distributed(q):
+        from . import _distributed  # few processes have DTensors
+
         q, k = _distributed.by_tables((q, k), tables, axis, interleaved, conjugate, inplace)
         return q, k
     q, k = rotate(
@@ -184,7 +188,9 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     TypeError for a t that is not floating; ValueError for shapes that do not fit, and, on the CPU, for cos and sin in the place of freqs
     and scale.
     """
-    if type(t) is not Tensor and _distributed.involved(t):
+    if type(t) is not Tensor and distributed(t):
+        from . import _distributed  # few processes have DTensors
+
         freqs, scale = _distributed.beside(t, freqs, scale)
     _inputs.for_freqs(t, freqs, scale)
     seq, dim = t.shape[-2], freqs.shape[-1]

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import _fused_operators, _inputs, _nested, _store_operator
 from ._fused import autograd, storing
 from ._fused.work import Norm
+from ._inputs.fused import for_norm, for_store
 from ._torch import compiling
 from ._types import CosSin
 
@@ -82,7 +83,7 @@ def norm_rotate(
             inplace=inplace,
         )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
-    checked = _inputs.for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
+    checked = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
     call = _fused_operators.norm_rotate if compiling() else autograd.norm_rotate
     q, k = call((q, k), (q_weight, k_weight), tables, checked, seq_dim=axis, interleaved=interleaved, in_place=inplace)
     return q, k
@@ -165,7 +166,7 @@ def norm_rotate_and_store(
     if q is None and q_weight is not None:
         raise TypeError("q_weight without q: give both, or neither")
     axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
-    norm = _inputs.for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
+    norm = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
     weights = q_weight, k_weight
     return _store(q, k, weights, tables, norm, v, cache_k, cache_v, slots, axis, interleaved, inplace)
 
@@ -184,7 +185,7 @@ def _store(
     interleaved: bool,
     in_place: bool,
 ) -> tuple[Tensor | None, Tensor]:
-    stored = _inputs.for_store(k, v, cache_k, cache_v, slots, seq_dim)
+    stored = for_store(k, v, cache_k, cache_v, slots, seq_dim)
     first = 1 if q is None else 0  # of what is rotated
     xs = (k,) if q is None else (q, k)
     if compiling():

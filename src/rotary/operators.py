@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import _inputs, _torch
-from ._rotation import backends, eager, overlap, shards
+from ._rotation import backends, eager, overlap
 from ._rotation.autograd import (
     How,
     by_formula,
@@ -32,7 +32,7 @@ from ._rotation.autograd import (
     rotate,
     tables_need_formula,
 )
-from ._torch import distributed, tracing, watched
+from ._torch import distributed, dtensor_class, tracing, watched
 from ._types import CosSin, Tensors
 
 # Lists, since queries and keys go in one launch whether there are keys or not. `tables` holds cos, sin for each of xs.
@@ -130,6 +130,8 @@ def _differentiable(
     """The autograd implementation, eagerly and while a compiler traces the backward pass."""
     if distributed(*xs, *tables):
         _inputs.for_operator(xs, tables, seq_dim)
+        from ._rotation import shards  # few processes have DTensors
+
         return shards.by_operator(_rotate, xs, tables, seq_dim, interleaved, conjugate)
     grad, formula = torch.is_grad_enabled(), tables_need_formula(tables)
     if grad and not formula and any(x.requires_grad for x in xs):
@@ -150,6 +152,8 @@ def _differentiable_in_place(
 ) -> None:
     if distributed(*xs, *tables):
         _inputs.for_operator(xs, tables, seq_dim)
+        from ._rotation import shards  # few processes have DTensors
+
         shards.by_operator(_rotate_in_place, xs, tables, seq_dim, interleaved, conjugate)
         return
     grad = torch.is_grad_enabled()
@@ -268,4 +272,7 @@ if not hasattr(torch.ops.rotary, "rotate"):
     _library = _register()  # keep a reference: deleting the Library unregisters its operators
 _rotate = torch.ops.rotary.rotate.default
 _rotate_in_place = torch.ops.rotary.rotate_.default
-shards.register_now()
+if dtensor_class() is not None:
+    from ._rotation import shards
+
+    shards.register()

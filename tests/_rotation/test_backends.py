@@ -106,8 +106,9 @@ def test_a_gpu_for_which_triton_cannot_build_its_driver_is_off_with_the_reason(m
     """As in a container without a C compiler, where it would otherwise be found out by the first rotation."""
     pytest.importorskip("triton", minversion="3.3")
     from rotary._rotation import triton as launcher
+    from rotary._triton import devices
 
-    if torch.cuda.is_available() or launcher._interpreting():
+    if torch.cuda.is_available() or devices.interpreting():
         pytest.skip("Triton has a driver")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

@@ -18,6 +18,7 @@ from triton.runtime.driver import driver
 
 from rotary._rotation import backends, call
 from rotary._rotation import triton as launcher
+from rotary._triton import devices
 from rotary._triton.launch import Code
 from software_gpu import ptx
 
@@ -127,5 +128,5 @@ def install(chip: int) -> None:
     call.rotate = call.plan = call.rotate_at = call.tables_at = (
         call.declined
     )  # which would take CPU tensors for what they are
-    launcher._interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
+    devices.interpreting = lambda: True  # what it decides by: whether CPU tensors may be served
     launcher.unavailable.cache_clear()

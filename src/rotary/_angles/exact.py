@@ -7,6 +7,7 @@ subclasses, take the operations.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch import Tensor
 from .._constants import Constants
 from .._rotation import backends
 from .._torch import tracing
+from .._triton.devices import serves
 from .._types import CosSin
-from . import eager, gpu, native
+from . import eager, native
 from .turns import sum_of_turns
 from .work import Work, work
 from .xpos import Decay
@@ -111,11 +113,19 @@ def _as_tensor(factor: float | Tensor, device: torch.device) -> Tensor:
 def _kernel(positions: Tensor) -> str | None:
     """ "native" or "triton" where it serves positions here, chosen as for rotations; None: plain torch operations."""
     chosen = backends.chosen()
-    if chosen in (None, "triton") and gpu.serves(positions) and gpu.unavailable() is None:
+    if chosen in (None, "triton") and serves(positions) and backends.kernel("triton").unavailable() is None:
         return "triton"
     if chosen in (None, "native") and positions.is_cpu and native.unavailable() is None:
         return "native"
     return None
+
+
+def _fill(kernel: str) -> Callable[[Work, Tensor, Tensor], bool]:
+    if kernel == "native":
+        return native.fill
+    from . import gpu  # at its first use, as the kernels of a rotation
+
+    return gpu.fill
 
 
 def _filled(kernel: str, given: Work, dtype: torch.dtype) -> CosSin | None:
@@ -123,9 +133,6 @@ def _filled(kernel: str, given: Work, dtype: torch.dtype) -> CosSin | None:
     stored = dtype if dtype in _STORED else torch.float64  # half precision rounds what is exact, once
     cos = torch.empty(given.shape, dtype=stored, device=given.positions.device)
     sin = torch.empty_like(cos)
-    if cos.numel():
-        if kernel == "native":
-            native.fill(given, cos, sin)
-        elif not gpu.fill(given, cos, sin):
-            return None
+    if cos.numel() and not _fill(kernel)(given, cos, sin):
+        return None
     return (cos, sin) if stored == dtype else (cos.to(dtype), sin.to(dtype))

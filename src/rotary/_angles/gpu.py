@@ -7,15 +7,11 @@ import functools
 import torch
 from torch import Tensor
 
-from .._rotation import triton
 from .._triton.launch import MOST, Code
 from .work import Work
 
 _VALUES = 512  # of each table per program of 4 warps: 16 bytes per thread
 _WARPS = 4
-
-unavailable = triton.unavailable
-serves = triton.serves
 
 
 def fill(work: Work, cos: Tensor, sin: Tensor) -> bool:

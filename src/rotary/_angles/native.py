@@ -28,8 +28,8 @@ _call: Callable[[bytes], int] | None = None
 unavailable = library.unavailable
 
 
-def fill(work: Work, cos: Tensor, sin: Tensor) -> None:
-    """Write the tables, contiguous float32 or float64 of work.shape on the CPU, in torch's threads."""
+def fill(work: Work, cos: Tensor, sin: Tensor) -> bool:
+    """Write the tables, contiguous float32 or float64 of work.shape on the CPU, in torch's threads. True: it serves any number of rows."""
     call = _call or _bind()
     positions, axes, low, decay = work.positions, work.axes, work.low, work.decay
     status = call(
@@ -56,6 +56,7 @@ def fill(work: Work, cos: Tensor, sin: Tensor) -> None:
     if status < 0:
         raise RuntimeError("torch's thread pool reported an error in torch_parallel_for; the tables are not complete")
     assert status == 0, f"the native library declined with status {status}"  # counts and sizes are those of work()
+    return True
 
 
 def _bind() -> Callable[[bytes], int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._rotation import triton as rotation
+from .._triton import devices
 from .._triton.launch import MOST, Code
 from .._types import CosSin, Sizes, Tensors
 from .eager import Weights
@@ -150,7 +151,7 @@ def _refused(xs: Tensors, seq_dim: int, tensors: Tensors) -> str | None:
     """The reason why the kernels do not serve these, or None."""
     x = xs[0]
     reason = unavailable()
-    if reason is None and not rotation.serves(x):
+    if reason is None and not devices.serves(x):
         reason = f"tensors on {x.device}"
     if reason is not None:
         return reason

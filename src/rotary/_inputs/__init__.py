@@ -1,5 +1,6 @@
-"""Everything a call gives, checked and resolved before anything is computed. One function per public entry: calls.py, moved.py,
-fused.py, and parts.py for distributed tensors."""
+"""Everything a call gives, checked and resolved before anything is computed. One function per public entry.
+
+Here are those of calls.py; moved.py (rerotate), fused.py, and parts.py (distributed tensors) are imported by who needs them."""
 
 from .calls import (
     Call,
@@ -12,27 +13,15 @@ from .calls import (
     for_table,
     last_rows,
 )
-from .fused import for_norm, for_norm_operator, for_store
-from .moved import Move, Side, for_rerotate, for_rerotation
-from .parts import for_cos_sin_part, for_rotate_parts
 
 __all__ = [
     "Call",
-    "Move",
-    "Side",
     "for_cos_sin",
-    "for_cos_sin_part",
     "for_directions",
     "for_freqs",
-    "for_norm",
-    "for_norm_operator",
     "for_operator",
     "for_pair",
-    "for_rerotate",
-    "for_rerotation",
     "for_rotate",
-    "for_rotate_parts",
-    "for_store",
     "for_table",
     "last_rows",
 ]

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .._placed import placed
 from .._torch import distributed, jit_tracing, tracing
 from .._types import CosSin, Length, Range, Role
 from ..positions import sequence
@@ -217,9 +216,12 @@ def last_rows(table: CosSin, rows: int, length: int) -> CosSin:
     if rows == length:
         return table
     cos, sin = table
-    if distributed(cos) and placed("cos", cos).cut_at(cos.ndim - 2):
-        raise ValueError(
-            f"tables {tuple(cos.shape)} are cut along their rows, and q takes the last {rows} of {length}: their processes hold other rows "
-            f"of q than of k; give tables that are plain or Replicate()"
-        )
+    if distributed(cos):
+        from .._placed import placed  # few processes have DTensors
+
+        if placed("cos", cos).cut_at(cos.ndim - 2):
+            raise ValueError(
+                f"tables {tuple(cos.shape)} are cut along their rows, and q takes the last {rows} of {length}: their processes hold other "
+                f"rows of q than of k; give tables that are plain or Replicate()"
+            )
     return cos[..., length - rows :, :], sin[..., length - rows :, :]

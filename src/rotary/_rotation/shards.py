@@ -74,7 +74,7 @@ def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
     for x, name in zip(xs[1:], names[1:], strict=False):
         same_mesh(name, x, names[0], xs[0].device_mesh)
     if not torch.compiler.is_compiling():  # no compiler traces a registration
-        _register()
+        register()
     return [rotatable(name, x) for x, name in zip(xs, names, strict=False)]
 
 
@@ -275,8 +275,8 @@ class _RotatePartInPlace(torch.autograd.Function):
 
 
 @functools.cache
-def _register() -> None:
-    """Give torch.ops.rotary.rotate and rotate_ their rule for DTensors, when the first one comes: called by name in inference mode,
+def register() -> None:
+    """Give torch.ops.rotary.rotate and rotate_ their rule for DTensors, once there are any: called by name in inference mode,
     they reach DTensor's dispatcher before they reach operators.py."""
     kind = _torch.dtensor_class()
     library = torch.library.Library("rotary", "FRAGMENT")
@@ -307,9 +307,3 @@ def by_operator(
         names=("q", "k") if len(xs) == 2 else ("x",),
     )
     return None if in_place else list(ys)
-
-
-def register_now() -> None:
-    """The same at import, in a process that has DTensors already."""
-    if _torch.dtensor_class() is not None:
-        _register()

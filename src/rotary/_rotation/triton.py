@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from .._torch import triton_driver
+from .._triton import devices
 from .._triton.dimensions import Axes, fold, same_layout
 from .._triton.launch import ACCESS, MOST, Code
 from .._triton.tiles import LARGE, SMALL, Tile, tile_of
@@ -43,7 +42,7 @@ class Launch:
 
 @functools.cache
 def unavailable() -> str | None:
-    if not _interpreting():
+    if not devices.interpreting():
         if not torch.cuda.is_available():
             return "no CUDA device"
         if torch.version.hip is not None:
@@ -59,16 +58,11 @@ def unavailable() -> str | None:
         if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
             return f"triton {triton.__version__} is older than {_dotted(OLDEST_TRITON)}"
         _kernel()
-        if not _interpreting():
+        if not devices.interpreting():
             triton_driver()  # built here: a machine without a C compiler raises
     except Exception as error:  # a broken installation raises anything; its message is the reason
         return f"triton does not load: {type(error).__name__}: {error}"
     return None
-
-
-def serves(x: Tensor) -> bool:
-    """True if x is on a device on which the kernels run."""
-    return x.is_cuda or (x.is_cpu and _interpreting())
 
 
 class Geometry(NamedTuple):
@@ -123,7 +117,7 @@ def _rotate(
 ) -> str | None:
     x = xs[0]
     reason = unavailable()
-    if reason is None and not serves(x):
+    if reason is None and not devices.serves(x):
         reason = f"tensors on {x.device}"
     if reason is not None:
         return reason
@@ -244,12 +238,6 @@ def _kernel() -> Any:
     from . import triton_kernel
 
     return triton_kernel.rotate_kernel
-
-
-@functools.cache
-def _interpreting() -> bool:
-    """True if Triton interprets instead of compiling. Triton reads the variable once, when a kernel is defined, and so does this."""
-    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "y", "yes", "on", "true")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._triton.devices import serves
 from .._types import CosSin, Tensors
 from . import backends, triton
 from .autograd import How, needs_formula, pairs, readable
@@ -30,7 +31,7 @@ def rotate(
     """
     grad = torch.is_grad_enabled()
     dtypes = {t.dtype for table in tables for t in table}
-    if backends.chosen() not in (None, "triton") or not all(triton.serves(x) for x in xs):
+    if backends.chosen() not in (None, "triton") or not all(serves(x) for x in xs):
         return None
     if needs_formula(xs, tables, grad) or len(dtypes) > 1 or any(x.dtype != xs[0].dtype for x in xs):
         return None
