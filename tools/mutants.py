@@ -56,7 +56,7 @@ TESTS = {  # file -> what is run against its mutants
     "fused.py": "tests/test_fused.py",
     "_fused_operators.py": "tests/test_fused.py",
     "_store_operator.py": "tests/test_fused.py",
-    "_inputs/fused.py": "tests/test_fused.py",
+    "_inputs/fused.py": "tests/_inputs/test_fused.py tests/test_fused.py",
     "_fused/autograd.py": "tests/test_fused.py",
     "_fused/storing.py": "tests/test_fused.py",
     "_fused/backends.py": "tests/test_fused.py tests/_fused/test_contract.py",
@@ -102,7 +102,7 @@ TESTS = {  # file -> what is run against its mutants
     "transformers/norms.py": "tests/transformers/test_norms.py",
     "transformers/deferred.py": "tests/transformers/test_deferred.py tests/transformers/test_fused_norms.py",
     "transformers/fused_norms.py": "tests/transformers/test_fused_norms.py",
-    "transformers/halves.py": "tests/transformers/test_wrapper.py",
+    "transformers/halves.py": "tests/transformers/test_halves.py tests/transformers/test_wrapper.py",
 }
 CONFIG = """[cosmic-ray]
 module-path = "src/rotary/{file}"

@@ -6,6 +6,7 @@ SPEED = "how much is done at once, or which way is the short one: speed, and not
 IDENTITY = "`is` for `==`: small integers and interned words are one object in CPython"
 MARKER = "a marker of keyword arguments, where every caller names them"
 TWICE = "a shape that is settled elsewhere too: tables have two or three axes, cos and sin alike"
+PROBE = "a row of a probe more or fewer"
 DEVICE = "a device without float64, which no machine here has"
 
 ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reason
@@ -36,6 +37,15 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reas
     "scaling/longrope.py": {"is not len(self.long_factor)": IDENTITY},
     "scaling/scheme.py": {"is not dim // 2": IDENTITY},
     "checkpoints/verify.py": {"rope.base + (": "any frequencies do: scores agree under all"},
+    "transformers/halves.py": {
+        'type <= "cpu"': "no name of a device stands before cpu in the alphabet",
+        'widths < "repeat"': "no layout of tables stands behind repeat in the alphabet",
+    },
+    "transformers/norms.py": {
+        "name is not None or weight": "a weight has a name, and a name a weight",
+        "1 | 4096": PROBE,
+        "torch.randn( 4, channels": PROBE,
+    },
     "transformers/spec.py": {"still.shape[not 1]": "no part of a batch of none"},
     "transformers/probe.py": {"((seq,), (seq, 2))": "a layout that no function takes is passed over"},
     "transformers/wrapper.py": {"x.ndim ** 1": "channels are never one"},
