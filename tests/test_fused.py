@@ -307,9 +307,10 @@ def test_the_sequence_is_the_second_dimension_from_the_end_of_three_as_well():
     wanted = apply_rotary_qk(x, x, cos, sin)[0]
     _, k = fused.rotate_and_store(x, v, cos, sin, *torch.zeros(2, 1, 8, 2, 10), slots)
     assert torch.equal(k, wanted)
-    norm: dict[str, Any] = {"k_weight": None, "eps": 1e-5}
-    wanted = fused.norm_rotate(x[None], x[None], cos, sin, q_weight=None, **norm)[0][0]
-    assert torch.equal(fused.norm_rotate(x, x, cos, sin, q_weight=None, **norm)[0], wanted)
+    w = torch.randn(10)
+    norm: dict[str, Any] = {"q_weight": w, "k_weight": w, "eps": 1e-5}
+    wanted = fused.norm_rotate(x[None], x[None], cos, sin, **norm)[0][0]
+    assert torch.equal(fused.norm_rotate(x, x, cos, sin, **norm)[0], wanted)
     cache_k, cache_v = torch.zeros(2, 1, 8, 2, 10)
     q, k = fused.norm_rotate_and_store(x, v, cos, sin, cache_k, cache_v, slots, q=x, **norm)
     assert torch.equal(q, wanted) and torch.equal(k, wanted)

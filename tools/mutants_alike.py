@@ -25,6 +25,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reas
     "_angles/xpos.py": {"power.dtype is torch.float32": "torch has one object for each dtype"},
     "_inputs/calls.py": {"table[ -1].ndim": TWICE, "table[0].ndim >= 3": TWICE, "q_table[0].shape[1] * 2": TWICE},
     "_inputs/shapes.py": {"x.dtype is torch.float64": "torch has one object for each dtype"},
+    "_inputs/fused.py": {"found else (0, ~1)": "the highest of no slots, which no check is below"},
     "_torch.py": {"torch.ones( 0,": DEVICE},
     "_rotation/backends.py": {"    /,": MARKER},
     "_rotation/overlap.py": {"size == y_start": "the early way out of a search that finds the same"},

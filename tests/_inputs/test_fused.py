@@ -138,6 +138,13 @@ def test_caches_that_do_not_fit(name: str, cache: tuple[int, ...]):
         stored(torch.randn(1, 3, 2, 10), 2, **{name: torch.zeros(5, 3, 3, 10)})
 
 
+def test_slots_on_a_device_are_not_read():
+    """Reading them would wait for the device at every token."""
+    k, cache = torch.randn(1, 3, 2, 10, device="meta"), torch.zeros(4, 3, 3, 10, device="meta")
+    slots = torch.zeros(2, dtype=torch.int64, device="meta")
+    assert for_store(k, k, cache, cache, slots, 2).slots.shape == (1, 2)
+
+
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
 def test_slots_few_and_many(count: int):
     slots = torch.arange(count).flip(0)
