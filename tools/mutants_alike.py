@@ -6,10 +6,12 @@ SPEED = "how much is done at once, or which way is the short one: speed, and not
 IDENTITY = "`is` for `==`: small integers and interned words are one object in CPython"
 MARKER = "a marker of keyword arguments, where every caller names them"
 TWICE = "a shape that is settled elsewhere too: tables have two or three axes, cos and sin alike"
+GUARD = "a guard against a fault of ours: no caller gives sequences of different lengths"
+STATIC = "torch calls it on the class, where a function is one that takes no self"
 PROBE = "a row of a probe more or fewer"
 DEVICE = "a device without float64, which no machine here has"
 
-ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reason
+ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or as taken out -> reason
     "_angles/turns.py": {
         "positions.numel() * planes >= 2 * _BLOCK": SPEED,
         "<= 2 % _BLOCK": SPEED,
@@ -27,6 +29,16 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reas
     "_inputs/shapes.py": {"x.dtype is torch.float64": "torch has one object for each dtype"},
     "_inputs/fused.py": {"found else (0, ~1)": "the highest of no slots, which no check is below"},
     "_torch.py": {"torch.ones( 0,": DEVICE},
+    "_fused_operators.py": {
+        "2 * count + 3 * i + 2]": "a slice that ends with its list, or at the first tensor where it did",
+        "@staticmethod": STATIC,
+        "strict=False": GUARD,
+    },
+    "_fused/autograd.py": {
+        "saved[2 * count ^ 2 * i]": "one tensor or two: no bit is in both numbers",
+        "@staticmethod": STATIC,
+        "strict=False": GUARD,
+    },
     "_rotation/backends.py": {"    /,": MARKER},
     "_rotation/overlap.py": {"size == y_start": "the early way out of a search that finds the same"},
     "embedding.py": {"@overload": "for readers and type checkers alone"},
@@ -56,6 +68,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the changed line -> reas
 
 
 def reason(file: str, diff: str) -> str | None:
-    """Why a mutant changes no answer, None where it may."""
-    added = [line[1:] for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
-    return next((why for part, why in ALIKE.get(file, {}).items() if any(part in line for line in added)), None)
+    """Why a mutant changes no answer, None where it may. A line that is taken out stands for itself."""
+    changed = [line for line in diff.splitlines() if line[:1] in ("+", "-") and line[:3] not in ("+++", "---")]
+    changed = [line for line in changed if line[0] == "+"] or changed
+    return next((why for part, why in ALIKE.get(file, {}).items() if any(part in line[1:] for line in changed)), None)

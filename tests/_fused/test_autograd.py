@@ -79,6 +79,22 @@ def test_gradients_of_what_needs_one(needed: str, kernels: list[str | None]):
     assert len(kernels) > 1, "the backward pass is a kernel's too"
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_one_tensor_alone(in_place: bool, kernels: list[str | None]):
+    _, k, _, u = inputs()
+    wanted = judged(k, k, None, u)[1]
+    (y,) = autograd.norm_rotate((k,), (u,), (OTHER,), NORM, **WHERE, in_place=in_place)
+    assert torch.equal(y, wanted) and (y is k) == in_place and len(kernels) == 1
+    if not in_place:
+        given = k.requires_grad_(), u.requires_grad_()
+        (y,) = autograd.norm_rotate((k,), (u,), (OTHER,), NORM, **WHERE)
+        up = torch.randn_like(y)
+        found, wanted = (torch.autograd.grad(z, given, up) for z in (y, judged(k, k, None, u)[1]))
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        assert len(kernels) == 3
+
+
 def test_strides_are_those_of_empty_like():
     """With and without a gradient, by a kernel and by the formula."""
     q, k, w, u = inputs()
