@@ -17,8 +17,8 @@ def rope(q: Any, k: Any, cos: Any, sin: Any) -> Any: ...
 class Attention(nn.Module):
     """Methods under test; the names of those whose norms may wait begin with ok."""
 
-    q_norm: Any
-    k_norm: Any
+    q_norm: Any = "a module, and true as one"
+    k_norm: Any = q_norm
     o_norm: Any
     cache: Any
     is_local = True
@@ -79,6 +79,11 @@ class Attention(nn.Module):
         rope(both, self.k_norm(k), cos, sin)
         both = cos
         return both, sin
+
+    def ok_where_there_is_one(self, q, k, cos, sin):
+        if self.q_norm is not None and self.k_norm:
+            q, k = self.q_norm(q).view(2, -1), self.k_norm(k.to(self.k_norm.weight.dtype))
+        return rope(q, k, cos, sin)
 
     def ok_unpacked_of_either(self, q, k, cos, sin, other):
         a, b = self.q_norm(q) if other else self.k_norm(k)
@@ -240,6 +245,18 @@ class Attention(nn.Module):
     def in_an_argument_of_a_view(self, q, k, cos, sin):
         q = self.q_norm(q)
         return rope(q, self.k_norm(k.view(q)), cos, sin)
+
+    def by_another_name(self, q, k, cos, sin):
+        norm = self.q_norm
+        self.cache.update(norm(q))
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def by_its_forward(self, q, k, cos, sin):
+        self.cache.update(self.q_norm.forward(q))
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def called_by_another(self, q, k, cos, sin):
+        return rope(self.cache(self.q_norm, q), self.k_norm(k), cos, sin)
 
     def in_a_nested_function(self, q, k, cos, sin):
         def normed(x):
