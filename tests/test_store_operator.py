@@ -112,6 +112,17 @@ def test_memory_that_is_shared_is_refused():
         call(arguments)
 
 
+def test_what_is_only_read_may_be_shared():
+    """Keys as values, and one tensor as queries and keys: outs are memory of their own."""
+    arguments = given()
+    k = arguments["v"] = arguments["xs"][1]
+    arguments["xs"], arguments["outs"] = [k, k], [torch.empty_like(k), torch.empty_like(k)]
+    kept, before = arguments["slots"][0] >= 0, k.clone()
+    call(arguments)
+    assert torch.equal(k, before)
+    assert torch.equal(arguments["cache_v"][0, arguments["slots"][0, kept]], k[0].transpose(0, 1)[kept])
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_compiled_it_is_the_function(in_place: bool):
     def write(given: dict[str, Any]) -> tuple[Tensor | None, Tensor]:

@@ -34,6 +34,11 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
         "@staticmethod": STATIC,
         "strict=False": GUARD,
     },
+    "_fused/storing.py": {"xs[ -1].device": "tensors of one device", "strict=False": GUARD},
+    "_fused/sums.py": {
+        "max(size ^ 1, 0)": "a power of two is filled up to the next one: more zeros are added",
+        "whole ^ size": "a power of two and less have no bit in both: more zeros, which are not read",
+    },
     "_fused/autograd.py": {
         "saved[2 * count ^ 2 * i]": "one tensor or two: no bit is in both numbers",
         "@staticmethod": STATIC,
