@@ -24,7 +24,9 @@ examples: $(VENV)/.examples
 	@echo "== distributed.py --steps 2"; $(BIN)/torchrun --standalone --nproc-per-node 4 examples/distributed.py --steps 2
 
 # Two halves side by side, for two cores: the GPU kernels in software and what needs models, and everything else.
+# Threads of OpenMP that wait for others sleep: spinning, they hold the core that the other half needs (a test took 5 times as long).
 BESIDE := tests/transformers tests/config
+test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.dev
 	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
 	{ TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(ON_GPU) && ROTARY_CHIP=90 $(BIN)/python -m pytest -q $(ON_GPU) && \
