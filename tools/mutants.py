@@ -134,6 +134,7 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
         command = (sys.executable, "-m", "cosmic_ray.cli", *arguments)
         subprocess.run(command, cwd=copy, env=environment, check=True, stdout=subprocess.DEVNULL)
 
+    cosmic_ray("baseline", str(config))  # tests that fail without a change would count every mutant as killed
     cosmic_ray("init", str(config), str(session))
     keep(session, each, annotations((copy / "src" / "rotary" / file).read_text()))
     cosmic_ray("exec", str(config), str(session))

@@ -34,6 +34,17 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
         "@staticmethod": STATIC,
         "strict=False": GUARD,
     },
+    "_fused/backends.py": {'name is "native"': IDENTITY},
+    "_fused/native.py": {
+        "t.stride(-1) == 1 and": SPEED,
+        "weight.stride( -1)": "a weight has one dimension",
+        "(0, -1) if weight is None": "the stride of no weight",
+    },
+    "_store_operator.py": {
+        "tables, stored[ 1])": "the operator asks again, before it writes",
+        "(None, -1.0, False": "a number of a norm that is none",
+        "strict=False": GUARD,
+    },
     "_fused/storing.py": {"xs[ -1].device": "tensors of one device", "strict=False": GUARD},
     "_fused/sums.py": {
         "max(size ^ 1, 0)": "a power of two is filled up to the next one: more zeros are added",

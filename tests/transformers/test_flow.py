@@ -80,6 +80,12 @@ class Attention(nn.Module):
         both = cos
         return both, sin
 
+    def ok_where_it_is_made(self, q, k, cos, sin):
+        """Constructors are methods too."""
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        self.q_norm.weight = cos
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
     def ok_where_there_is_one(self, q, k, cos, sin):
         if self.q_norm is not None and self.k_norm:
             q, k = self.q_norm(q).view(2, -1), self.k_norm(k.to(self.k_norm.weight.dtype))

@@ -176,7 +176,7 @@ class _Followed:
                     self.used(test, state)
                 ways = [body, orelse] if taken is None else [body if taken else orelse]
                 return frozenset().union(*(self.expression(way, state) for way in ways))
-            case ast.Attribute(value=ast.Name(id=owner), attr=attribute) if (
+            case ast.Attribute(value=ast.Name(id=owner), attr=attribute, ctx=ast.Load()) if (
                 owner == self.this and attribute in self.norms
             ):
                 self.called.add(attribute)  # by another name, where it is not followed
