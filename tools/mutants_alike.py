@@ -66,6 +66,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
     "scaling/longrope.py": {"is not len(self.long_factor)": IDENTITY},
     "scaling/scheme.py": {"is not dim // 2": IDENTITY},
     "checkpoints/verify.py": {"rope.base + (": "any frequencies do: scores agree under all"},
+    "transformers/fused_norms.py": {"p.shape[not 1]": "the one dimension of a weight"},
     "transformers/halves.py": {
         'type <= "cpu"': "no name of a device stands before cpu in the alphabet",
         'widths < "repeat"': "no layout of tables stands behind repeat in the alphabet",

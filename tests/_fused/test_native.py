@@ -114,7 +114,8 @@ def test_gradients_of_the_wanted_weights_over_chunks_of_rows(rows: int, wanted: 
 
 @pytest.mark.parametrize("stepped", ["cache_k", "cache_v", "values", None])
 @pytest.mark.parametrize("width", [1, 4])
-def test_values_and_caches_with_steps_between_channels(stepped: str | None, width: int):
+@pytest.mark.parametrize("kernel", [native, eager])
+def test_values_and_caches_with_steps_between_channels(kernel: Any, stepped: str | None, width: int):
     """Those that the loops do not read are written by torch, and one channel has no step."""
     k = torch.randn(5, 3, 8)
     parts = {
@@ -130,7 +131,7 @@ def test_values_and_caches_with_steps_between_channels(stepped: str | None, widt
     versions = store.cache_k._version, store.cache_v._version
     out = torch.empty_like(k)
     how: dict[str, Any] = {"seq_dim": 0, "interleaved": False}
-    assert native.rotate_and_store((k,), (out,), (None,), ((COS, SIN),), None, store, **how) is None
+    assert kernel.rotate_and_store((k,), (out,), (None,), ((COS, SIN),), None, store, **how) is None
     assert store.cache_k._version > versions[0] and store.cache_v._version > versions[1]
     kept = [0, 2, 3, 4]
     for cache, x in ((store.cache_k, out), (store.cache_v, parts["values"])):

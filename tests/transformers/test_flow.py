@@ -252,6 +252,12 @@ class Attention(nn.Module):
         q = self.q_norm(q)
         return rope(q, self.k_norm(k.view(q)), cos, sin)
 
+    def decided_by_a_call(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        if self.modules():
+            q, k = rope(q, self.k_norm(k), cos, sin)
+        return self.cache(q, k)
+
     def by_another_name(self, q, k, cos, sin):
         norm = self.q_norm
         self.cache.update(norm(q))

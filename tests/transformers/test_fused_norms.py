@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
 from rotary.transformers import Handle, fused_norms, patch
+from rotary.transformers.deferred import Deferred
 from rotary.transformers.norms import NormSpec
 from zoo import fused_proof
 
@@ -116,6 +117,16 @@ def test_deep_copies_and_other_weights(model: Any):
     plain = copy.deepcopy(model)
     plain.model.layers[0].self_attn.q_norm.weight.data.mul_(3.0)
     same(found, trained(plain))
+
+
+def test_a_copy_outlives_the_patch_and_computes_its_norms(model: Any):
+    x = torch.randn(2, 8, 4, 16)
+    with patch(model, fuse="norms"):
+        norm = copy.deepcopy(model).model.layers[0].self_attn.q_norm
+        assert type(norm(x)) is Deferred
+        with pytest.raises(TypeError, match="scale"):  # of the model's own forward
+            norm(x, scale=2.0)
+    assert type(norm(x)) is Tensor
 
 
 @pytest.mark.parametrize("kind", ["forward", "backward", "pre backward"])
