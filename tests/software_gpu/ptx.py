@@ -239,7 +239,8 @@ class Machine:
             for n, part in enumerate(parts):
                 self.set(i, part.strip(), pieces[..., n])
         elif source.startswith("{"):
-            pieces = [self.registers[part.strip()] for part in source.strip("{} ").split(",")]
+            unset = np.full(self.shape, 0xFFFF, np.uint16)  # a half that nothing reads is left as it is by compilers
+            pieces = [self.registers.get(part.strip(), unset) for part in source.strip("{} ").split(",")]
             self.set(i, to, np.stack(pieces, -1).view(_dtype(i.words[-1]))[..., 0])
         else:
             self.compute(i, lambda a: a)
