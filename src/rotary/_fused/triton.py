@@ -18,6 +18,7 @@ from .triton_rows import unavailable
 from .work import Norm, Store
 
 _WARPS = 4
+_HELD = 40  # channels of a row that a thread holds, at most
 _HEADS = 2  # of a program, where there is work for every multiprocessor: they share the rows of its tables
 _FILLED = 2**17  # rows that are such work
 
@@ -143,7 +144,7 @@ def _cut(x: Tensor, table: CosSin, store: Store | None, interleaved: bool) -> tu
     """How the rows of x, and of the values beside it, are cut; and the reason why not."""
     dim, turned = x.shape[-1], 2 * table[0].shape[-1]
     widest = max(dim, 0 if store is None else store.values.shape[-1])
-    cut = rows.blocks(dim, turned, widest, x.element_size(), interleaved=interleaved)
+    cut = rows.blocks(dim, turned, widest, x.element_size(), _HELD, interleaved=interleaved)
     return cut, rows.in_pieces(cut, turned)
 
 

@@ -18,6 +18,14 @@ import triton.language as tl
 
 
 @triton.jit
+def by_halves(t, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """(ROWS, WIDTH) -> (ROWS, 1): the second half of a row added to the first until one number is left."""
+    for level in tl.static_range(WIDTH.bit_length() - 1):
+        t = tl.sum(tl.reshape(t, [ROWS, 2, WIDTH >> (level + 1)]), 1)
+    return tl.reshape(t, [ROWS, 1])
+
+
+@triton.jit
 def row_sum(t, ROWS: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, DIM: tl.constexpr):
     """(ROWS, 1), the sum of each row by halves. WHOLE: blocks of a row filled up to a power of two; those not in t are zeros."""
     for level in tl.static_range(WHOLE.bit_length() - 1):
@@ -28,10 +36,7 @@ def row_sum(t, ROWS: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, DIM
             else:
                 added = added + (t[i],)
         t = added
-    one = t[0]
-    for level in tl.static_range(WIDTH.bit_length() - 1):
-        one = tl.sum(tl.reshape(one, [ROWS, 2, WIDTH >> (level + 1)]), 1)
-    one = tl.reshape(one, [ROWS, 1])
+    one = by_halves(t[0], ROWS, WIDTH)
     return one if WIDTH * WHOLE == DIM and DIM >= 16 else one + 0.0  # the zeros: -0 + 0 is 0
 
 
@@ -71,15 +76,6 @@ def rounded(t, dtype: tl.constexpr):
 
 
 @triton.jit
-def numbers(t, number: tl.constexpr):
-    """In the dtype that is computed with."""
-    out = ()
-    for i in tl.static_range(len(t)):
-        out = out + (t[i].to(number),)
-    return out
-
-
-@triton.jit
 def chosen(condition, t, u):
     """t where the condition holds, u elsewhere."""
     out = ()
@@ -89,11 +85,11 @@ def chosen(condition, t, u):
 
 
 @triton.jit
-def factors(w, number: tl.constexpr, WIDTH: tl.constexpr, BLOCKS: tl.constexpr, DIM: tl.constexpr, OFFSET: tl.constexpr):
-    """What a normalised row is multiplied by, (1, WIDTH) tiles."""
-    channel = tl.arange(0, WIDTH)[None, :]
+def factors(w, number: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr, OFFSET: tl.constexpr):
+    """What a normalised row is multiplied by, the same for all rows: as wide as they are, so that a thread reads what it multiplies."""
+    channel = tl.broadcast_to(tl.arange(0, WIDTH)[None, :], [ROWS, WIDTH])
     out = ()
-    for i in tl.static_range(BLOCKS):
+    for i in tl.static_range((DIM + WIDTH - 1) // WIDTH):
         if (i + 1) * WIDTH <= DIM:
             f = tl.load(w + (i * WIDTH + channel)).to(number)
         else:

@@ -173,7 +173,7 @@ def norm_rotate_kernel(
             stored = stored + (tl.load(x + h * x_h + (x_row + (i * WIDTH + channel)), mask=here, other=0.0),)
             inside = inside + (here,)
     if NORM and WEIGHTS > 0:
-        f = factors(w, number, WIDTH, BLOCKS, DIM, OFFSET)
+        f = factors(w, number, BT, WIDTH, DIM, OFFSET)
     if IN_PLACE:
         tl.debug_barrier()  # a channel may be read by another thread than the one that writes it
     if STORE:

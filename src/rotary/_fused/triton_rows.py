@@ -17,7 +17,6 @@ unavailable = rotation.unavailable
 _WIDEST = 4096  # channels of a head: one row of a wider tile does not fit into the registers of a program
 _WIDEST_BLOCK = 64
 _MOST_BLOCKS = 64  # of a row: a kernel's code grows with them
-_IN_A_THREAD = 40  # channels of a row that one thread holds, at most, where that leaves it one of each block
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -33,8 +32,9 @@ class Blocks(NamedTuple):
         return max(32 * warps * self.held // self.width, 1)
 
 
-def blocks(dim: int, turned: int, widest: int, size: int, *, interleaved: bool) -> Blocks:
-    """dim, turned: channels of a row and of those the ones that turn. widest: of the longest row. size: bytes of a channel.
+def blocks(dim: int, turned: int, widest: int, size: int, most: int, *, interleaved: bool) -> Blocks:
+    """dim, turned: channels of a row and of those the ones that turn. widest: of the longest row. size: bytes of a channel. most:
+    channels of a row that one thread holds, where that leaves it one of each block.
 
     The two channels of a plane must be the same element of two blocks, or neighbours in one: a block is the largest power of two that
     divides half of what turns, or all of it; half a row at most, so that the first addition of its sum is one of registers, and
@@ -48,7 +48,7 @@ def blocks(dim: int, turned: int, widest: int, size: int, *, interleaved: bool) 
         width = half
     count = -(-widest // width)
     held = min(ACCESS // size, width)
-    while held > 1 and held * count > _IN_A_THREAD:
+    while held > 1 and held * count > most:
         held //= 2
     return Blocks(width, count, held)
 
