@@ -1,4 +1,4 @@
-"""The GPU kernels of the gradient: the bits of the plain formula in software, the weights' sums too; autograd and a compiled program take them."""
+"""The GPU kernels of the gradient: in software the bits of the plain formula, the weights' sums too; autograd and a compiler take them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMS = (  # dtype, head_dim, channels that turn, interleaved, after, model, whi
     (torch.bfloat16, 16, 16, True, False, True, 3, 3, 0.0),
     (torch.bfloat16, 12, 8, False, True, True, 3, 2, 0.0),
     (torch.float32, 12, 4, True, True, False, 1, 1, 0.0),
-    (torch.float16, 20, 20, False, False, False, 2, 2, 0.0),
+    (torch.float16, 24, 24, False, False, False, 2, 2, 0.0),
     (torch.float64, 12, 8, False, False, False, 3, 1, 1.0),
     (torch.float32, 4, 0, False, False, False, 0, 0, 0.0),
 )
@@ -46,12 +46,12 @@ def test_triton_gradients_of_every_form(form: Any):
 
 
 def test_triton_gradients_of_many_chunks_in_every_layout():
-    """Heads of two widths take two launches; 213 and 71 rows are four chunks of 64 and two, the last of them not full."""
+    """Heads of two widths take two launches; 135 and 45 rows are three chunks of 64 and one, none of the last full."""
     torch.manual_seed(0)
     drawn, norm = Drawn(torch.float32, 16, 16, 3), Norm(1e-6, 0.0, False, False)
-    cos, sin = torch.randn(2, 71, 8).to(DEVICE)
-    for seq_dim, dims in ((0, (16, 16)), (1, (16, 16)), (1, (16, 8))):
-        drawn.xs = tuple(torch.randn(71, n, d).to(DEVICE) for n, d in zip((3, 1), dims, strict=True))
+    cos, sin = torch.randn(2, 45, 8).to(DEVICE)
+    for seq_dim, dims in ((0, (16, 16)), (1, (16, 8))):
+        drawn.xs = tuple(torch.randn(45, n, d).to(DEVICE) for n, d in zip((3, 1), dims, strict=True))
         if seq_dim == 1:
             drawn.xs = tuple(x.transpose(0, 1) for x in drawn.xs)
         drawn.weights = tuple(torch.rand(d).to(DEVICE) for d in dims)
@@ -63,7 +63,7 @@ def test_triton_gradients_of_many_chunks_in_every_layout():
 
 def test_triton_adds_chunks_by_halves():
     torch.manual_seed(1)
-    for q, k in ((1, 16), (256, 257), (700, 1), (1500, 1025)):
+    for q, k in ((256, 257), (1500, 1)):
         partial = torch.randn(q + k, 6).to(DEVICE)
         found = tuple(torch.empty(6, device=DEVICE) for _ in "qk")
         triton_backward._add(partial, found, [q, k])

@@ -71,7 +71,7 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled kernel: its instructions and the labels before them, the byte at which each parameter lies, sizes, threads of a program."""
+    """A compiled kernel: instructions and the labels before them, the byte at which each parameter lies, sizes, threads of a program."""
 
     instructions: tuple[Instruction, ...]
     labels: dict[str, int]

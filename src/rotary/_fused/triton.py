@@ -22,6 +22,7 @@ _HELD = 40  # channels of a row that a thread holds, at most
 _HEADS = 2  # of a program, where there is work for every multiprocessor: they share the rows of its tables
 _FILLED = 2**17  # rows that are such work
 
+
 def norm_rotate(
     xs: Tensors,
     outs: Tensors,
@@ -68,12 +69,17 @@ def _forward(
         return reason
     pair = len(xs) == 2
     if pair and not rows.together(xs, tables):  # one launch takes heads of one width, and tables of one width
-        reasons = [_cut(x, table, store if i else None, interleaved)[1] for i, (x, table) in enumerate(zip(xs, tables, strict=True))]
+        reasons = [
+            _cut(x, table, store if i else None, interleaved)[1]
+            for i, (x, table) in enumerate(zip(xs, tables, strict=True))
+        ]
         reason = next((one for one in reasons if one is not None), None)
         for i in range(2 if reason is None else 0):
             part = slice(i, i + 1)
             alone = store if i else None
-            reason = reason or _forward(xs[part], outs[part], weights[part], tables[part], norm, alone, seq_dim, interleaved)
+            reason = reason or _forward(
+                xs[part], outs[part], weights[part], tables[part], norm, alone, seq_dim, interleaved
+            )
         return reason
     if norm is None and store is None:
         return "nothing to do beside the rotation"
@@ -88,7 +94,9 @@ def _forward(
     for x, out, (cos, _) in zip(xs, outs, tables, strict=True):
         batch, heads, seq = rows.sizes(x, seq_dim)
         of_table = rows.rows_of(cos, seq)
-        parts.append((batch * seq, max(seq, 1), heads, *rows.strides(x, seq_dim), *rows.strides(out, seq_dim), *of_table))
+        parts.append(
+            (batch * seq, max(seq, 1), heads, *rows.strides(x, seq_dim), *rows.strides(out, seq_dim), *of_table)
+        )
     q, k = parts[0], parts[-1]
     last = xs[-1]
     kept = tuple(weight if weight is None else weight.contiguous() for weight in weights)

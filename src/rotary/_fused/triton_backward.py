@@ -44,7 +44,15 @@ def norm_rotate_backward(
     together = cut_rows.together(xs, tables)
     for part in (slice(0, len(xs)),) if together else (slice(0, 1), slice(1, 2)):
         _launch(
-            grads[part], xs[part], grad_xs[part], grad_weights[part], weights[part], tables[part], norm, seq_dim, interleaved
+            grads[part],
+            xs[part],
+            grad_xs[part],
+            grad_weights[part],
+            weights[part],
+            tables[part],
+            norm,
+            seq_dim,
+            interleaved,
         )
     return None
 
@@ -78,7 +86,7 @@ def _launch(
     wanted = any(total is not None for total in grad_weights)
     partial = tables[0][0].new_empty((sum(chunks) if wanted else 0, dim))
     tile = cut.rows(_WARPS)
-    read = max(min(_READ, _STAGED // (cut.count * cut.held)), 1)
+    read = max(min(_READ, _STAGED // (cut.number * cut.held)), 1)
     read = 1 << (read.bit_length() - 1)
     constants = (
         *(dim, turned, interleaved, cut.width),

@@ -124,7 +124,7 @@ def norm_rotate_backward_kernel(
     if WEIGHTS > 0:
         f = factors(w, number, BC, WIDTH, DIM, OFFSET)
     total = ()
-    for i in tl.static_range(BLOCKS):
+    for _ in tl.static_range(BLOCKS):
         total = total + (tl.zeros([BC, WIDTH], number),)
 
     for _ in range(steps):
@@ -211,7 +211,7 @@ def add_chunks_kernel(
     CHANNELS: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
-    """The rows of partial (q_chunks + k_chunks, DIM), those of q and those of k, added by halves: each program all rows of CHANNELS channels.
+    """The rows of partial (q_chunks + k_chunks, DIM), those of q and of k, added by halves: a program all rows of CHANNELS channels.
 
     2^levels tiles of BN rows fill the rows up to a power of two. Read in the order in which halving joins them (the number of a tile with
     its bits reversed), two sums of equal size are next to each other, and `waiting` keeps one of each size at most.

@@ -24,7 +24,7 @@ class Blocks(NamedTuple):
     """How a row is cut: channels of a block, blocks of a row, neighbouring channels of a block that one thread holds."""
 
     width: int
-    count: int
+    number: int
     held: int
 
     def rows(self, warps: int) -> int:
@@ -74,8 +74,8 @@ def refused(xs: Tensors, tensors: Tensors) -> str | None:
 
 def in_pieces(cut: Blocks, turned: int) -> str | None:
     """The reason why rows cut like this are not served, or None."""
-    if cut.count > _MOST_BLOCKS:
-        return f"{turned} channels that turn cut a row into {cut.count} blocks, more than {_MOST_BLOCKS}"
+    if cut.number > _MOST_BLOCKS:
+        return f"{turned} channels that turn cut a row into {cut.number} blocks, more than {_MOST_BLOCKS}"
     return None
 
 
