@@ -3,6 +3,7 @@
     python -m benchmarks.gpu.code            1 minute; writes results/gpu_code.json and results/gpu_code.md, a row per chip, dtype,
                                              pairing and shape
     python -m benchmarks.gpu.code sass       prints the instructions for an H200, bfloat16, head_dim 128; writes nothing
+    python -m benchmarks.gpu.code fused      prints the same rows of norm and rotation in one pass and of its gradient; writes nothing
 
 The kernel is compiled as the launcher would compile it: its constants come from the launcher's own plan for these tensors. Triton
 brings the assembler and the disassembler. Run it with -m only: as a script its folder would be the first of sys.path, and this file
@@ -27,7 +28,11 @@ from triton.compiler import ASTSource, CompiledKernel
 
 from benchmarks.record import circumstances, table, write
 from rotary._angles.gpu import code as tables_of
+from rotary._fused import triton as fused
+from rotary._fused import triton_rows as fused_rows
+from rotary._fused.work import Norm
 from rotary._rotation import triton as launcher
+from rotary._triton.launch import Code as Launched
 
 CHIPS = {"A100": 80, "H200": 90, "B200": 100}
 MULTIPROCESSORS = 132  # an H200's, which decide between large and small tiles
@@ -85,6 +90,39 @@ def compiled_tables(planes: int, chip: int) -> CompiledKernel:
     return build(tables_of(torch.device("cpu"), planes), ("i64", "i64", "i64", "fp64", "fp32", "fp32"), chip)
 
 
+def compiled_fused(
+    dtype: torch.dtype, shape: tuple[int, int, int], *, interleaved: bool, chip: int, backward: bool = False
+) -> CompiledKernel:
+    """Norm and rotation in one pass, or its gradient, as `compiled`: of weights of q and of k too."""
+    seq, head_dim, dim = shape
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    xs = tuple(torch.empty(1, seq, heads, head_dim, dtype=dtype).transpose(1, 2) for heads in (32, 8))
+    weights = tuple(torch.empty(head_dim, dtype=dtype) for _ in xs)
+    table = torch.empty(seq, dim // 2, dtype=work)
+    tables = ((table, table), (table, table))
+    taken: list[tuple[Any, list[torch.dtype]]] = []
+
+    def launch(code: Any, programs: int, tensors: tuple[torch.Tensor, ...], integers: tuple[int, ...]) -> None:
+        taken.append((code, [t.dtype for t in tensors]))
+
+    norm = Norm(1e-6, 0.0, False, False)
+    how: dict[str, Any] = {"seq_dim": 2, "interleaved": interleaved}
+    outs = tuple(torch.empty_like(x) for x in xs)
+    with (
+        mock.patch.object(Launched, "launch", launch),
+        mock.patch.object(fused_rows, "unavailable", return_value=None),
+        mock.patch.object(fused_rows.devices, "serves", return_value=True),
+    ):
+        if backward:
+            totals = tuple(torch.empty(head_dim, dtype=work) for _ in xs)
+            reason = fused.norm_rotate_backward(xs, xs, outs, totals, weights, tables, norm, **how)
+        else:
+            reason = fused.norm_rotate(xs, outs, weights, tables, norm, **how)
+    assert reason is None, reason
+    code, dtypes = taken[0]
+    return build(code, tuple(DTYPES[one] for one in dtypes), chip)
+
+
 def build(code: Any, pointers: tuple[str, ...], chip: int, *, fused: bool = False) -> CompiledKernel:
     """One kernel, from its constants and what its pointers point at; they are aligned to 16 bytes, as torch's allocations are."""
     kernel = code.kernel()
@@ -122,6 +160,14 @@ def read(kernel: CompiledKernel) -> Code:
 def main() -> None:
     if "sass" in sys.argv[1:]:
         print(compiled(torch.bfloat16, SHAPES["128"], interleaved=False, chip=90).asm["sass"])
+        return
+    if "fused" in sys.argv[1:]:
+        for backward in (False, True):
+            for name, shape in SHAPES.items():
+                for interleaved in (False, True):
+                    made = compiled_fused(torch.bfloat16, shape, interleaved=interleaved, chip=90, backward=backward)
+                    said = f"H200, bf16, {name}, {'interleaved' if interleaved else 'half'}, {'backward' if backward else 'forward'}"
+                    print(said, *shown(read(made)), sep="   ", flush=True)
         return
     rows: list[list[str]] = []
     for chip, number in CHIPS.items():

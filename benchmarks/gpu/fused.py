@@ -12,7 +12,7 @@ bfloat16 q and k with the heads of Qwen3-8B, in the memory of a projection. Cold
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from rotary.fused import norm_rotate
 HEADS, HEAD_DIM, EPS, BASE = (32, 8), 128, 1e-6, 1_000_000
 TOKENS = (1, 256, 4096, 32768)
 LIMIT = 8e-3
+JUDGED = 4096  # tokens at most whose gradients are judged: in float64 they need memory
 
 
 def drawn(tokens: int) -> list[Tensor]:
@@ -59,17 +60,42 @@ def contenders(tokens: int, backward: bool) -> dict[str, Callable[[], Any]]:
     exact = apply_rotary_pos_emb(*exact, *(torch.cat((t, t), -1).double() for t in (cos, sin)))
     for name, call in calls.items():
         for y, truth in zip(call(q, k), exact, strict=True):
-            wrong = float((y.double() - truth).norm() / truth.norm())
-            if not wrong < LIMIT:
-                raise RuntimeError(f"{name}: relative error {wrong:.1e}")
+            _judge(name, y, truth)
+    if backward and tokens <= JUDGED:
+        _judge_gradients(calls, w, (cos, sin), tokens)
     made = {name: _bound(call, tokens, backward, w) for name, call in calls.items()}
     outs = [torch.empty_like(x) for x in (q, k)]
     made["copy"] = lambda: [out.copy_(x) for out, x in zip(outs, (q, k), strict=True)]
     return made
 
 
+def _judge(name: str, found: Tensor, truth: Tensor) -> None:
+    wrong = float((found.double() - truth).norm() / truth.norm())
+    if not wrong < LIMIT:
+        raise RuntimeError(f"{name}: relative error {wrong:.1e}")
+
+
+def _judge_gradients(
+    calls: dict[str, Callable[..., Any]], w: Sequence[Tensor], tables: tuple[Tensor, Tensor], tokens: int
+) -> None:
+    """Gradients of q, k and both weights against autograd of the definition in float64."""
+    leaves = [*(t.requires_grad_() for t in drawn(tokens)), *w]
+    grads = drawn(tokens)
+    wide = [t.detach().double().requires_grad_() for t in leaves]
+    c, s = (t.double() for t in tables)
+    outs: list[Tensor] = []
+    for x, weight in zip(wide[:2], wide[2:], strict=True):
+        a, b = (x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * weight).chunk(2, -1)
+        outs.append(torch.cat((a * c - b * s, b * c + a * s), -1))
+    truth = torch.autograd.grad(outs, wide, [g.double() for g in grads])
+    for name, call in calls.items():
+        found = torch.autograd.grad(call(*leaves[:2]), leaves, grads)
+        for one, exact in zip(found, truth, strict=True):
+            _judge(f"{name}, backward", one, exact)
+
+
 def _bound(
-    call: Callable[[Tensor, Tensor], Any], tokens: int, backward: bool, weights: list[Tensor]
+    call: Callable[[Tensor, Tensor], Any], tokens: int, backward: bool, weights: Sequence[Tensor]
 ) -> Callable[[], Any]:
     q, k = drawn(tokens)
     if not backward:

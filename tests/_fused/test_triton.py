@@ -82,7 +82,11 @@ FORMS = (  # interleaved, after, model, which of q and k has a weight, offset
 @pytest.mark.parametrize(("dim", "turned"), SIZES)
 def test_triton_every_form(dtype: torch.dtype, dim: int, turned: int):
     forms = FORMS if DEVICE == "cpu" else EVERY_FORM
-    for interleaved, after, model, weights, offset in forms[:: 1 if dtype in (torch.float32, torch.bfloat16) else 4]:
+    first, step = (
+        (0, 1) if DEVICE != "cpu" or dim == 16 else (dim // 2 % 2, 2)
+    )  # compiling takes a third of a second each
+    step *= 1 if dtype in (torch.float32, torch.bfloat16) else 2
+    for interleaved, after, model, weights, offset in forms[first::step]:
         drawn, norm = Drawn(dtype, dim, turned, weights), Norm(1e-5, offset, model, after)
         how: dict[str, Any] = {"seq_dim": 2, "interleaved": interleaved}
         outs, wanted = empty(drawn.xs), empty(drawn.xs)

@@ -3,7 +3,7 @@
 Every thread of every program executes each instruction at once, one numpy operation on arrays (programs, threads), so that a
 barrier has nothing to wait for. Known are the instructions and modifiers that this library's kernels come to; another is an error
 with its name.
-There are no branches among them.
+Branches are those of loops, which all threads of all programs take alike.
 
 Each access to memory is held to what compute-sanitizer asks: it lies inside a tensor that the launch was given (memcheck), its
 address is divisible by its width, and no thread touches what another one writes but across a barrier of one program (racecheck).
@@ -56,7 +56,7 @@ _MODIFIERS = {
     "v2",
     "v4",
 }
-_MODIFIERS |= {"global", "shared", "param", "lt", "le", "gt", "ge", "eq", "ne"}
+_MODIFIERS |= {"uni", "global", "shared", "param", "lt", "le", "gt", "ge", "eq", "ne"}
 _COMPARE = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
 _COMPARE |= {"eq": np.equal, "ne": np.not_equal}
 
@@ -71,9 +71,10 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled kernel: its instructions, the byte at which each parameter lies, the parameters' sizes, threads of a program."""
+    """A compiled kernel: instructions and the labels before them, the byte at which each parameter lies, sizes, threads of a program."""
 
     instructions: tuple[Instruction, ...]
+    labels: dict[str, int]
     offsets: dict[str, int]
     sizes: tuple[int, ...]
     threads: int
@@ -90,10 +91,17 @@ def parse(text: str) -> Program:
         at += size
     threads = re.search(r"\.reqntid (\d+)", head)
     assert threads, "how many threads a program has is not said"
-    lines = (line.split("//")[0].strip() for line in body.splitlines())
-    statements = " ".join(line for line in lines if line and not line.startswith(("$", "."))).split(";")
-    found = [_instruction(statement.strip()) for statement in statements if statement.strip(" }")]
-    return Program(tuple(found), offsets, tuple(size for _, size in parameters), int(threads[1]))
+    found: list[Instruction] = []
+    labels: dict[str, int] = {}
+    text = ""
+    for line in body.splitlines():
+        line = line.split("//")[0].strip()
+        if line.startswith("$") and line.endswith(":"):
+            labels[line[:-1]] = len(found)
+        elif line and not line.startswith("."):
+            *whole, text = f"{text} {line}".split(";")
+            found += [_instruction(statement.strip()) for statement in whole if statement.strip(" }")]
+    return Program(tuple(found), labels, offsets, tuple(size for _, size in parameters), int(threads[1]))
 
 
 def _instruction(statement: str) -> Instruction:
@@ -177,7 +185,10 @@ class Machine:
         self.waited = [0, 0]
 
     def run(self) -> None:
-        for instruction in self.program.instructions:
+        self.next = 0
+        while self.next < len(self.program.instructions):
+            instruction = self.program.instructions[self.next]
+            self.next += 1
             execute: Callable[..., Any] | None = getattr(self, f"_{instruction.name}", None)
             if execute is None:
                 raise RuntimeError(f"the instruction {instruction.name} is not known here: {instruction}")
@@ -239,7 +250,8 @@ class Machine:
             for n, part in enumerate(parts):
                 self.set(i, part.strip(), pieces[..., n])
         elif source.startswith("{"):
-            pieces = [self.registers[part.strip()] for part in source.strip("{} ").split(",")]
+            unset = np.full(self.shape, 0xFFFF, np.uint16)  # a half that nothing reads is left as it is by compilers
+            pieces = [self.registers.get(part.strip(), unset) for part in source.strip("{} ").split(",")]
             self.set(i, to, np.stack(pieces, -1).view(_dtype(i.words[-1]))[..., 0])
         else:
             self.compute(i, lambda a: a)
@@ -309,6 +321,9 @@ class Machine:
 
     def _xor(self, i: Instruction) -> None:
         self.compute(i, np.bitwise_xor)
+
+    def _not(self, i: Instruction) -> None:
+        self.compute(i, np.bitwise_not)
 
     def _prmt(self, i: Instruction) -> None:
         """Four bytes picked from the eight of two words: a nibble each of the selector says which."""
@@ -441,6 +456,12 @@ class Machine:
         if i.words[1] == "bfly":  # the lane whose number differs in these bits
             lanes = (np.arange(self.shape[1]) % 32)[None] ^ lanes
         self.set(i, to.split("|")[0], np.take_along_axis(held, first[None] + lanes, 1))
+
+    def _bra(self, i: Instruction) -> None:
+        taken = self.active(i)
+        assert taken.all() or not taken.any(), f"threads part at a branch: {i}"
+        if taken.all():
+            self.next = self.program.labels[i.operands[0]]
 
     def _ret(self, i: Instruction) -> None:
         assert i.guard is None

@@ -58,6 +58,7 @@ def words(n: int = 32, dtype: torch.dtype = torch.int32) -> Tensor:
         ("and.b32 %r5, %r4, 12;", lambda t, a: t & 12),
         ("or.b32 %r5, %r4, 12;", lambda t, a: t | 12),
         ("xor.b32 %r5, %r4, 12;", lambda t, a: t ^ 12),
+        ("not.b32 %r5, %r4;", lambda t, a: ~t),
         ("bfe.u32 %r5, %r4, 1, 3;", lambda t, a: t >> 1 & 7),
         ("bfe.s32 %r5, %r4, 2, 1;", lambda t, a: -(t >> 2 & 1)),
         ("setp.lt.s32 %p1, %r4, 9; selp.b32 %r5, %r1, 3, %p1;", lambda t, a: a if t < 9 else 3),
@@ -79,6 +80,19 @@ def words(n: int = 32, dtype: torch.dtype = torch.int32) -> Tensor:
 def test_integers(body: str, wanted):
     found = run(body + "st.global.b32 [%rd3], %r5;", out=words(), argument=-5).tolist()
     assert found == [(int(wanted(t, -5)) + 2**31) % 2**32 - 2**31 for t in range(32)]
+
+
+def test_loops_that_all_threads_run_alike():
+    loop = """mov.b32 %r5, %r4; mov.b32 %r6, 0;
+$L__BB0_1:
+	add.s32 %r5, %r5, 10;
+	add.s32 %r6, %r6, 1;
+	setp.lt.s32 %p1, %r6, %r1;
+	@%p1 bra $L__BB0_1;
+	st.global.b32 [%rd3], %r5;"""
+    assert run(loop, out=words(), argument=3).tolist() == [t + 30 for t in range(32)]
+    with pytest.raises(AssertionError, match="threads part at a branch"):
+        run(loop.replace("%r6, %r1", "%r4, %r1"), out=words(), argument=3)
 
 
 def test_products_twice_as_wide():

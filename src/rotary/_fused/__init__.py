@@ -8,6 +8,8 @@
     work.py          Norm and Store, what a kernel is told beside tensors
     native.py        the CPU kernel, C++ (../_native)
     triton.py        the GPU kernel: what is decided on the host; triton_kernel.py is what runs on the device
+    triton_backward.py  its gradient; triton_gradient.py is what runs on the device
+    triton_rows.py   how both cut rows into blocks; triton_blocks.py is such a row on the device
 
 A kernel is a module with four functions, held to one contract by tests/_fused/test_contract.py:
 
@@ -36,7 +38,6 @@ A kernel is a module with four functions, held to one contract by tests/_fused/t
         grad_weights                for each x (head_dim,) in W, fresh memory, or None where none is wanted or there is no weight
 
         Writes both: the formula of eager.gradients, and the sum over rows in the order of sums.over_rows, which knows no threads.
-        A kernel for a device has an order of its own, as fixed.
 
     rotate_and_store(xs, outs, weights, tables, norm, store, *, seq_dim, interleaved) -> str | None
         xs                          (k,) or (q, k); norm None: rotated alone, and weights are None

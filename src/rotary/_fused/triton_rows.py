@@ -1,0 +1,130 @@
+"""Tensors as the GPU kernels of this room see them: rows of memory, cut into blocks of channels. On the host, from sizes and strides."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._rotation import triton as rotation
+from .._triton import devices
+from .._triton.launch import ACCESS
+from .._types import CosSin, Sizes, Tensors
+
+unavailable = rotation.unavailable
+_WIDEST = 4096  # channels of a head: one row of a wider tile does not fit into the registers of a program
+_WIDEST_BLOCK = 64
+_MOST_BLOCKS = 64  # of a row: a kernel's code grows with them
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class Blocks(NamedTuple):
+    """How a row is cut: channels of a block, blocks of a row, neighbouring channels of a block that one thread holds."""
+
+    width: int
+    number: int
+    held: int
+
+    def rows(self, warps: int) -> int:
+        """Rows of a tile that gives every thread what it holds."""
+        return max(32 * warps * self.held // self.width, 1)
+
+
+def blocks(dim: int, turned: int, widest: int, size: int, most: int, *, interleaved: bool) -> Blocks:
+    """dim, turned: channels of a row and of those the ones that turn. widest: of the longest row. size: bytes of a channel. most:
+    channels of a row that one thread holds, where that leaves it one of each block.
+
+    The two channels of a plane must be the same element of two blocks, or neighbours in one: a block is the largest power of two that
+    divides half of what turns, or all of it; half a row at most, so that the first addition of its sum is one of registers, and
+    _WIDEST_BLOCK, so that few threads share a row: wider ones come to exchange it through shared memory.
+    """
+    half = min(max(_power(widest) // 2, 1), _WIDEST_BLOCK)
+    if turned:
+        span = turned if interleaved else turned // 2
+        width = min(span & -span, max(half, 2 if interleaved else 1))
+    else:
+        width = half
+    count = -(-widest // width)
+    held = min(ACCESS // size, width)
+    while held > 1 and held * count > most:
+        held //= 2
+    return Blocks(width, count, held)
+
+
+def refused(xs: Tensors, tensors: Tensors) -> str | None:
+    """The reason why the kernels do not serve these, or None."""
+    x = xs[0]
+    reason = unavailable()
+    if reason is None and not devices.serves(x):
+        reason = f"tensors on {x.device}"
+    if reason is not None:
+        return reason
+    if x.dtype not in _DTYPES:
+        return f"no kernel for {x.dtype}"
+    if any(t.shape[-1] > _WIDEST for t in tensors):
+        return f"more than {_WIDEST} channels"
+    if any(t.ndim > 4 for t in tensors):
+        return "more than two dimensions beside sequence and channels"
+    if any(t.shape[-1] > 1 and t.stride(-1) != 1 for t in tensors):
+        return "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)"
+    return None
+
+
+def in_pieces(cut: Blocks, turned: int) -> str | None:
+    """The reason why rows cut like this are not served, or None."""
+    if cut.number > _MOST_BLOCKS:
+        return f"{turned} channels that turn cut a row into {cut.number} blocks, more than {_MOST_BLOCKS}"
+    return None
+
+
+def together(xs: Tensors, tables: tuple[CosSin, ...]) -> bool:
+    """Whether one launch takes both: heads of one width, tables of one width."""
+    return xs[0].shape[-1] == xs[-1].shape[-1] and tables[0][0].shape[-1] == tables[-1][0].shape[-1]
+
+
+def sizes(x: Tensor, seq_dim: int) -> tuple[int, int, int]:
+    """Batch, heads, seq."""
+    batch, heads, seq = _four(x, seq_dim).shape[:3]
+    return batch, heads, seq
+
+
+def strides(x: Tensor, seq_dim: int) -> tuple[int, int, int]:
+    """Of batch, heads and sequence; 0 where there is one of them, which is never multiplied by anything but 0 and divides nothing."""
+    four = _four(x, seq_dim)
+    b, h, s = (stride if size > 1 else 0 for size, stride in zip(four.shape[:3], four.stride()[:3], strict=True))
+    return b, h, s
+
+
+def alike(cos: Tensor, sin: Tensor) -> CosSin:
+    """Both with one layout and adjacent columns."""
+    if cos.stride() == sin.stride() and (cos.stride(-1) == 1 or cos.shape[-1] <= 1):
+        return cos, sin
+    return cos.contiguous(), sin.contiguous()
+
+
+def rows_of(table: Tensor, seq: int) -> tuple[int, int]:
+    """Strides of the rows of a table over batch and sequence."""
+    batched = table.ndim == 3 and table.shape[0] > 1
+    return table.stride(0) if batched else 0, table.stride(-2) if seq > 1 else 0
+
+
+def unit(size: int, numbers: Sizes) -> int:
+    """What divides every stride divides the first address of every row, and so decides how wide the accesses may be. Channels of a row
+    take part, since one row has no strides and would be a kernel of its own otherwise."""
+    return math.gcd(ACCESS // size, *numbers)
+
+
+def _four(x: Tensor, seq_dim: int) -> Tensor:
+    """x as (batch, heads, seq, channels), a view. Dimension 0 is the batch, where tables may have a row each, except where it is the
+    sequence or the only one beside it: then a batch of one."""
+    if x.ndim == 2:
+        return x[None, None]
+    if x.ndim == 3:
+        return x.transpose(0, 1)[None] if seq_dim == 0 else x[:, None]
+    return x.movedim(seq_dim, 2)
+
+
+def _power(least: int) -> int:
+    return 1 << max(least - 1, 0).bit_length()
