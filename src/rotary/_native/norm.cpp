@@ -63,6 +63,10 @@ template <class T>
 void factor_of(const Normed& n, Index channels, double offset, void* to) {
   using Number = typename T::Number;
   for (Index i = 0; i < channels; ++i) {
+    if (!n.weight) {
+      static_cast<Number*>(to)[i] = 1;
+      continue;
+    }
     typename T::Stored stored;
     std::memcpy(&stored, n.weight + i * n.weight_stride * static_cast<Index>(sizeof stored), sizeof stored);
     const Number weight = T::load(stored);
@@ -95,8 +99,8 @@ Reason run(const Norms& call, bool backward) {
     const Normed& n = call.tensor[i];
     const Index channels = n.tensor.shape[n.tensor.dims - 1];
     if (numbers(n.tensor) == 0) continue;
-    NormRow norm{n.weight ? factors[i] : nullptr, call.eps, channels, call.model, call.after};
-    if (n.weight) {
+    const NormRow norm{factors[i], call.eps, channels, call.model, call.after};
+    {
       constexpr void (*kFactorOf[])(const Normed&, Index, double, void*) = {factor_of<Float32>, factor_of<Float64>, factor_of<BFloat16>,
                                                                             factor_of<Float16>};
       kFactorOf[call.dtype](n, channels, call.offset, factors[i]);
