@@ -171,18 +171,26 @@ struct NormedGroup {
     return sum([&](Index b) INLINED { return t[b]; }) * inverse;
   }
 
-  // A NaN of a table is one of the mean too, which says so to the store.
+  // The gradient of M channels of x. A NaN of a table is one of the mean too, which says so to the store.
+  template <int M>
+  INLINE void backward_channels(const Row& of, Index i, Number r, const Number* g, Number mean) const {
+    using Numbers = typename Format<T, M>::Numbers;
+    const Numbers all = Loaded<Numbers>::all(mean);
+    Format<T, M>::store(of.out + i, (Loaded<Numbers>::from(g + i) - Format<T, M>::load(of.x + i) * r * mean) * r, all, all);
+  }
+
   INLINE void backward_rest(const Row& of, Number r, const Number* g, Number mean) const {
-    const V all = V{} + mean;
+    Index i = 0;
     if constexpr (kInterleaved)
-      for (Index j = 0; j < planes; j += N) {
+      for (; i < 2 * planes; i += 2 * N) {
         V a, b;
-        load<N>(of.x, j, a, b);
-        a = (load_as<V>(g + 2 * j) - a * r * mean) * r, b = (load_as<V>(g + 2 * j + N) - b * r * mean) * r;
-        store_pairs<T, N>(of.out + 2 * j, a, b, all, all);
+        load<N>(of.x, i / 2, a, b);
+        const V all = Loaded<V>::all(mean);
+        store_pairs<T, N>(of.out + i, (load_as<V>(g + i) - a * r * mean) * r, (load_as<V>(g + i + N) - b * r * mean) * r, all, all);
       }
-    for (Index i = kInterleaved ? 2 * planes : 0; i < channels; i += N)
-      Format<T, N>::store(of.out + i, (load_as<V>(g + i) - Format<T, N>::load(of.x + i) * r * mean) * r, all, all);
+    for (; i + kTurned <= channels; i += kTurned) backward_channels<kTurned>(of, i, r, g, mean);
+    if constexpr (kTurned != N)
+      if (i < channels) backward_channels<N>(of, i, r, g, mean);
   }
 
   INLINE void backward(Number* g, V* total) {

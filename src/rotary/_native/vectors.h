@@ -171,10 +171,18 @@ struct Two {
 template <class Numbers>
 struct Loaded {
   static INLINE Numbers from(const void* x) { return load_as<Numbers>(x); }
+  template <class Number>
+  static INLINE Numbers all(Number number) {
+    return Numbers{} + number;
+  }
 };
 template <class V>
 struct Loaded<Two<V>> {  // not by one memcpy, which GCC does through the stack
   static INLINE Two<V> from(const void* x) { return {load_as<V>(x), load_as<V>(static_cast<const char*>(x) + sizeof(V))}; }
+  template <class Number>
+  static INLINE Two<V> all(Number number) {
+    return {V{} + number, V{} + number};
+  }
 };
 
 // N halves as words. GCC 12 makes two instructions of one where it is left to convert().
