@@ -54,6 +54,9 @@ def test_make_examples_runs_every_example_and_the_page_says_what_each_needs():
     makefile = (EXAMPLES.parent / "Makefile").read_text(encoding="utf-8")
     target = makefile.partition("\nexamples: ")[2].partition("\n\n")[0]
     assert set(re.findall(r"\w+\.py", target)) == scripts - {"quickstart.py"}
+    # a script that says how it wants to be run fails under plain python
+    by_torchrun = re.findall(r"torchrun [^\n]*?(\w+\.py)", target)
+    assert by_torchrun == [name for name in sorted(scripts) if "run me by torchrun" in (EXAMPLES / name).read_text()]
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\w+\.py)\)", page)) == scripts
     assert "--editable '.[examples]'" in makefile

@@ -219,6 +219,12 @@ def _computes_in_float64(device_type: str) -> bool:
 # --- distributed tensors -----------------------------------------------------------------------------------------------------
 
 
+def several_processes() -> bool:
+    """Whether this process is one of a group of several, which may hold other parts of the same tensors."""
+    group = torch.distributed
+    return group.is_available() and group.is_initialized() and group.get_world_size() > 1
+
+
 def dtensor_class() -> Any:
     """DTensor, or None in a process that has not imported torch.distributed.tensor and so has none. It is not imported here: that
     takes longer than importing rotary."""

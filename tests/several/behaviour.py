@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,12 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     far = torch.arange(SEQ)
     far[-1] = 10**7
     raised(ValueError, "scale", lambda: xpos.rotate(q, role="query", positions=far))
+    # Rows of a plain tensor: were it an error, the one process that holds the far row would raise, and the others wait for it.
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        xpos.rotate(local, role="query", positions=far.chunk(world)[rank])
+    assert ["beyond what torch.float32" in str(w.message) for w in said] == [True] * (rank == world - 1)
+    raised(ValueError, "scale", lambda: xpos.rotate(local, role="query", offset=10**7))
     wrong_rows = torch.arange(SEQ - 1)
     raised(ValueError, "positions has 15 entries", lambda: rope.rotate(q, positions=wrong_rows))
     raised(ValueError, "cos and sin have 15 rows", lambda: apply_rotary(q, *rope.cos_sin(SEQ - 1)))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import has_float64, tracing
+from .._torch import has_float64, several_processes, tracing
 from .._types import CosSin, Length, Range, Role
 from .frequencies import Spectrum
 from .plan import Plan
@@ -48,14 +48,14 @@ class Tables:
         """(cos, sin) of positions (...), integers or float32 or float64, each (..., dim/2) in dtype, amplitude folded in.
 
         coordinates: positions are (..., coordinates), one for each axis.
-        position_range: (smallest, largest) if known without reading a tensor; CPU tensors are read.
+        position_range: (smallest, largest) if known, and alike in every process; by default CPU tensors are read.
         input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
         traced: what tracing() says, where the caller has asked already.
         counted: positions were counted from ints, which are alike in every process.
         part: positions are those of this process among several that hold others, and nothing is refused for their values.
 
         ValueError where a scheme needs a length and has none, unless positions were counted and lie within its trained window; and where
-        the scale of a known position overflows input_dtype.
+        the scale of a known position overflows input_dtype, which is a warning for tensors of positions among several processes.
         """
         if positions.is_floating_point() and self.spectrum.angles == "float32":
             raise TypeError(
@@ -65,6 +65,7 @@ class Tables:
         traced = tracing() if traced is None else traced
         window = self.spectrum.window if length is None else None
         positions = positions if positions.is_floating_point() else as_int64(positions, traced)
+        alike = position_range is not None
         position_range = position_range or range_of(positions, traced)
         far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
         if window is not None and (not counted or (position_range is not None and position_range[1] >= window)):
@@ -82,7 +83,8 @@ class Tables:
                 positions, dtype, coordinates=coordinates, length=length, far=far, traced=traced
             )
         if position_range is not None and not part:
-            xpos.check(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
+            furthest = max(abs(position_range[0]), abs(position_range[1]))
+            xpos.check(furthest, input_dtype or dtype, alone=alike or not several_processes())
         return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 

@@ -10,6 +10,7 @@ the power is zero: cached keys are not rotated again. Here it is position 0, alw
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -70,12 +71,20 @@ class XPos:
         furthest = self.scale_base * math.log(torch.finfo(dtype).max / 64) / -math.log(self.zeta[0])
         return int(min(furthest, 2.0**63))  # a scale_base near the largest float makes it infinite
 
-    def check(self, furthest: int, dtype: torch.dtype) -> None:
-        """Raise ValueError where a position known on the host would overflow (or vanish in) dtype."""
+    def check(self, furthest: int, dtype: torch.dtype, *, alone: bool = True) -> None:
+        """ValueError where a position known on the host would overflow (or vanish in) dtype.
+
+        alone: no other process holds other positions. Where some may, it is a warning: were it an error, this process would raise while
+        the others wait for it at their next collective.
+        """
         limit = self.furthest(dtype)
-        if furthest > limit:
-            raise ValueError(
-                f"xPos scales position {furthest} by {self.zeta[0]:.4f}^(+-{furthest}/{self.scale_base}), beyond what {dtype} "
-                f"holds (|position| <= {limit}); use a larger scale_base, at least "
-                f"{math.ceil(self.scale_base * furthest / max(limit, 1))}, or a wider dtype"
-            )
+        if furthest <= limit:
+            return
+        beyond = (
+            f"xPos scales position {furthest} by {self.zeta[0]:.4f}^(+-{furthest}/{self.scale_base}), beyond what {dtype} "
+            f"holds (|position| <= {limit}); use a larger scale_base, at least "
+            f"{math.ceil(self.scale_base * furthest / max(limit, 1))}, or a wider dtype"
+        )
+        if alone:
+            raise ValueError(beyond)
+        warnings.warn(f"{beyond} (a warning only, since other processes may hold other positions)", stacklevel=2)
