@@ -70,9 +70,7 @@ def case(draw: random.Random) -> Case:
     seq_dim = draw.randrange(ndim - 1)
     work = torch.float64 if dtype == torch.float64 else torch.float32
     backward, interleaved = draw.random() < 0.4, draw.random() < 0.5
-    norm = Norm(
-        draw.choice((1e-6, 1e-5, 1.0)), draw.choice((0.0, 0.0, 1.0)), draw.random() < 0.3, draw.random() < 0.3
-    )
+    norm = Norm(draw.choice((1e-6, 1e-5, 1.0)), draw.choice((0.0, 0.0, 1.0)), draw.random() < 0.3, draw.random() < 0.3)
     header = {"count": draw.choice((1, 2, 2)), "dtype": DTYPES.index(dtype), "interleaved": interleaved}
     header |= {"seq_dim": seq_dim, "model": norm.model, "after": norm.after}
     header |= {"eps": native._bits(norm.eps), "offset": native._bits(norm.weight_offset)}

@@ -1,4 +1,5 @@
-// Sums by halves, in the order of ../_fused/sums.py: the second half is added to the first until one is left. Internal linkage, see numbers.h.
+// Sums by halves, in the order of ../_fused/sums.py: the second half is added to the first until one is left. Internal linkage, see
+// numbers.h.
 
 #ifndef ROTARY_HALVES_H
 #define ROTARY_HALVES_H

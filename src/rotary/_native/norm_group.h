@@ -12,11 +12,12 @@
 namespace rotary {
 namespace {
 
-constexpr Index kGroup = 8;  // rows
+// Rows. From the cache eight are no slower; from memory, where whatever a group reads and writes comes at once, these are the fastest.
+constexpr Index kForwardGroup = 4, kBackwardGroup = 2;
 
 // The norm comes first, and vectors divide channels and planes. kChannels: how many, all of which are rotated, where the compiler knows
 // it; else 0.
-template <class T, bool kInterleaved, Index kChannels>
+template <class T, bool kInterleaved, Index kChannels, Index kGroup>
 struct NormedGroup {
   using Stored = typename T::Stored;
   using Number = typename T::Number;
@@ -29,6 +30,7 @@ struct NormedGroup {
     const Stored *x, *y;
     Stored* out;
     const Number *cos, *sin;
+    Index x_ahead, y_ahead;  // bytes between what is read and what is fetched meanwhile
   };
 
   const NormRow norm;
@@ -53,6 +55,8 @@ struct NormedGroup {
     std::memcpy(factor, from, static_cast<std::size_t>(channels) * sizeof(Number));
     if constexpr (kInterleaved) in_pairs(from, factor);
   }
+
+  INLINE Index bytes() const { return channels * static_cast<Index>(sizeof(Stored)); }
 
   // The planes of a row, from first and second channels one after the other to a vector of each, and back.
   INLINE void in_pairs(const Number* from, Number* to) const {
@@ -137,7 +141,10 @@ struct NormedGroup {
 
   template <bool kModel>
   INLINE void forward_rows(const Number* r) const {
-    for (Index i = 0; i < rows; ++i) forward_row<kModel>(row[i], r[i]);
+    for (Index i = 0; i < rows; ++i) {
+      prefetch(reinterpret_cast<const char*>(row[i].x), row[i].x_ahead, bytes());
+      forward_row<kModel>(row[i], r[i]);
+    }
   }
 
   INLINE void forward() {
@@ -196,8 +203,14 @@ struct NormedGroup {
   INLINE void backward(Number* g, V* total) {
     Number r[kGroup], mean[kGroup];
     for (Index i = 0; i < rows; ++i) r[i] = rstd(row[i].x);
-    for (Index i = 0; i < rows; ++i) mean[i] = backward_row(row[i], r[i], g + i * channels, total);
-    for (Index i = 0; i < rows; ++i) backward_rest(row[i], r[i], g + i * channels, mean[i]);
+    for (Index i = 0; i < rows; ++i) {
+      prefetch(reinterpret_cast<const char*>(row[i].x), row[i].x_ahead, bytes());
+      mean[i] = backward_row(row[i], r[i], g + i * channels, total);
+    }
+    for (Index i = 0; i < rows; ++i) {
+      prefetch(reinterpret_cast<const char*>(row[i].y), row[i].y_ahead, bytes());
+      backward_rest(row[i], r[i], g + i * channels, mean[i]);
+    }
     rows = 0;
   }
 };

@@ -36,12 +36,13 @@ INLINE Index bytes_of(const NormRow& norm) {
 
 template <class T, bool kInterleaved, Index kChannels>
 bool forward_groups(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end) {
-  using Group = NormedGroup<T, kInterleaved, kChannels>;
+  using Group = NormedGroup<T, kInterleaved, kChannels, kForwardGroup>;
   if (!Group::serves(norm, rectangle.planes)) return false;
   Group group(norm, rectangle.planes);
-  walk<false>(rectangle, begin, end, bytes_of<T>(norm), [&](const char* x, char* out, const char* cos, const char* sin, const char*) INLINED {
-    group.row[group.rows++] = {stored<T>(x), nullptr, stored<T>(out), number<T>(cos), number<T>(sin)};
-    if (group.rows == kGroup) group.forward();
+  walk<false>(rectangle, begin, end, 0,
+              [&](const char* x, char* out, const char* cos, const char* sin, const char*, Index x_ahead, Index) INLINED {
+    group.row[group.rows++] = {stored<T>(x), nullptr, stored<T>(out), number<T>(cos), number<T>(sin), x_ahead, 0};
+    if (group.rows == kForwardGroup) group.forward();
   });
   group.forward();
   return true;
@@ -49,17 +50,18 @@ bool forward_groups(const Rectangle& rectangle, const NormRow& norm, Index begin
 
 template <class T, bool kInterleaved, Index kChannels>
 bool backward_groups(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end, void* sum) {
-  using Group = NormedGroup<T, kInterleaved, kChannels>;
+  using Group = NormedGroup<T, kInterleaved, kChannels, kBackwardGroup>;
   using Number = typename T::Number;
   if (!Group::serves(norm, rectangle.planes)) return false;
   Group group(norm, rectangle.planes);
-  Number g[kGroup * (kChannels ? kChannels : kMaxChannels)];
+  Number g[kBackwardGroup * (kChannels ? kChannels : kMaxChannels)];
   typename Group::V total[Group::kMost];
   for (Index b = 0; b < group.channels / Group::N; ++b) total[b] = typename Group::V{};
   const auto added = sum ? total : nullptr;
-  walk<true>(rectangle, begin, end, bytes_of<T>(norm), [&](const char* x, char* out, const char* cos, const char* sin, const char* y) INLINED {
-    group.row[group.rows++] = {stored<T>(x), stored<T>(y), stored<T>(out), number<T>(cos), number<T>(sin)};
-    if (group.rows == kGroup) group.backward(g, added);
+  walk<true>(rectangle, begin, end, 0,
+             [&](const char* x, char* out, const char* cos, const char* sin, const char* y, Index x_ahead, Index y_ahead) INLINED {
+    group.row[group.rows++] = {stored<T>(x), stored<T>(y), stored<T>(out), number<T>(cos), number<T>(sin), x_ahead, y_ahead};
+    if (group.rows == kBackwardGroup) group.backward(g, added);
   });
   group.backward(g, added);
   if (!sum) return true;
@@ -93,7 +95,8 @@ void backward(const Rectangle& rectangle, const NormRow& norm, Index begin, Inde
   const Row row(norm, rectangle.planes);
   typename Row::V total[Row::kMost];
   for (Index b = 0; b < row.count; ++b) total[b] = typename Row::V{};
-  walk<true>(rectangle, begin, end, bytes_of<T>(norm), [&](const char* x, char* out, const char* cos, const char* sin, const char* y) INLINED {
+  walk<true>(rectangle, begin, end, bytes_of<T>(norm),
+             [&](const char* x, char* out, const char* cos, const char* sin, const char* y) INLINED {
     row.backward(stored<T>(x), stored<T>(y), stored<T>(out), number<T>(cos), number<T>(sin), sum ? total : nullptr);
   });
   if (sum) std::memcpy(sum, total, static_cast<std::size_t>(row.channels) * sizeof(typename T::Number));

@@ -33,7 +33,8 @@ struct NormedRow {
 
   const NormRow norm;
   const Number* const factor;
-  const Index channels, planes, full, count, whole;  // full vectors; with the one that is filled up; up to a power of two, 16 numbers at least
+  const Index channels, planes;
+  const Index full, count, whole;  // vectors: full ones; with the one that is filled up; up to a power of two, 16 numbers at least
   const Number eps, inverse;
 
   INLINE NormedRow(const NormRow& of, Index planes_of_rectangle)

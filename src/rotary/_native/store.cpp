@@ -62,7 +62,8 @@ EXPORTED std::int32_t rotary_store(const std::int64_t* words) {
   using namespace rotary;
   Work work;
   const Index size = words[0];
-  work.slot_bytes = words[1], work.batch = words[2], work.seq = words[3], work.heads = words[4], work.pages = words[5], work.page = words[6];
+  work.slot_bytes = words[1], work.batch = words[2], work.seq = words[3], work.heads = words[4];
+  work.pages = words[5], work.page = words[6];
   if (size < 1 || size > 16 || (work.slot_bytes != 4 && work.slot_bytes != 8)) return kShapes;
   work.slots = reinterpret_cast<const char*>(words[7]);
   work.slots_batch = words[8] * work.slot_bytes, work.slots_seq = words[9] * work.slot_bytes;
