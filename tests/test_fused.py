@@ -300,6 +300,51 @@ def test_bad_stores(change: Callable[[dict[str, Any]], dict[str, Any]], error: t
         fused.norm_rotate_and_store(**given, k_weight=None, eps=1e-5, inplace=True)
 
 
+def test_the_sequence_is_the_second_dimension_from_the_end_of_three_as_well():
+    """(heads, seq, head_dim): of a sequence that were counted from the front, no default would serve both ranks."""
+    x, v, slots = torch.randn(2, 5, 10), torch.randn(2, 5, 10), torch.arange(5)
+    cos, sin = tables(5, torch.float32)
+    wanted = apply_rotary_qk(x, x, cos, sin)[0]
+    _, k = fused.rotate_and_store(x, v, cos, sin, *torch.zeros(2, 1, 8, 2, 10), slots)
+    assert torch.equal(k, wanted)
+    w = torch.randn(10)
+    norm: dict[str, Any] = {"q_weight": w, "k_weight": w, "eps": 1e-5}
+    wanted = fused.norm_rotate(x[None], x[None], cos, sin, **norm)[0][0]
+    assert torch.equal(fused.norm_rotate(x, x, cos, sin, **norm)[0], wanted)
+    cache_k, cache_v = torch.zeros(2, 1, 8, 2, 10)
+    q, k = fused.norm_rotate_and_store(x, v, cos, sin, cache_k, cache_v, slots, q=x, **norm)
+    assert torch.equal(q, wanted) and torch.equal(k, wanted)
+    assert torch.equal(cache_k[0, :5], k.transpose(0, 1)) and torch.equal(cache_v[0, :5], v.transpose(0, 1))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("way", ["eager", "compiled"])
+def test_stores_take_every_argument(way: str, norm: bool):
+    """Tables of their own for keys, adjacent pairs, the sequence first, weights: as the functions that do not store."""
+    q, k, v = torch.randn(6, 4, 10), torch.randn(6, 2, 10), torch.randn(6, 2, 10)
+    (cos, sin), (key_cos, key_sin) = tables(6, torch.float32), (t.flip(0) for t in tables(6, torch.float32))
+    how: dict[str, Any] = {"key_cos": key_cos, "key_sin": key_sin, "seq_dim": 0, "interleaved": True}
+    store, rotate = fused.rotate_and_store, apply_rotary_qk
+    if norm:
+        store, rotate = fused.norm_rotate_and_store, fused.norm_rotate
+        how |= {
+            "q_weight": torch.randn(10),
+            "k_weight": torch.randn(10),
+            "eps": 0.1,
+            "rounding": "model",
+            "after": True,
+        }
+    wanted = rotate(q, k, cos, sin, **how)
+    if way == "compiled":
+        store = torch.compile(store, fullgraph=True, backend="aot_eager")
+    caches, slots = torch.zeros(2, 1, 8, 2, 10), torch.tensor([5, 0, -1, 3, 2, 7])
+    found = store(k, v, cos, sin, *caches, slots, q=q, inplace=True, **how)
+    assert found[0] is q and found[1] is k and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    kept = slots >= 0
+    for cache, x in zip(caches, (k, v), strict=True):
+        assert torch.equal(cache[0, slots[kept]], x[kept]) and not cache[0, [1, 4, 6]].any()
+
+
 def test_many_slots_are_checked_too():
     k, cache = torch.randn(100, 1, 4), torch.zeros(2, 1, 200, 1, 4)
     cos, sin = torch.ones(100, 2), torch.zeros(100, 2)

@@ -53,6 +53,18 @@ TESTS = {  # file -> what is run against its mutants
     "_distributed.py": "tests/test_distributed.py",
     "_inputs/parts.py": "tests/test_distributed.py",
     "_rotation/shards.py": "tests/test_distributed.py",
+    "fused.py": "tests/test_fused.py",
+    "_fused_operators.py": "tests/test_fused_operators.py tests/test_fused.py",
+    "_store_operator.py": "tests/test_store_operator.py tests/test_fused.py",
+    "_inputs/fused.py": "tests/_inputs/test_fused.py tests/test_fused.py",
+    "_fused/autograd.py": "tests/_fused/test_autograd.py tests/test_fused.py",
+    "_fused/storing.py": "tests/_fused/test_storing.py tests/test_fused.py",
+    "_fused/backends.py": "tests/_fused/test_backends.py tests/test_fused.py",
+    "_fused/eager.py": "tests/_fused/test_native.py tests/_fused/test_autograd.py tests/test_fused.py "
+    "tests/_fused/test_contract.py",
+    "_fused/native.py": "tests/_fused/test_native.py tests/_fused/test_contract.py",
+    "_fused/sums.py": "tests/_fused/test_sums.py",
+    "_fused/work.py": "tests/_fused/test_work.py",
     "axes.py": "tests/test_axes.py",
     "_built.py": "tests/test_axes.py tests/test_embedding.py",
     "_rerotate.py": "tests/test_rerotate.py",
@@ -87,6 +99,11 @@ TESTS = {  # file -> what is run against its mutants
     "transformers/coordinates.py": "tests/transformers/test_coordinates.py",
     "transformers/surroundings.py": "tests/transformers/test_probe.py",
     "transformers/patch.py": "tests/transformers/test_patch.py",
+    "transformers/flow.py": "tests/transformers/test_flow.py",
+    "transformers/norms.py": "tests/transformers/test_norms.py",
+    "transformers/deferred.py": "tests/transformers/test_deferred.py tests/transformers/test_fused_norms.py",
+    "transformers/fused_norms.py": "tests/transformers/test_fused_norms.py",
+    "transformers/halves.py": "tests/transformers/test_halves.py tests/transformers/test_wrapper.py",
 }
 CONFIG = """[cosmic-ray]
 module-path = "src/rotary/{file}"
@@ -117,6 +134,7 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
         command = (sys.executable, "-m", "cosmic_ray.cli", *arguments)
         subprocess.run(command, cwd=copy, env=environment, check=True, stdout=subprocess.DEVNULL)
 
+    cosmic_ray("baseline", str(config))  # tests that fail without a change would count every mutant as killed
     cosmic_ray("init", str(config), str(session))
     keep(session, each, annotations((copy / "src" / "rotary" / file).read_text()))
     cosmic_ray("exec", str(config), str(session))

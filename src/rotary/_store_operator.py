@@ -68,6 +68,9 @@ def _run(
     norm, stored, seq_dim, interleaved = _checked(xs, outs, weights, tables, v, cache_k, cache_v, slots, how)
     storing.check_store(tuple(xs), stored, False)
     storing.run(tuple(xs), tuple(outs), tuple(weights), pairs(tables), norm, stored, seq_dim, interleaved)
+    for out in outs:  # the caller's memory, and a kernel that is given fresh outputs counts no write
+        if not out.is_inference():
+            torch.autograd.graph.increment_version(out)
 
 
 def _without_gradient(

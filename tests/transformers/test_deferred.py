@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotary.transformers.deferred import Deferred, Origin
-from rotary.transformers.norms import NormSpec
+from rotary.transformers.deferred import Deferred, Origin, norm_and_rotate
+from rotary.transformers.norms import NormSpec, computed
 
 SPEC = NormSpec(eps=1e-6, weight="weight")
 X = torch.randn(2, 5, 3, 8)
@@ -100,3 +100,37 @@ def test_a_view_that_memory_does_not_allow_is_taken_of_the_norm(norm: Counted):
     t = Deferred.of(Origin(X.transpose(1, 2), SPEC, None, lambda x: norm(x).contiguous()))
     y = t.view(6, 5, 8)
     assert torch.equal(y, 10.0 * X.transpose(1, 2).reshape(6, 5, 8)) and norm.calls == 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NormSpec(eps=0.1, weight="weight"),
+        NormSpec(eps=0.1, weight="weight", rounding="model"),
+        NormSpec(eps=0.1, weight="weight", weight_offset=1.0),
+        NormSpec(eps=0.1, weight=None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_one_pass_computes_the_norm_of_the_spec_with_its_rounding(spec: NormSpec, interleaved: bool):
+    """A quarter turn exchanges the channels of a pair, and rounds nothing."""
+    q, k = torch.randn(2, 2, 5, 3, 64).bfloat16()
+    weights = tuple(None if spec.weight is None else torch.rand(64).bfloat16() for _ in range(2))
+    table = torch.zeros(5, 32), torch.ones(5, 32)
+    found = norm_and_rotate((q, k), weights, (table, table), spec, 1, interleaved)
+    assert found is not None
+    for x, weight, y in zip((q, k), weights, found, strict=True):
+        normed = computed(spec, x, weight)
+        a, b = (normed[..., ::2], normed[..., 1::2]) if interleaved else normed.chunk(2, -1)
+        turned = torch.stack((-b, a), -1).flatten(-2) if interleaved else torch.cat((-b, a), -1)
+        assert float((y != turned).float().mean()) <= 0.02, (
+            "sums in another order; the other rounding changes 0.1 and more"
+        )
+
+
+def test_tensors_that_rotary_does_not_take_are_left():
+    table = torch.ones(5, 4), torch.zeros(5, 4)
+    assert norm_and_rotate((X,), (None,), (table,), SPEC, 1, False) is not None
+    for x, seq_dim in ((X, 2), (X[..., :6], 1), (X.int(), 1)):
+        assert norm_and_rotate((x,), (None,), (table,), SPEC, seq_dim, False) is None

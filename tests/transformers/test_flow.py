@@ -17,8 +17,8 @@ def rope(q: Any, k: Any, cos: Any, sin: Any) -> Any: ...
 class Attention(nn.Module):
     """Methods under test; the names of those whose norms may wait begin with ok."""
 
-    q_norm: Any
-    k_norm: Any
+    q_norm: Any = "a module, and true as one"
+    k_norm: Any = q_norm
     o_norm: Any
     cache: Any
     is_local = True
@@ -57,6 +57,43 @@ class Attention(nn.Module):
         if other:
             return self.o_norm(q)
         return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def ok_other_statements(self, q, k, cos, sin):
+        q: Any = self.q_norm(q)
+        later: Any
+        with self.cache(k) as kept:
+            k = self.k_norm(kept)
+        assert cos is not None
+        later = cos
+        return rope(q, k, later, sin)
+
+    def ok_named_in_the_call(self, q, k, cos, sin):
+        return rope((a := self.q_norm(q)), (b := self.k_norm(k)), cos, sin), a.dtype, b.shape
+
+    def ok_an_expression_decided_by_the_module(self, q, k, cos, sin):
+        q = self.q_norm(q) if self.is_local else self.q_norm(q) + 1.0
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def ok_overwritten(self, q, k, cos, sin):
+        both = self.q_norm(q)
+        rope(both, self.k_norm(k), cos, sin)
+        both = cos
+        return both, sin
+
+    def ok_where_it_is_made(self, q, k, cos, sin):
+        """Constructors are methods too."""
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        self.q_norm.weight = cos
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def ok_where_there_is_one(self, q, k, cos, sin):
+        if self.q_norm is not None and self.k_norm:
+            q, k = self.q_norm(q).view(2, -1), self.k_norm(k.to(self.k_norm.weight.dtype))
+        return rope(q, k, cos, sin)
+
+    def ok_unpacked_of_either(self, q, k, cos, sin, other):
+        a, b = self.q_norm(q) if other else self.k_norm(k)
+        return rope(a, b, cos, sin)
 
     def arithmetic(self, q, k, cos, sin):
         q = self.q_norm(q) * 2.0
@@ -141,6 +178,104 @@ class Attention(nn.Module):
         both = [self.q_norm(q), self.k_norm(k)]
         return rope(*both, cos, sin)
 
+    def unpacked_by_a_star(self, q, k, cos, sin):
+        q, *rest = self.q_norm(q), cos, sin
+        return rope(q, self.k_norm(k), *rest)
+
+    def named_and_returned(self, q, k, cos, sin):
+        rope((a := self.q_norm(q)), self.k_norm(k), cos, sin)
+        return a
+
+    def with_an_operator(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        q += 1.0
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def of_a_local_name(self, q, k, cos, sin):
+        rope = self.cache
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def by_keyword(self, q, k, cos, sin):
+        return rope(k=self.k_norm(k), q=self.q_norm(q), cos=cos, sin=sin)
+
+    def in_a_text(self, q, k, cos, sin):
+        print(f"{self.q_norm(q)}")
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def in_a_test(self, q, k, cos, sin):
+        if self.q_norm(q):
+            return None
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def in_the_test_of_a_loop(self, q, k, cos, sin):
+        while self.q_norm(q):
+            pass
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def in_the_test_of_an_expression(self, q, k, cos, sin):
+        return rope(self.q_norm(q), self.k_norm(k), cos if self.q_norm(q) else sin, sin)
+
+    def walked_through(self, q, k, cos, sin):
+        for row in self.q_norm(q):
+            self.cache(row)
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def after_a_loop(self, q, k, cos, sin):
+        for _ in range(2):
+            q = self.q_norm(q)
+        else:
+            self.cache(q)
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def entered(self, q, k, cos, sin):
+        with self.cache(self.q_norm(q)):
+            return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def raised(self, q, k, cos, sin, other):
+        q = self.q_norm(q)
+        if other:
+            raise ValueError(q)
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def into_an_element(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        kept = [None]
+        kept[0], k = q, self.k_norm(k)
+        return rope(q, k, cos, sin)
+
+    def as_an_index(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        k[q] = 0.0
+        return rope(q, self.k_norm(k), cos, sin)
+
+    def in_an_argument_of_a_view(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        return rope(q, self.k_norm(k.view(q)), cos, sin)
+
+    def decided_by_a_call(self, q, k, cos, sin):
+        q = self.q_norm(q)
+        if self.modules():
+            q, k = rope(q, self.k_norm(k), cos, sin)
+        return self.cache(q, k)
+
+    def by_another_name(self, q, k, cos, sin):
+        norm = self.q_norm
+        self.cache.update(norm(q))
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def by_its_forward(self, q, k, cos, sin):
+        self.cache.update(self.q_norm.forward(q))
+        return rope(self.q_norm(q), self.k_norm(k), cos, sin)
+
+    def called_by_another(self, q, k, cos, sin):
+        return rope(self.cache(self.q_norm, q), self.k_norm(k), cos, sin)
+
+    def in_a_nested_function(self, q, k, cos, sin):
+        def normed(x):
+            return self.q_norm(x)
+
+        return rope(normed(q), self.k_norm(k), cos, sin)
+
 
 NORMS = frozenset({"q_norm", "k_norm", "o_norm"})
 METHODS = {name: value for name, value in vars(Attention).items() if not name.startswith("_") and callable(value)}
@@ -155,6 +290,13 @@ def test_a_norm_may_wait_where_nothing_but_a_rotation_takes_it(name: str):
     found = reasons(METHODS[name])
     assert found["q_norm"] is None if name.startswith("ok") else found["q_norm"] is not None, found
     assert ("o_norm" in found) == (name == "ok_early_return")
+
+
+def test_the_reason_names_the_use():
+    assert reasons(Attention.named_by_a_string)["q_norm"] == "the method calls locals()"
+    used = "its result is used otherwise than by a rotation: "
+    assert reasons(Attention.arithmetic)["q_norm"] == used + "self.q_norm(q)"
+    assert reasons(Attention.raised)["q_norm"] == used + "q"
 
 
 def test_which_norms_meet_in_one_rotation():

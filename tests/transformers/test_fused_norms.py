@@ -15,7 +15,9 @@ import transformers
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
-from rotary.transformers import Handle, patch
+from rotary.transformers import Handle, fused_norms, patch
+from rotary.transformers.deferred import Deferred
+from rotary.transformers.norms import NormSpec
 from zoo import fused_proof
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
@@ -115,6 +117,16 @@ def test_deep_copies_and_other_weights(model: Any):
     plain = copy.deepcopy(model)
     plain.model.layers[0].self_attn.q_norm.weight.data.mul_(3.0)
     same(found, trained(plain))
+
+
+def test_a_copy_outlives_the_patch_and_computes_its_norms(model: Any):
+    x = torch.randn(2, 8, 4, 16)
+    with patch(model, fuse="norms"):
+        norm = copy.deepcopy(model).model.layers[0].self_attn.q_norm
+        assert type(norm(x)) is Deferred
+        with pytest.raises(TypeError, match="scale"):  # of the model's own forward
+            norm(x, scale=2.0)
+    assert type(norm(x)) is Tensor
 
 
 @pytest.mark.parametrize("kind", ["forward", "backward", "pre backward"])
@@ -280,3 +292,84 @@ def partial(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
         return torch.cat((a * cos.unsqueeze(1) + half * sin.unsqueeze(1), rest), -1)
 
     return turned(q), turned(k)
+
+
+SPEC = NormSpec(eps=1e-6, weight="weight")
+
+
+def test_what_a_norm_waits_for():
+    """Plain floating tensors of the CPU, with a weight of theirs, outside of everything that looks into a forward."""
+
+    class Subclass(Tensor): ...
+
+    norm, x = LlamaRMSNorm(8), torch.randn(2, 8)
+
+    def waits(x: Any = x, weight: Any = norm.weight, spec: NormSpec = SPEC, norm: nn.Module = norm) -> bool:
+        return fused_norms._can_wait(norm, x, spec, weight)
+
+    bare = NormSpec(eps=1e-6, weight=None)
+    assert waits() and waits(nn.Parameter(x)) and waits(weight=norm.weight.detach())
+    assert waits(spec=bare, weight=None)
+    for other in (x.int(), x.to("meta"), x.as_subclass(Subclass), "no tensor", None):
+        assert not waits(other) and not waits(other, spec=bare, weight=None)
+    for other in (x.double(), x[:, :7]):
+        assert not waits(other) and waits(other, spec=bare, weight=None)
+    for weight in (None, norm.weight.double(), norm.weight[:7], norm.weight.to("meta"), x[0].as_subclass(Subclass)):
+        assert not waits(weight=weight)
+    for spec, weight in ((SPEC, norm.weight), (bare, None)):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not waits(spec=spec, weight=weight)
+        seen = []
+        torch.func.vmap(lambda y, s=spec, w=weight: (seen.append(waits(x, w, s)), y)[1])(x)
+        hooked, overridden = LlamaRMSNorm(8), LlamaRMSNorm(8)
+        hooked.register_forward_hook(lambda *_: None)
+        overridden.forward = overridden.forward
+        seen += [waits(norm=one, spec=spec, weight=weight) for one in (hooked, overridden)]
+        assert seen == [False] * 3
+
+
+class Owner(nn.Module):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        vars(self).update(attributes)
+
+
+def test_the_width_of_a_norm_is_that_of_a_head_where_the_module_says_it():
+    norm = LlamaRMSNorm(8)
+    bare = nn.Module()
+    bare.matrix = nn.Parameter(torch.ones(3, 4))
+    reason = "it runs over 8 channels, a whole projection, and not over the 4 of a head"
+    assert fused_norms._whole(Owner(head_dim=4), norm) == reason
+    assert fused_norms._whole(Owner(head_dim=16), norm) is not None
+    for owner, of in (
+        (Owner(head_dim=8), norm),
+        (Owner(), norm),
+        (Owner(head_dim="4"), norm),
+        (Owner(head_dim=4), bare),
+    ):
+        assert fused_norms._whole(owner, of) is None
+
+
+@pytest.mark.parametrize(
+    ("together", "left"),
+    [
+        ([], {"no"}),
+        ([("a", "b")], {"no"}),
+        ([("a", "no")], {"no", "a"}),
+        ([("no", "a")], {"no", "a"}),
+        ([("a", "")], {"no", "a"}),
+        ([("", "a"), ("b", "c")], {"no", "a"}),
+        ([("a", "unknown")], {"no", "a"}),
+        ([("a", "b"), ("b", "no")], {"no", "a", "b"}),
+        ([("b", "no"), ("a", "b")], {"no", "a", "b"}),
+        ([("c", "b"), ("a", "b"), ("no", "a")], {"no", "a", "b", "c"}),
+        ([("a b", "c")], {"no"}),
+        ([("a no", "c")], {"no", "a", "c"}),
+    ],
+)
+def test_a_norm_waits_where_all_tensors_of_its_rotation_do(together: list[tuple[str, ...]], left: set[str]):
+    specs: dict[str, NormSpec | str] = {"a": SPEC, "b": SPEC, "c": SPEC, "no": "a reason of its own"}
+    fused_norms._only_together(specs, [tuple(frozenset(t.split()) for t in call) for call in together])
+    assert {name for name, spec in specs.items() if isinstance(spec, str) and name != "unknown"} == left
+    assert specs["no"] == "a reason of its own"
+    assert all("the other tensor of its rotation" in str(specs[name]) for name in left - {"no"})

@@ -124,8 +124,9 @@ class _Followed:
         return state
 
     def branch(self, test: ast.expr, body: list[ast.stmt], orelse: list[ast.stmt], state: dict[str, Source]) -> _State:
-        self.used(test, state)
         taken = self.decided(test)
+        if taken is None:
+            self.used(test, state)
         ways = [body, orelse] if taken is None else [body if taken else orelse]
         return _merged(*(self.block(way, dict(state)) for way in ways))
 
@@ -170,10 +171,21 @@ class _Followed:
                 self.assign(target, source, state)
                 return source
             case ast.IfExp(test=test, body=body, orelse=orelse):
-                self.used(test, state)
                 taken = self.decided(test)
+                if taken is None:
+                    self.used(test, state)
                 ways = [body, orelse] if taken is None else [body if taken else orelse]
                 return frozenset().union(*(self.expression(way, state) for way in ways))
+            case ast.Attribute(value=ast.Name(id=owner), attr=attribute, ctx=ast.Load()) if (
+                owner == self.this and attribute in self.norms
+            ):
+                self.called.add(attribute)  # by another name, where it is not followed
+                self.leak(frozenset({attribute}), node)
+                return _CLEAN
+            case ast.Attribute(value=ast.Attribute(value=ast.Name(id=owner), attr=attribute)) if (
+                owner == self.this and attribute in self.norms
+            ):
+                return _CLEAN  # a weight of the norm, a number
             case ast.Attribute(value=value, attr=attribute):
                 source = self.expression(value, state)
                 if attribute not in _FACTS:
