@@ -5,6 +5,7 @@ The battery itself, tests/_rotation/test_contract.py, runs once for every set th
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 import torch
 
 from rotary import apply_rotary, use_backend
+from rotary._fused import eager, native
+from rotary._fused.work import Norm
 from rotary._native import build, library
 
 SETS = tuple(name for name, state in library.instruction_sets().items() if state == "available")
@@ -125,6 +128,26 @@ def test_a_nan_of_a_table_stays_one_whatever_its_bits(instructions: str, dtype: 
                 with use_backend("native"):
                     y = apply_rotary(place, cos, sin, interleaved=interleaved)
                 assert y.isnan().all(), (planes, y)
+
+
+@pytest.mark.parametrize("interleaved", [False, True], ids=["half", "interleaved"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_nan_of_a_table_stays_one_beside_a_norm(instructions: str, dtype: torch.dtype, interleaved: bool):
+    patterns = torch.tensor([-1, 0x7FFFFFFF, 0x7FFF8000, 0x7F800001, -0x7FFFFF], dtype=torch.int64).to(torch.int32)
+    norms = (Norm(1e-6, 0.0, False, False), Norm(1e-6, 0.0, True, False), Norm(1e-6, 0.0, True, True))
+    for channels, part, norm in itertools.product((10, 64, 80, 96, 128, 256), (2, 4), norms):
+        planes = channels // part
+        x, grad = (torch.randn(len(patterns), channels).to(dtype) for _ in range(2))
+        nan = patterns[:, None].expand(-1, planes).contiguous().view(torch.float32)
+        nan[:, : planes // 2] = 0.5
+        table, how = (nan, torch.randn(len(patterns), planes)), {"seq_dim": 0, "interleaved": interleaved}
+        weight, found, of_x = torch.randn(channels).to(dtype), torch.empty_like(x), torch.empty_like(x)
+        assert native.norm_rotate((x,), (found,), (weight,), (table,), norm, **how) is None
+        wanted = eager.formula(x, weight, *table, norm, **how)
+        assert wanted.isnan().any() and torch.equal(found.isnan(), wanted.isnan()), (channels, planes, norm)
+        assert native.norm_rotate_backward((grad,), (x,), (of_x,), (None,), (weight,), (table,), norm, **how) is None
+        wanted = eager.gradients(grad, x, weight, *table, norm, **how)[0]
+        assert torch.equal(of_x.isnan(), wanted.isnan()), (channels, planes, norm)
 
 
 @pytest.mark.skipif(

@@ -40,6 +40,7 @@ _REASONS = (  # as the library numbers them, from 1
     "a tensor without memory",
     "a number of tensors, a rank, an axis or a size that does not fit",
     "more than 1024 channels",
+    "a slot outside of the cache",
 )
 
 unavailable = library.unavailable
@@ -137,11 +138,13 @@ def _write(keys: Tensor, store: Store) -> None:
         eager.write(keys, store)
         return
     batch, seq, heads, _ = keys.shape
-    words = [keys.element_size(), slots.element_size(), batch, seq, heads, cache_k.shape[1]]
+    words = [keys.element_size(), slots.element_size(), batch, seq, heads, *cache_k.shape[:2]]
     words += (slots.data_ptr(), *slots.stride())
     for tensor, cache in copied:
         words += (tensor.data_ptr(), *tensor.stride()[:3], cache.data_ptr(), *cache.stride()[:3], tensor.shape[-1])
-    _status(_functions()[2](_packed(words)))
+    reason = _status(_functions()[2](_packed(words)))
+    if reason is not None:
+        raise RuntimeError(f"nothing is stored: {reason}")
     _written(cache_k)
     _written(cache_v)
 

@@ -62,14 +62,20 @@ void backward_range(Index begin, Index end, void* context) {
 template <class T>
 void factor_of(const Normed& n, Index channels, double offset, void* to) {
   using Number = typename T::Number;
+  Number* const factor = static_cast<Number*>(to);
   for (Index i = 0; i < channels; ++i) {
+    factor[i] = 1;
+    if (!n.weight) continue;
     typename T::Stored stored;
     std::memcpy(&stored, n.weight + i * n.weight_stride * static_cast<Index>(sizeof stored), sizeof stored);
-    const Number weight = T::load(stored);
-    static_cast<Number*>(to)[i] = offset != 0 ? weight + static_cast<Number>(offset) : weight;
+    factor[i] = T::load(stored);
+    if (offset != 0) factor[i] += static_cast<Number>(offset);
   }
-  for (Index i = channels; i % kNormLanes; ++i) static_cast<Number*>(to)[i] = 0;
+  for (Index i = channels; i % kNormLanes; ++i) factor[i] = 0;
 }
+
+constexpr void (*kFactorOf[])(const Normed&, Index, double, void*) = {factor_of<Float32>, factor_of<Float64>, factor_of<BFloat16>,
+                                                                      factor_of<Float16>};  // by Dtype
 
 Reason run(const Norms& call, bool backward) {
   if (call.tensors < 1 || call.tensors > kMaxTensors || call.dtype < kFloat32 || call.dtype > kFloat16) return kShapes;
@@ -95,12 +101,8 @@ Reason run(const Norms& call, bool backward) {
     const Normed& n = call.tensor[i];
     const Index channels = n.tensor.shape[n.tensor.dims - 1];
     if (numbers(n.tensor) == 0) continue;
-    NormRow norm{n.weight ? factors[i] : nullptr, call.eps, channels, call.model, call.after};
-    if (n.weight) {
-      constexpr void (*kFactorOf[])(const Normed&, Index, double, void*) = {factor_of<Float32>, factor_of<Float64>, factor_of<BFloat16>,
-                                                                            factor_of<Float16>};
-      kFactorOf[call.dtype](n, channels, call.offset, factors[i]);
-    }
+    const NormRow norm{factors[i], call.eps, channels, call.model, call.after};
+    kFactorOf[call.dtype](n, channels, call.offset, factors[i]);
     int more = 1;
     if (backward)
       work.rectangle[work.rectangles] = in_order(n.tensor, n.y, n.y_strides, call.seq_dim, size, number_size);
@@ -130,6 +132,7 @@ Reason read(const std::int64_t* words, bool backward) {
     Tensor& t = n.tensor;
     t.x = reinterpret_cast<const char*>(word[0]), t.out = reinterpret_cast<char*>(word[1]);
     t.cos = reinterpret_cast<const char*>(word[2]), t.sin = reinterpret_cast<const char*>(word[3]);
+    if (const Reason reason = readable(word[5], word[4])) return reason;
     t.table_dims = static_cast<int>(word[4]), t.dims = static_cast<int>(word[5]);
     n.weight = reinterpret_cast<const char*>(word[6]), n.weight_stride = word[7];
     word += 8;

@@ -14,7 +14,7 @@ constexpr Index kNormLanes = 16;      // channels at a time; sums.py fills a sum
 
 struct NormRow {
   const void* factor;  // what each channel is multiplied by after the norm, in the type of the arithmetic, zeros up to a multiple of
-                       // kNormLanes; null for 1
+                       // kNormLanes
   double eps;
   Index channels;
   bool model, after;  // rounded as models do; the rotation comes first

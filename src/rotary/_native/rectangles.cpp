@@ -55,9 +55,24 @@ int add_rectangle(Rectangle* to, Rectangle rectangle, const Dim& seq, Index begi
 
 }  // namespace
 
+Reason readable(Index dims, Index table_dims) {
+  if (dims > kMaxDims) return kDims;
+  return dims < 2 || table_dims < 2 || table_dims > 3 ? kShapes : kDone;
+}
+
+bool countable(const Index* sizes, int count) {
+  constexpr Index kMost = Index{1} << 48;  // more than any memory, and far from where a product with a size or a step is too large
+  Index product = 1;
+  for (int i = 0; i < count; ++i) {
+    if (sizes[i] < 0 || sizes[i] > kMost / product) return false;
+    product *= larger(sizes[i], 1);
+  }
+  return true;
+}
+
 Reason served(const Tensor& t, Index seq_dim, Index size, Index table_size) {
-  if (t.dims > kMaxDims) return kDims;
-  if (t.dims < 2 || t.table_dims < 2 || t.table_dims > 3 || seq_dim < 0 || seq_dim >= t.dims - 1) return kShapes;
+  if (const Reason reason = readable(t.dims, t.table_dims)) return reason;
+  if (seq_dim < 0 || seq_dim >= t.dims - 1 || !countable(t.shape, t.dims)) return kShapes;
   const int channel = t.dims - 1, plane = t.table_dims - 1;
   const Index channels = t.shape[channel], planes = t.table_shape[plane];
   if (planes < 0 || planes > channels / 2 || t.table_shape[plane - 1] != t.shape[seq_dim]) return kShapes;

@@ -10,6 +10,12 @@ namespace rotary {
 
 constexpr Index kGrain = 256 * 1024;  // bytes read and written below which a second thread costs more than it helps
 
+// Whether a call has words for so many dimensions: judged before what lies behind them is read.
+Reason readable(Index dims, Index table_dims);
+
+// Whether none of these sizes is negative and their product, 0 among them or not, can be counted in bytes.
+bool countable(const Index* sizes, int count);
+
 // Whether these are tensors whose memory may be read and written as they say: judged before a shape is believed. size, table_size: bytes
 // of a number.
 Reason served(const Tensor& t, Index seq_dim, Index size, Index table_size);

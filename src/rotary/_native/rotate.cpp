@@ -66,6 +66,7 @@ EXPORTED std::int32_t rotary_rotate(const std::int64_t* words) {
     Tensor& t = rotation.tensor[i];
     t.x = reinterpret_cast<const char*>(word[0]), t.out = reinterpret_cast<char*>(word[1]);
     t.cos = reinterpret_cast<const char*>(word[2]), t.sin = reinterpret_cast<const char*>(word[3]);
+    if (const Reason reason = readable(word[5], word[4])) return reason;
     t.table_dims = static_cast<int>(word[4]), t.dims = static_cast<int>(word[5]);
     t.shape = word + 6, t.x_strides = t.shape + t.dims, t.out_strides = t.x_strides + t.dims;
     t.table_shape = t.out_strides + t.dims, t.cos_strides = t.table_shape + t.table_dims;

@@ -10,7 +10,7 @@ namespace rotary {
 constexpr int kMaxTensors = 2;  // q and k
 
 // The status of a call: 0 done, negative if threads failed, else why these tensors are not served; _rotation/native.py has the words.
-enum Reason : std::int32_t { kThreads = -1, kDone, kChannels, kTables, kDims, kAligned, kMemory, kShapes, kWide };
+enum Reason : std::int32_t { kThreads = -1, kDone, kChannels, kTables, kDims, kAligned, kMemory, kShapes, kWide, kSlots };
 
 struct Tensor {  // x and out of one shape, and their tables; strides in elements
   const char *x, *cos, *sin;

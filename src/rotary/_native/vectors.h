@@ -77,7 +77,8 @@ using Pairs = PlacesOf<std::make_integer_sequence<int, N>>;
 
 // ---------------------------------------------------------------- formats
 
-// How N numbers of a format are loaded and stored. store() is told which tables the numbers were made with, since bfloat16 asks them.
+// How N numbers of a format are loaded and stored, and rounded to it as if they were stored and loaded again (through). These are told
+// which tables the numbers were made with, since bfloat16 asks them.
 template <class T, int N>
 struct Format;
 
@@ -88,6 +89,7 @@ struct Wide {
   using Numbers = Vector<typename T::Number, N>;
   static INLINE Numbers load(const Stored* x) { return load_as<Numbers>(x); }
   static INLINE void store(Stored* out, Numbers y, Numbers, Numbers) { store_as(out, y); }
+  static INLINE Numbers through(Numbers y, Numbers, Numbers) { return y; }
 };
 template <int N>
 struct Format<Float32, N> : Wide<Float32, N> {};
@@ -133,6 +135,7 @@ struct Format<Float16, N> {
 #endif
   static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
   static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
+  static INLINE Numbers through(Numbers y, Numbers, Numbers) { return widened(rounded(y)); }
   // Rounded first: half as many bytes change places.
   static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers, Numbers) {
     const Halves first = rounded(a), second = rounded(b);
@@ -157,6 +160,10 @@ template <class V>
 struct Two {
   V low, high;
   friend INLINE Two operator*(Two x, Two y) { return {x.low * y.low, x.high * y.high}; }
+  template <class Number>
+  friend INLINE Two operator*(Two x, Number y) {
+    return {x.low * y, x.high * y};
+  }
   friend INLINE Two operator+(Two x, Two y) { return {x.low + y.low, x.high + y.high}; }
   friend INLINE Two operator-(Two x, Two y) { return {x.low - y.low, x.high - y.high}; }
 };
@@ -164,10 +171,18 @@ struct Two {
 template <class Numbers>
 struct Loaded {
   static INLINE Numbers from(const void* x) { return load_as<Numbers>(x); }
+  template <class Number>
+  static INLINE Numbers all(Number number) {
+    return Numbers{} + number;
+  }
 };
 template <class V>
 struct Loaded<Two<V>> {  // not by one memcpy, which GCC does through the stack
   static INLINE Two<V> from(const void* x) { return {load_as<V>(x), load_as<V>(static_cast<const char*>(x) + sizeof(V))}; }
+  template <class Number>
+  static INLINE Two<V> all(Number number) {
+    return {V{} + number, V{} + number};
+  }
 };
 
 // N halves as words. GCC 12 makes two instructions of one where it is left to convert().
@@ -231,6 +246,14 @@ struct Format<BFloat16, N> {
     } else {
       store_as(out, convert<Vector<std::uint16_t, M>>(rounded(y, cos, sin) >> 16));
     }
+  }
+
+  static INLINE Reals through_one(Reals y, Reals cos, Reals sin) { return bits<Reals>(rounded(y, cos, sin) & 0xFFFF0000u); }
+  static INLINE Numbers through(Numbers y, Numbers cos, Numbers sin) {
+    if constexpr (kTwo)
+      return {through_one(y.low, cos.low, sin.low), through_one(y.high, cos.high, sin.high)};
+    else
+      return through_one(y, cos, sin);
   }
 
   // A pair is one word, each half of which is a float32 without its last 16 bits.

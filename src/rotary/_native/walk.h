@@ -30,7 +30,9 @@ INLINE void prefetch(const char* x, Index distance, Index bytes) {
 #endif
 }
 
-// Calls row(x, out, cos, sin, y) for rows begin .. end; bytes: of a row that are fetched ahead. kY: whether there is a y.
+// Calls row(x, out, cos, sin, y) for rows begin .. end; bytes: of a row that are fetched ahead. kY: whether there is a y. A row of
+// seven parameters fetches itself what lies so many bytes behind x and behind y: it takes some rows at a time, and fetching as many at
+// once stalls the processor.
 template <bool kY, class Row>
 INLINE void walk(const Rectangle& rectangle, Index begin, Index end, Index bytes, Row row) {
   Index at[kMaxRectangleDims];
@@ -52,9 +54,15 @@ INLINE void walk(const Rectangle& rectangle, Index begin, Index end, Index bytes
   for (Index done = begin; done < end;) {
     const Index run = smaller(step.size - at[inner], end - done);
     for (Index i = 0; i < run; ++i) {
-      prefetch(x, ahead * step.x + (i + ahead < run ? 0 : jump), bytes);
-      if (kY) prefetch(y, ahead * step.y + (i + ahead < run ? 0 : y_jump), bytes);
-      row(x, out, cos, sin, y);
+      const bool same_run = i + ahead < run;
+      const Index x_ahead = ahead * step.x + (same_run ? 0 : jump), y_ahead = ahead * step.y + (same_run ? 0 : y_jump);
+      if constexpr (std::is_invocable_v<Row, const char*, char*, const char*, const char*, const char*>) {
+        prefetch(x, x_ahead, bytes);
+        if (kY) prefetch(y, y_ahead, bytes);
+        row(x, out, cos, sin, y);
+      } else {
+        row(x, out, cos, sin, y, x_ahead, y_ahead);
+      }
       x += step.x, out += step.out, cos += step.cos, sin += step.sin;
       if (kY) y += step.y;
     }
