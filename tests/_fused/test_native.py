@@ -79,7 +79,7 @@ def test_what_is_not_served_is_not_stored(norm: Norm | None):
 def test_an_error_of_the_pool_is_raised():
     with pytest.raises(RuntimeError, match="torch's thread pool reported an error"):
         native._status(-1)
-    assert native._status(0) is None and [native._status(i + 1) for i in range(7)] == list(native._REASONS)
+    assert native._status(0) is None and [native._status(i + 1) for i in range(8)] == list(native._REASONS)
 
 
 @pytest.mark.parametrize("inference", [False, True])
