@@ -23,9 +23,9 @@ examples: $(VENV)/.examples
 		echo "== $$example"; $(BIN)/python examples/$$example || exit 1; done
 	@echo "== distributed.py --steps 2"; $(BIN)/torchrun --standalone --nproc-per-node 4 examples/distributed.py --steps 2
 
-# Two halves side by side, for two cores: the GPU kernels in software and what needs models, and everything else.
+# Two halves side by side, for two cores: the GPU kernels in software, models, several processes and examples; and everything else.
 # Threads of OpenMP that wait for others sleep: spinning, they hold the core that the other half needs (a test took 5 times as long).
-BESIDE := tests/transformers tests/config
+BESIDE := tests/transformers tests/config tests/test_distributed.py tests/test_examples.py
 test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.dev
 	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \

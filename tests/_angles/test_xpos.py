@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rotary import RotaryEmbedding
+from rotary._angles import polynomials
 from rotary._angles.xpos import XPos
 from support import truth
 
@@ -25,6 +26,13 @@ def test_scale_is_the_formula_in_float64(dim: int, base: float):
         for row, p in zip(scale.tolist(), positions, strict=True):
             for got, exact in zip(row, truth.xpos_scale(sign * p, dim, base), strict=True):
                 assert abs(got - exact) <= exact * 2e-14
+
+
+def test_integers_take_the_exp_that_has_the_same_bits_everywhere_and_real_positions_that_of_torch():
+    decay, at = XPos(64, 512).decay(), torch.arange(-4000, 4000)
+    power = (at.double() / 512)[:, None] * decay.powers.on(at.device)[:-1]
+    assert torch.equal(decay.at(at), polynomials.exp(power))
+    assert torch.equal(decay.at(at.double()), power.exp())
 
 
 def test_the_centre_is_position_0_whatever_the_length():
