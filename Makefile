@@ -29,7 +29,7 @@ BESIDE := tests/transformers tests/config tests/test_distributed.py tests/test_e
 test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.dev
 	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
-	{ TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(ON_GPU) && ROTARY_CHIP=90 $(BIN)/python -m pytest -q $(ON_GPU) && \
+	{ export OMP_NUM_THREADS=1; TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(ON_GPU) && ROTARY_CHIP=90 $(BIN)/python -m pytest -q $(ON_GPU) && \
 		$(BIN)/python -m pytest -q $(BESIDE); } >"$$said" 2>&1 & half=$$!; \
 	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(BESIDE)); rest=$$?; wait $$half; half=$$?; cat "$$said"; \
 	if [ $$rest -eq 0 ] && [ $$half -eq 0 ]; then echo "make test: every test passed"; else echo "make test: FAILED"; exit 1; fi

@@ -426,7 +426,7 @@ def test_sizes_that_take_threads_and_blocks(kernel: str, dtype: torch.dtype, seq
         pytest.skip("the interpreter is too slow for sizes")
     DRAW.manual_seed(2)
     sizes, how = [2, 5], How(seq_dim=seq_dim, interleaved=False, conjugate=False)
-    sizes.insert(seq_dim, 1037)
+    sizes.insert(seq_dim, 389)
     for layout, tables in (
         ("contiguous", "shared"),
         ("swapped", "views"),
