@@ -13,6 +13,12 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+# What glibc is told at the start of a process: keep all pages of large tensors (warm), or map new ones for every tensor above 128 KB and
+# give them back (cold).
+PAGES = {
+    "warm": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)},
+    "cold": {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_MMAP_MAX_": str(1 << 16)},
+}
 
 
 def circumstances(*packages: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from benchmarks.cpu.load import QUIET, Load
 from benchmarks.cpu.measured import Effort, Record
 from benchmarks.cpu.report import plot, report
 from benchmarks.cpu.targets import LINES, targets
-from benchmarks.record import circumstances, write
+from benchmarks.record import PAGES, circumstances, write
 from rotary import backends
 from rotary.cli import main as rotary_command
 from rotary.cli.machine import described
@@ -54,12 +54,6 @@ PARTS: dict[str, tuple[Part, tuple[str, ...]]] = {
     "model": (model.model, ("warm",)),
 }
 """What is measured, and in which states of pages."""
-
-# What glibc is told at the start of a process: give every tensor above 128 KB pages of its own and give them back; or keep all.
-PAGES = {
-    "warm": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)},
-    "cold": {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_MMAP_MAX_": str(1 << 16)},
-}
 
 
 def measure(parts: list[str], pages: str, effort: Effort) -> list[Record]:

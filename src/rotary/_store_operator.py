@@ -41,7 +41,7 @@ def store(
     interleaved: bool,
     in_place: bool,
 ) -> Tensors:
-    """_fused.autograd.store by way of the operator. stored: v, cache_k, cache_v, slots (batch, seq)."""
+    """storing.store by way of the operator. stored: v, cache_k, cache_v, slots (batch, seq)."""
     storing.check_no_graph(xs, weights, tables, stored[0])
     flat = [t for table in tables for t in table]
     how = (None, 0.0, False, False) if norm is None else norm

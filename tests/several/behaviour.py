@@ -204,8 +204,10 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         xpos.rotate(local, role="query", positions=far.chunk(world)[rank])
-    assert ["beyond what torch.float32" in str(w.message) for w in said] == [True] * (rank == world - 1)
+        xpos.rerotate(local, far.chunk(world)[rank], torch.zeros_like(mine))
+    assert ["beyond what torch.float32" in str(w.message) for w in said] == [True, True] * (rank == world - 1)
     raised(ValueError, "scale", lambda: xpos.rotate(local, role="query", offset=10**7))
+    raised(ValueError, "scale", lambda: xpos.rerotate(local, 10**7, 0))
     wrong_rows = torch.arange(SEQ - 1)
     raised(ValueError, "positions has 15 entries", lambda: rope.rotate(q, positions=wrong_rows))
     raised(ValueError, "cos and sin have 15 rows", lambda: apply_rotary(q, *rope.cos_sin(SEQ - 1)))

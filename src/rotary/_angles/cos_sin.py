@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._torch import has_float64, several_processes, tracing
+from .._torch import has_float64, tracing
 from .._types import CosSin, Length, Range, Role
 from .frequencies import Spectrum
 from .plan import Plan
 from .turns import FAR
-from .xpos import XPos
+from .xpos import XPos, refuse
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class Tables:
                 positions, dtype, coordinates=coordinates, length=length, far=far, traced=traced
             )
         if position_range is not None and not part:
-            furthest = max(abs(position_range[0]), abs(position_range[1]))
-            xpos.check(furthest, input_dtype or dtype, alone=alike or not several_processes())
+            overflow = xpos.overflow(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
+            refuse(overflow, alike=alike)
         return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 
@@ -135,6 +135,6 @@ def radians_and_scale(tables: Tables, n: int, device: torch.device) -> CosSin:
     if xpos is None:
         return freqs, torch.as_tensor(factor, dtype=torch.float32, device=device)
     if not tracing():
-        xpos.check(n - n // 2, torch.float32)
+        refuse(xpos.overflow(n - n // 2, torch.float32), alike=True)
     scale = (xpos.scale(positions - n // 2) * factor).to(device, torch.float32)
     return freqs, torch.cat((scale, scale), -1)

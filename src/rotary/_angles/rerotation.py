@@ -23,7 +23,7 @@ from .cos_sin import Tables
 from .eager import in_blocks
 from .exact import cos_sin_of_turns
 from .turns import in_one_word, turns_along, turns_per_token
-from .xpos import XPos
+from .xpos import XPos, refuse
 
 Turning = Callable[[Tensor], Tensor]
 """Positions (..., 1), or (..., coordinates), int64 -> turns (..., P) int64 in units of 2^-64 turn."""
@@ -62,12 +62,13 @@ def rerotation(
     """Tables (rows, dim/2) or (batch, rows, dim/2) in dtype that take keys from their old place to the new one.
 
     Where all rows of a sequence move by one shift under one schedule, as is known of ints and of CPU tensors, they are one row of
-    memory. ValueError where a ratio of scales that the host knows leaves what input_dtype holds.
+    memory. ValueError where a ratio of scales that the host knows leaves what input_dtype holds, which is a warning for tensors of
+    positions among several processes.
     """
     host = not traced and device.type == "cpu"
+    alike = not isinstance(old.positions, Tensor) and not isinstance(new.positions, Tensor)  # counted from ints
     if _same_schedule(old, new):
-        counted = not isinstance(old.positions, Tensor) and not isinstance(new.positions, Tensor)
-        needed = 1 if counted else rows
+        needed = 1 if alike else rows
         shift = new.column(needed, device) - old.column(needed, device)
         if host and shift.numel() and bool((shift == shift[..., :1, :]).all()):
             shift = shift[..., :1, :]
@@ -81,7 +82,7 @@ def rerotation(
         shape = torch.broadcast_shapes(before.shape[:-1], after.shape[:-1])
         moves = torch.cat((before.expand(*shape, -1), after.expand(*shape, -1)), -1)
     if host:
-        _check_scale(xpos, tokens, factor, input_dtype)
+        refuse(_overflow(xpos, tokens, factor, input_dtype), alike=alike)
     whole = per_row or traced
     cos, sin = table(moves) if whole else in_blocks(table, moves, old.tables.spectrum.dim // 2, dtype)
     if cos.shape[-2] != rows:
@@ -168,16 +169,17 @@ def _tokens(a: XPos | None, b: XPos | None, before: Tensor, after: Tensor) -> Te
     return after.to(work) - before.to(work) * (b.scale_base / a.scale_base)
 
 
-def _check_scale(xpos: XPos | None, tokens: Tensor, factor: float | Tensor, dtype: torch.dtype) -> None:
-    """Raise ValueError where a ratio of amplitudes, or its inverse, is beyond finfo(dtype).max / 64: room for a key of 64."""
+def _overflow(xpos: XPos | None, tokens: Tensor, factor: float | Tensor, dtype: torch.dtype) -> str | None:
+    """What is wrong where a ratio of amplitudes, or its inverse, is beyond finfo(dtype).max / 64, room for a key of 64; else None."""
     if tokens.numel() == 0 or (xpos is None and isinstance(factor, float) and factor == 1.0):
-        return
+        return None
     factors = torch.as_tensor(factor, dtype=torch.float64)
     steepest = 0.0 if xpos is None else -math.log(xpos.zeta[0]) / xpos.scale_base
     most = float(factors.log().abs().max()) + steepest * float(tokens.abs().max())
     limit = math.log(torch.finfo(dtype).max / 64)
-    if not most <= limit:
-        raise ValueError(
-            f"this move scales keys by up to e^(+-{most:.4g}), beyond what {dtype} holds (e^(+-{limit:.4g})): move keys less far, "
-            f"take a larger scale_base, or cast them to a wider dtype"
-        )
+    if most <= limit:
+        return None
+    return (
+        f"this move scales keys by up to e^(+-{most:.4g}), beyond what {dtype} holds (e^(+-{limit:.4g})): move keys less far, "
+        f"take a larger scale_base, or cast them to a wider dtype"
+    )

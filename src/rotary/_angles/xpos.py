@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .._constants import Constants
+from .._torch import several_processes
 from .._types import Role
 from . import polynomials
 
@@ -71,20 +72,26 @@ class XPos:
         furthest = self.scale_base * math.log(torch.finfo(dtype).max / 64) / -math.log(self.zeta[0])
         return int(min(furthest, 2.0**63))  # a scale_base near the largest float makes it infinite
 
-    def check(self, furthest: int, dtype: torch.dtype, *, alone: bool = True) -> None:
-        """ValueError where a position known on the host would overflow (or vanish in) dtype.
-
-        alone: no other process holds other positions. Where some may, it is a warning: were it an error, this process would raise while
-        the others wait for it at their next collective.
-        """
+    def overflow(self, furthest: int, dtype: torch.dtype) -> str | None:
+        """What is wrong, and what to do, where the scale of that position would overflow (or vanish in) dtype; else None."""
         limit = self.furthest(dtype)
         if furthest <= limit:
-            return
-        beyond = (
+            return None
+        return (
             f"xPos scales position {furthest} by {self.zeta[0]:.4f}^(+-{furthest}/{self.scale_base}), beyond what {dtype} "
             f"holds (|position| <= {limit}); use a larger scale_base, at least "
             f"{math.ceil(self.scale_base * furthest / max(limit, 1))}, or a wider dtype"
         )
-        if alone:
-            raise ValueError(beyond)
-        warnings.warn(f"{beyond} (a warning only, since other processes may hold other positions)", stacklevel=2)
+
+
+def refuse(overflow: str | None, *, alike: bool) -> None:
+    """ValueError with that text, if any. alike: whether the positions are the same in every process, and so the text.
+
+    Otherwise, in a group of several processes, it is a warning: were it an error, this process would raise while the others, whose
+    positions are nearer, wait for it at their next collective.
+    """
+    if overflow is None:
+        return
+    if alike or not several_processes():
+        raise ValueError(overflow)
+    warnings.warn(f"{overflow} (a warning, since other processes may hold other positions)", stacklevel=3)

@@ -73,10 +73,9 @@ def _forward(
             _cut(x, table, store if i else None, interleaved)[1]
             for i, (x, table) in enumerate(zip(xs, tables, strict=True))
         ]
-        reason = next((one for one in reasons if one is not None), None)
-        for i in range(2 if reason is None else 0):
-            part = slice(i, i + 1)
-            alone = store if i else None
+        reason = reasons[0] or reasons[1]  # both are known before the first is written
+        for i in (0, 1):
+            part, alone = slice(i, i + 1), store if i else None
             reason = reason or _forward(
                 xs[part], outs[part], weights[part], tables[part], norm, alone, seq_dim, interleaved
             )

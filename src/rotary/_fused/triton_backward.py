@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def _launch(
     programs = sum(-(-n // tile) for n in chunks)
     steps = -(-min(max(q[0], k[0]), sums.ROWS) // read)
     if programs:
-        code = _code(0, (x.dtype, tables[0][0].dtype), x.device, _WARPS, constants)
+        code = _code(_gradient, (x.dtype, tables[0][0].dtype), x.device, _WARPS, constants)
         code.launch(programs, (*tensors, partial if wanted else tables[0][0]), (*q, *k, chunks[0], steps))
     if wanted and dim:
         _add(partial, grad_weights, chunks)
@@ -114,7 +115,7 @@ def _add(partial: Tensor, grad_weights: Weights, chunks: list[int]) -> None:
     levels = [max(-(-n // _ADDED) - 1, 0).bit_length() for n in chunks]
     outs = tuple(partial.new_empty(dim) if total is None else total for total in grad_weights)
     programs = -(-dim // _CHANNELS)
-    code = _code(1, (partial.dtype, partial.dtype), partial.device, 4, (dim, _ADDED, _CHANNELS, _LEVELS))
+    code = _code(_adding, (partial.dtype, partial.dtype), partial.device, 4, (dim, _ADDED, _CHANNELS, _LEVELS))
     whole = (chunks[0], chunks[-1], programs, levels[0], levels[-1], 1 << max(levels))
     code.launch(programs * len(outs), (partial, outs[0], outs[-1]), whole)
 
@@ -132,10 +133,14 @@ def _cut(xs: Tensors, tables: tuple[CosSin, ...], interleaved: bool) -> tuple[cu
 
 @functools.cache
 def _code(
-    which: int, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, warps: int, constants: tuple[Any, ...]
+    kernel: Callable[[], Any],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    device: torch.device,
+    warps: int,
+    constants: tuple[Any, ...],
 ) -> Code:
     """A kernel compiled for these constants, one object each. Their number does not depend on lengths."""
-    return Code((_gradient, _adding)[which], device.index or 0, warps, constants)
+    return Code(kernel, device.index or 0, warps, constants)
 
 
 def _gradient() -> Any:

@@ -1,6 +1,6 @@
 """Everything a call gives, checked and resolved before anything is computed. One function per public entry.
 
-Here are those of calls.py; moved.py (rerotate), fused.py, and parts.py (distributed tensors) are imported by who needs them."""
+Here are those of calls.py; moved.py (rerotate), fused.py, and parts.py (distributed tensors) are imported by the modules that need them."""
 
 from .calls import (
     Call,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from torch import Tensor
 
 
+@functools.cache
 def interpreting() -> bool:
     """True if Triton interprets instead of compiling. Triton reads the variable once, when a kernel is defined, and so does this."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "y", "yes", "on", "true")

@@ -146,7 +146,6 @@ Layer = tuple[str | None, configs.Arguments, list[Diagnosis], Coordinates | None
 """(layer type, what the config says about it, diagnoses: the config's own scheme and those it is compared with, its several coordinates)
 
 Where each axis has a spectrum of its own there are no diagnoses."""
-"""The grid that is shown where nothing says another."""
 
 
 def _source(name: str) -> Path:

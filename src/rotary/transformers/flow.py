@@ -70,9 +70,8 @@ class _Followed:
 
     def method(self, body: list[ast.stmt]) -> None:
         self.block(body, {})
-        for (
-            name
-        ) in self._mentioned:  # a nested function reads what a variable holds when it is called, which may be later
+        # A nested function reads what a variable holds when it is called, which may be later.
+        for name in self._mentioned:
             self.leak(self._ever.get(name.id, _CLEAN), name)
 
     # --- statements -----------------------------------------------------------------------------------------------------------------
