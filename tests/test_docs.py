@@ -111,7 +111,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 def test_contributing_lists_what_ci_runs():
     listed, word = commands_of_ci((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    run = re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    run = re.findall(r"^ *make (\w+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     assert listed == run
     assert word == NUMBERS[len(run)]
 
