@@ -79,7 +79,7 @@ def compiled(
     tables = (cos.shape, cos.stride(), cos.stride())
     geometry = tuple(launcher.Geometry(x.shape, x.stride(), None if in_place else x.stride(), *tables) for x in xs)
     with mock.patch.object(launcher, "_multiprocessors", return_value=MULTIPROCESSORS):
-        plan = launcher._plan.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, geometry)
+        plan = launcher._launches.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, geometry)
     assert isinstance(plan, tuple) and len(plan) == 1, plan
     kind, tables = DTYPES[dtype], "fp64" if dtype == torch.float64 else "fp32"
     return build(plan[0].code, (kind, kind, tables, tables) * 2, chip, fused=fused)

@@ -77,14 +77,14 @@ def candidates(shape: Shape) -> list[Tile]:
 def fixed(tile: Tile | None) -> Generator[None, None, None]:
     """The launcher takes this tile; its own where it is None."""
     before: Callable[..., Tile] = launcher.tile_of
-    launcher._plan.cache_clear()
+    launcher._launches.cache_clear()
     if tile is not None:
         launcher.tile_of = lambda *_: tile
     try:
         yield
     finally:
         launcher.tile_of = before
-        launcher._plan.cache_clear()
+        launcher._launches.cache_clear()
 
 
 def call(shape: Shape) -> list[Callable[[], Any]]:

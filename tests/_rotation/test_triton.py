@@ -44,14 +44,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Software]:
         codes.append(make(*arguments))
         return codes[-1]
 
-    launcher._plan.cache_clear()
+    launcher._launches.cache_clear()
     monkeypatch.setattr(launcher, "_code", noting)
     monkeypatch.setattr(launcher, "_multiprocessors", lambda device: 16)
     monkeypatch.setattr(software_gpu, "launches", [])
     monkeypatch.setattr(software_gpu, "texts", [])
     with use_backend("triton"):
         yield Software(software_gpu.launches, software_gpu.texts, codes)
-    launcher._plan.cache_clear()
+    launcher._launches.cache_clear()
 
 
 def tensors(batch: int, seq: int, heads: int = 4, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
@@ -166,7 +166,7 @@ def test_sizes_beyond_32_bits_are_refused():
     shape, strides, table = (2**20, 1, 2**12, 8), (2**15, 8, 8, 1), ((2**12, 4), (4, 1), (4, 1))
     for size, said in ((shape, "more than 2147482624"), ((1, 1, 1, 2**17), "more than 65536 channels")):
         geometry = launcher.Geometry(torch.Size(size), strides, None, *table)
-        plan = launcher._plan(torch.float32, torch.device("cpu"), 2, False, False, (geometry,))
+        plan = launcher._launches(torch.float32, torch.device("cpu"), 2, False, False, (geometry,))
         assert isinstance(plan, str) and said in plan
     table = torch.empty(0)
     assert not gpu_tables.fill(SimpleNamespace(batch=2, rows=2**30), table, table)  # type: ignore[arg-type]
