@@ -389,7 +389,7 @@ def test_the_error_of_the_thread_pool_is_raised():
 
 @pytest.mark.parametrize(
     ("name", "answer", "words"),
-    [("exchange_api", None, "has no C exchange table"), ("questions", None, "does not say what is on")],
+    [("exchange_api", None, "has no C exchange table"), ("questions", None, "does not tell which modes")],
 )
 def test_a_torch_that_cannot_be_read_takes_the_other_way_and_says_why(
     name: str, answer: None, words: str, monkeypatch: pytest.MonkeyPatch

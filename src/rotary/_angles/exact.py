@@ -15,7 +15,7 @@ from torch import Tensor
 from .._constants import Constants
 from .._rotation import backends
 from .._torch import tracing
-from .._triton.devices import serves
+from .._triton import devices
 from .._types import CosSin
 from . import eager, native
 from .turns import sum_of_turns
@@ -116,8 +116,9 @@ def _as_tensor(factor: float | Tensor, device: torch.device) -> Tensor:
 def _kernel(positions: Tensor) -> str | None:
     """The kernel that makes tables of these positions, "native" or "triton", chosen as for rotations; None: plain torch operations."""
     chosen = backends.chosen()
-    if chosen in (None, "triton") and serves(positions) and backends.kernel("triton").unavailable() is None:
-        return "triton"
+    if not positions.is_cpu or devices.interpreting():  # an ordinary CPU tensor asks nothing of Triton
+        if chosen in (None, "triton") and devices.serves(positions) and backends.kernel("triton").unavailable() is None:
+            return "triton"
     if chosen in (None, "native") and positions.is_cpu and native.unavailable() is None:
         return "native"
     return None

@@ -176,6 +176,9 @@ def _check_device(name: str, value: Tensor, x: Tensor) -> None:
 
 
 def role_of(role: Any, use_xpos: bool) -> Role:
-    if role is None and use_xpos:
+    """The role= argument of a call with one tensor; "query" where it does not matter."""
+    if role is not None:
+        return cast(Role, _checks.one_of("role", role, ("query", "key")))
+    if use_xpos:
         raise TypeError("xPos scales queries and keys differently; pass role='query' or role='key'")
-    return cast(Role, _checks.one_of("role", role or "query", ("query", "key")))
+    return "query"
