@@ -1,7 +1,7 @@
 // RMSNorm and rotation of rows, compiled once for each instruction set (build.py), whose name is ROTARY_SET.
 //
-// The order of addition is that of _fused/sums.py, by halves, and every operation is that of _fused/eager.py, rounded by itself: compiled
-// with -ffp-contract=off, since the bits of both are promised to be equal.
+// The order of addition is that of _fused/sums.py, by halves; the operations are those of _fused/eager.py, each rounded. Compiled with
+// -ffp-contract=off, since the bits of both are promised to be equal.
 
 #include "norm_loops.h"
 
@@ -66,11 +66,12 @@ bool backward_groups(const Rectangle& rectangle, const NormRow& norm, Index begi
   group.backward(g, added);
   if (!sum) return true;
   std::memcpy(sum, total, static_cast<std::size_t>(group.channels) * sizeof(Number));
-  if constexpr (kInterleaved) group.in_order(reinterpret_cast<const Number*>(total), static_cast<Number*>(sum));
+  if constexpr (kInterleaved) group.to_memory(reinterpret_cast<const Number*>(total), static_cast<Number*>(sum));
   return true;
 }
 
-// The widths that most models have are known to the compiler, which unrolls their rows: half the time of heads of 64.
+// For the widths that most models have the compiler unrolls a row, which halves the time of heads of 64. A norm after the rotation, or rows
+// that vectors do not divide, are computed row by row.
 template <class T, bool kInterleaved>
 void forward(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end) {
 #ifndef ROTARY_SANITIZED  // the same loops once more, which take minutes to compile with every check
