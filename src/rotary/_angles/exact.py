@@ -117,7 +117,8 @@ def _kernel(positions: Tensor) -> str | None:
     """The kernel that makes tables of these positions, "native" or "triton", chosen as for rotations; None: plain torch operations."""
     chosen = backends.chosen()
     if not positions.is_cpu or devices.interpreting():  # an ordinary CPU tensor asks nothing of Triton
-        if chosen in (None, "triton") and devices.serves(positions) and backends.kernel("triton").unavailable() is None:
+        chosen_here = chosen in (None, "triton")
+        if chosen_here and devices.serves(positions) and backends.kernel("triton").unavailable() is None:
             return "triton"
     if chosen in (None, "native") and positions.is_cpu and native.unavailable() is None:
         return "native"

@@ -224,7 +224,7 @@ def last_rows(table: CosSin, rows: int, length: int) -> CosSin:
     if rows == length:
         return table
     cos, sin = table
-    if distributed(cos):
+    if type(cos) is not Tensor and distributed(cos):
         from .._subclasses.placed import placed  # imported only in processes with DTensors
 
         if placed("cos", cos).cut_at(cos.ndim - 2):

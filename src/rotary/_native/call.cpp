@@ -34,7 +34,8 @@ PyObject* rotate_by_tables(PyObject*, PyObject* const* arguments, PySize count) 
   PyObject *const none = constants().none, *const yes = constants().yes;
   const bool key_table = arguments[kKeyCos] != none;
   Call call;
-  if (key_table != (arguments[kKeySin] != none) || !read_tensors(call, arguments[kQ], arguments[kK] == constants().no ? nullptr : arguments[kK], arguments[kSeqDim])) return declined();
+  PyObject* const k_object = arguments[kK] == constants().no ? nullptr : arguments[kK];
+  if (key_table != (arguments[kKeySin] != none) || !read_tensors(call, arguments[kQ], k_object, arguments[kSeqDim])) return declined();
   const bool pair = call.count == 2;
   const Layout &q = call.x[0], &k = call.x[pair];
   const Index rows = k.shape[call.axis];
@@ -48,7 +49,9 @@ PyObject* rotate_by_tables(PyObject*, PyObject* const* arguments, PySize count) 
     call.table[1] = table;
   }
   if (q.shape[call.axis] != rows) cut_to(table.cos, q.shape[call.axis]), cut_to(table.sin, q.shape[call.axis]);
-  call.interleaved = arguments[kInterleaved] == yes, call.conjugate = arguments[kConjugate] == yes, call.in_place = arguments[kInPlace] == yes;
+  call.interleaved = arguments[kInterleaved] == yes;
+  call.conjugate = arguments[kConjugate] == yes;
+  call.in_place = arguments[kInPlace] == yes;
   return rotated(call);
 }
 

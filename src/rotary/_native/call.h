@@ -1,7 +1,7 @@
 // A rotation that has been read from Python and checked, shared by call.cpp and call_at.cpp.
 //
-// These calls raise no error for their arguments. A call that is not ordinary (_rotation/call.py lists what is) returns None before anything
-// is written; Python then computes it by its own road, or raises the error.
+// These calls raise no error for their arguments. A call that is not ordinary (_rotation/call.py lists what is) returns None and has
+// written nothing; Python then computes it by its own road, or raises the error.
 
 #ifndef ROTARY_CALL_H
 #define ROTARY_CALL_H

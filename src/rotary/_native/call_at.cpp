@@ -22,7 +22,8 @@ class Scratch {  // memory of one call: 4 KB on the stack, from malloc if more i
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(more_); }
   char* take(Index bytes) {  // to be called once; null where memory is exhausted
-    return static_cast<std::size_t>(bytes) <= sizeof near_ ? near_ : (more_ = static_cast<char*>(std::malloc(static_cast<std::size_t>(bytes))));
+    const std::size_t size = static_cast<std::size_t>(bytes);
+    return size <= sizeof near_ ? near_ : (more_ = static_cast<char*>(std::malloc(size)));
   }
 
  private:
@@ -193,7 +194,9 @@ PyObject* rotate_at(PyObject*, PyObject* const* arguments, PySize count) {
   }
   if (q.shape[call.axis] != rows)
     cut_to(call.table[0].cos, q.shape[call.axis]), cut_to(call.table[0].sin, q.shape[call.axis]);
-  call.interleaved = arguments[kInterleaved] == yes, call.conjugate = arguments[kConjugate] == yes, call.in_place = arguments[kInPlace] == yes;
+  call.interleaved = arguments[kInterleaved] == yes;
+  call.conjugate = arguments[kConjugate] == yes;
+  call.in_place = arguments[kInPlace] == yes;
   return rotated(call);
 }
 
@@ -214,8 +217,10 @@ PyObject* tables_at(PyObject*, PyObject* const* arguments, PySize count) {
   if (is_integer(arguments[kPositions], rows)) {
     if (rows < 0 || !read(arguments[kLike], shape) || !nothing_intercepts() || !count_from(0, rows, positions)) return declined();
     shape.dims = 1, shape.shape[0] = rows;
-  } else if (plan->window >= 0 || !read(arguments[kPositions], shape) || !nothing_intercepts() || !listed(*plan, shape, scratch, positions)) {
-    return declined();
+  } else {
+    // If a scheme has a window, positions in a tensor are declined, as in rotate_at.
+    if (plan->window >= 0 || !read(arguments[kPositions], shape) || !nothing_intercepts()) return declined();
+    if (!listed(*plan, shape, scratch, positions)) return declined();
   }
   const int last = shape.dims - positions.by_coordinate;
   if (last >= kMaxDims || !reaches(*plan, positions, dtype)) return declined();

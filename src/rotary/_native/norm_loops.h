@@ -21,8 +21,8 @@ struct NormRow {
 // Normalise and rotate rows begin .. end of a rectangle.
 using NormRows = void (*)(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end);
 
-// Write the gradient of x for rows begin .. end to out, where y is the gradient of the output; and to `sum`, if it is not null, the sum over
-// these rows of the gradient of the factor, (channels) in the type of the arithmetic.
+// Write the gradient of x for rows begin .. end to out, where y is the gradient of the output. Write to `sum`, if it is not null, the sum
+// over these rows of the gradient of the factor, (channels) in the type of the arithmetic.
 using NormGradients = void (*)(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end, void* sum);
 
 struct NormLoops {

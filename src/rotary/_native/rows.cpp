@@ -99,7 +99,8 @@ INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool
   walk<false>(rectangle, begin, end, tail_at, [=](const char* x, char* out, const char* cos, const char* sin, const char*) INLINED {
     const Stored* from = reinterpret_cast<const Stored*>(x);
     Stored* to = reinterpret_cast<Stored*>(out);
-    const Row<T> row{from + first, from + second, to + first, to + second, reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin)};
+    const Number *c = reinterpret_cast<const Number*>(cos), *s = reinterpret_cast<const Number*>(sin);
+    const Row<T> row{from + first, from + second, to + first, to + second, c, s};
     rotate_row<T, kInterleaved, kPlanesAtOnce<T, kInterleaved>>(row, planes, sign);
     if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
   });

@@ -28,9 +28,9 @@ Reason served(const Tables& t, Index* values) {
   if (t.batch < 0 || t.rows < 0 || t.planes < 0 || t.coordinates < 1 || !multiplied(t.batch, t.rows, t.planes, values)) return kShapes;
   if (t.amplitudes != 1 && t.amplitudes != t.batch) return kShapes;
   if (*values == 0) return kDone;
-  if ((t.step != 0 && t.step < t.rows) || !multiplied(t.batch, t.step, t.coordinates, &numbers) || !multiplied(t.rows, t.coordinates, 1, &last) ||
-      __builtin_add_overflow(numbers, last, &numbers))
-    return kShapes;
+  if (t.step != 0 && t.step < t.rows) return kShapes;
+  if (!multiplied(t.batch, t.step, t.coordinates, &numbers) || !multiplied(t.rows, t.coordinates, 1, &last)) return kShapes;
+  if (__builtin_add_overflow(numbers, last, &numbers)) return kShapes;
   if (t.decay && t.axes) return kShapes;
   if (t.axes)
     for (Index j = 0; j < t.planes; ++j)
