@@ -13,7 +13,7 @@ import torch
 from benchmarks.record import RESULTS
 from rotary import RotaryEmbedding, scaling
 
-G1 = 3.1e-8
+FLOAT32_BOUND = 3.1e-8
 KINDS = [name for name in scaling.__all__ if name != "Scheme"]
 FAR_CONTEXT = "DynamicNTK, a context of 2^31"
 
@@ -34,7 +34,7 @@ def accuracy() -> ModuleType:
 def test_every_position_by_a_stride(accuracy: ModuleType, base: int):
     found = accuracy.exhaustive(base, stride=61)
     assert found["values"] == 2 * 64 * (2**17 // 61 + 1)
-    assert found["float32"] <= G1 and found["float64"] <= 1e-15
+    assert found["float32"] <= FLOAT32_BOUND and found["float64"] <= 1e-15
     assert found["wrong"] <= 1e-5 * found["values"]
     assert found["judge"] <= 1e-19
 
@@ -42,7 +42,7 @@ def test_every_position_by_a_stride(accuracy: ModuleType, base: int):
 @pytest.mark.parametrize(
     "name", [*KINDS, "none", "YaRN, factor 0.7", "YaRN, factor 2.5", "YaRN, Resonance", FAR_CONTEXT]
 )
-def test_G1_every_scheme(accuracy: ModuleType, name: str):
+def test_float32_tables_under_every_scheme(accuracy: ModuleType, name: str):
     """Signed positions to 2^31, hard ones among them, and the attention factor in the tables."""
     found = accuracy.scheme(name, sampled=512)
     assert found["bound"] == (0.52 * 2.0**-24 if found["amplitude"] <= 1 else pytest.approx(0.52 * 2.0**-23, rel=1.01))
@@ -52,7 +52,7 @@ def test_G1_every_scheme(accuracy: ModuleType, name: str):
 
 
 def test_bounds_follow_the_binade(accuracy: ModuleType):
-    assert accuracy.bound(0.7) == accuracy.bound(1.0) == 0.52 * 2**-24 <= G1
+    assert accuracy.bound(0.7) == accuracy.bound(1.0) == 0.52 * 2**-24 <= FLOAT32_BOUND
     assert accuracy.bound(1.2) == 0.52 * 2**-23 and accuracy.bound(2.5) == 0.52 * 2**-22
 
 
@@ -91,7 +91,9 @@ def test_others_are_measured_by_the_frequencies_they_show(accuracy: ModuleType):
         inv_freq, *given = implementation(10_000, positions)
         exact = accuracy.by_mpmath(positions.tolist(), inv_freq.tolist())
         worst, _ = accuracy.compare(given, exact)
-        assert worst <= G1 if name == "rotary" or "float64" in name or "double" in name else 1e-4 < worst < 1e-2, name
+        assert (
+            worst <= FLOAT32_BOUND if name == "rotary" or "float64" in name or "double" in name else 1e-4 < worst < 1e-2
+        ), name
         assert accuracy.compare([t[:1] for t in given], tuple(e[:1] for e in exact))[0] <= 3e-7, name
 
 
@@ -101,6 +103,6 @@ def test_the_page_says_what_was_measured():
     found = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
     assert page.PAGE.read_text(encoding="utf-8") == page.page(found), "run python -m benchmarks.accuracy.page"
     assert set(found["schemes"]) >= {*KINDS, FAR_CONTEXT}
-    assert max(e["float32"] for e in found["exhaustive"].values()) <= G1
+    assert max(e["float32"] for e in found["exhaustive"].values()) <= FLOAT32_BOUND
     for scheme in found["schemes"].values():
         assert max(scheme["hard"], scheme["nearest"], scheme["sampled"]) <= scheme["bound"]

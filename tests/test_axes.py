@@ -20,7 +20,7 @@ from rotary.positions import centres, grid, grids, merged, multimodal, prefixed
 
 GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent / "goldens" / "axes.json").read_text())
 SYSTEMS = {system["system"]: system for system in GOLDENS["systems"]}
-G1 = 3.1e-8
+FLOAT32_BOUND = 3.1e-8
 axial = RotaryEmbedding.axial
 
 
@@ -110,7 +110,7 @@ def test_goldens(name: str):
         if moved == 0.0:
             assert abs(cos[0, j].item() - sample["cos"]) <= 1e-11 and abs(sin[0, j].item() - sample["sin"]) <= 1e-11
             cos, sin = rope.cos_sin(position_of(sample, system["divisor"]))
-        reach = G1 + moved * max(abs(n) for n in sample["position"])
+        reach = FLOAT32_BOUND + moved * max(abs(n) for n in sample["position"])
         assert abs(cos[0, j].item() - sample["cos"]) <= reach and abs(sin[0, j].item() - sample["sin"]) <= reach
 
 
@@ -127,8 +127,8 @@ def test_frequencies_given_in_float64_stay_so(name: str):
     for sample in system["samples"]:
         cos, sin = rope.cos_sin(position_of(sample, system["divisor"]))
         j = sample["plane"]
-        assert abs(cos[0, j].item() - sample["cos_ideal_spectrum"]) <= G1
-        assert abs(sin[0, j].item() - sample["sin_ideal_spectrum"]) <= G1
+        assert abs(cos[0, j].item() - sample["cos_ideal_spectrum"]) <= FLOAT32_BOUND
+        assert abs(sin[0, j].item() - sample["sin_ideal_spectrum"]) <= FLOAT32_BOUND
 
 
 def test_dense_directions():
@@ -136,7 +136,7 @@ def test_dense_directions():
     for sample in dense["samples"]:
         cos, sin = cos_sin_of(torch.tensor([sample["position"]]), dense["omega"])
         found = cos[sample["head"], 0, sample["plane"]].item(), sin[sample["head"], 0, sample["plane"]].item()
-        assert abs(found[0] - sample["cos"]) <= G1 and abs(found[1] - sample["sin"]) <= G1
+        assert abs(found[0] - sample["cos"]) <= FLOAT32_BOUND and abs(found[1] - sample["sin"]) <= FLOAT32_BOUND
 
 
 def test_orders_of_positions_and_planes():

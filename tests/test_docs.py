@@ -70,9 +70,9 @@ def test_tests_that_pages_name_are_there():
 
 
 def numbers(pattern: str, texts: Iterable[str]) -> set[tuple[int, ...]]:
-    """What the groups of a pattern match in any of the texts, as numbers."""
-    found = {match for text in texts for match in re.findall(pattern, text)}
-    return {tuple(int(n.replace(",", "")) for n in ([m] if isinstance(m, str) else m)) for m in found}
+    """The groups of a pattern in any of the texts, as numbers."""
+    matches = {match.groups() for text in texts for match in re.finditer(pattern, text)}
+    return {tuple(int(group.replace(",", "")) for group in groups) for groups in matches}
 
 
 def texts() -> list[str]:

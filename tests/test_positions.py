@@ -1,3 +1,5 @@
+"""Positions of text: counted, packed, padded."""
+
 from __future__ import annotations
 
 import pytest

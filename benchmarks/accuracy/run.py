@@ -260,12 +260,12 @@ def rotation() -> dict[str, dict[str, float]]:
                 error = (given - wanted).abs()
                 found.setdefault(name, {})[str(dtype).removeprefix("torch.")] = float(error.max())
                 if name == "rotary" and dtype == torch.bfloat16:
-                    found["G4"] = {"units beyond half a unit": beyond_half(q, wanted, error, dtype)}
+                    found["one rounding"] = {"units beyond half a unit": beyond_half(q, wanted, error, dtype)}
     return found
 
 
 def beyond_half(x: Tensor, exact: Tensor, error: Tensor, dtype: torch.dtype) -> float:
-    """By how much errors exceed half a unit in the last place of the result, in units of 2^-24 (|x1| + |x2|): G4 allows four."""
+    """By how much errors exceed half a unit in the last place of the result, in units of 2^-24 (|x1| + |x2|); four are promised."""
     info = torch.finfo(dtype)
     ulp = info.eps * torch.exp2(exact.abs().clamp(min=info.smallest_normal).log2().floor())
     a, b = x.double().abs().chunk(2, -1)

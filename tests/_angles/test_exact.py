@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from _rotation.test_contract import DEVICE, SETS, chosen, interpreted
 from rotary import RotaryEmbedding, cos_sin_of, scaling, use_backend
 from rotary._angles import exact, native
+from rotary._angles.frequencies import Spectrum
 from rotary._native import library
 from support.step_by_step import step_by_step
 
@@ -197,10 +198,11 @@ def test_long_native_tables_in_threads_have_the_bits_of_each_row_alone():
 
 @needs_library
 def test_the_native_tables_may_be_counted_without_positions():
-    """What a caller in C uses: row r stands at first + r, on every coordinate."""
+    """A caller in C may pass no positions: row r has position first + r, on every coordinate."""
     rope = RotaryEmbedding(48, axes=(0,) * 8 + (1,) * 16)
-    spectrum, cpu = rope._tables.spectrum, torch.device("cpu")
-    high, axes, amplitude = (c.on(cpu) for c in (spectrum._one_word, spectrum._axes, spectrum._amplitude))
+    spectrum = Spectrum(48, 10_000.0, axes=rope.axes)
+    high, axes = torch.tensor(spectrum.turns_per_token[0]), torch.tensor(spectrum.axes)
+    amplitude = torch.tensor([spectrum.attention_factor], dtype=torch.float64)
     cos, sin = torch.empty(2, 5, 24), torch.empty(2, 5, 24)
     both = torch.cat((high, high))
     call = native._call or native._bind()

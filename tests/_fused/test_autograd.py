@@ -58,21 +58,17 @@ def test_gradients_of_what_needs_one(needed: str, kernels: list[str | None]):
     if not needed:
         return
     ups = [torch.randn_like(y) for y in ys]
+    leaves = [given[name] for name in needed]
+
+    def gradients(outs: Any, indices: list[int]) -> Any:
+        some, some_ups = [outs[i] for i in indices], [ups[i] for i in indices]
+        return torch.autograd.grad(some, leaves, some_ups, retain_graph=True, allow_unused=True)
+
     for used in ([0, 1], [0], [1]):
-        some = [i for i in used if ys[i].requires_grad]
-        if not some:
+        indices = [i for i in used if ys[i].requires_grad]
+        if not indices:
             continue
-        grads = [
-            torch.autograd.grad(
-                [outs[i] for i in some],
-                [given[name] for name in needed],
-                [ups[i] for i in some],
-                retain_graph=True,
-                allow_unused=True,
-            )
-            for outs in (ys, wanted)
-        ]
-        for a, b in zip(*grads, strict=True):
+        for a, b in zip(gradients(ys, indices), gradients(wanted, indices), strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -1,3 +1,5 @@
+"""Which kernel rotates: chosen by device, by use_backend(), and refused with the reason."""
+
 from __future__ import annotations
 
 import contextlib

@@ -339,15 +339,14 @@ def test_memory_is_shared_where_the_search_in_python_says_so(
 ):
     """In place is served exactly where no element is written twice."""
     memory = torch.randn(200)
-    rows = max(len(first), len(second))
-    x, y = (
-        memory.as_strided(
-            (*[1] * (rows - len(dims)), *(n for n, _ in dims), 2),
-            (*[1] * (rows - len(dims)), *(s for _, s in dims), 1),
-            at,
-        )
-        for dims, at in ((first, 0), (second, start))
-    )
+    ndim = max(len(first), len(second))
+
+    def view(dims: list[tuple[int, int]], start: int) -> Tensor:
+        """(size, stride) of each dimension but the channels, filled up in front with dimensions of size 1."""
+        filled = [(1, 1)] * (ndim - len(dims)) + dims
+        return memory.as_strided([*(size for size, _ in filled), 2], [*(stride for _, stride in filled), 1], start)
+
+    x, y = view(first, 0), view(second, start)
     y = y[..., : x.shape[-2], :] if y.shape[-2] > x.shape[-2] else y
     x = x[..., : y.shape[-2], :]
     cos, sin = torch.ones(x.shape[-2], 1), torch.zeros(x.shape[-2], 1)
