@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -46,6 +47,8 @@ def load(question: Callable[[], Any]) -> Functions | str:
         return f"torch {torch.__version__} has no C exchange table of DLPack (2.10 and later have it)"
     if questions is None:
         return f"torch {torch.__version__} does not tell which modes and transforms are active"
+    # The private name of the level of forward-mode differentiation is in the list of _torch.py alone.
+    (level,) = [name for name in _torch.PRIVATE if name.startswith(f"{forward_ad.__name__}.")]
     torch_objects = (  # in the order of keep_torch() in torch.cpp
         api,
         torch.Tensor,
@@ -58,6 +61,7 @@ def load(question: Callable[[], Any]) -> Functions | str:
         torch.Tensor.is_inference,
         _torch.increment_versions,
         forward_ad,
+        sys.intern(level.rpartition(".")[2]),
         (*questions, question),
         threads_failed,
         None,

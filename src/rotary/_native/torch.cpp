@@ -10,7 +10,7 @@ struct {
   int (*read)(void* object, DLTensor* out);
   PyObject *tensor, *empty_like, *empty, *as_float32, *as_float64;
   PyObject *is_grad_enabled, *is_neg, *is_inference, *increment_versions, *forward_ad, *questions, *threads_failed;
-  PyObject *requires_grad, *current_level;  // names
+  PyObject *current_level, *requires_grad;  // names of attributes
   PySize number_of_questions;
   Constants constants;
 } torch;
@@ -79,6 +79,7 @@ bool keep_torch(PyObject* objects, bool& reads) {
                                &torch.is_inference,
                                &torch.increment_versions,
                                &torch.forward_ad,
+                               &torch.current_level,
                                &torch.questions,
                                &torch.threads_failed,
                                &torch.constants.none,
@@ -98,9 +99,8 @@ bool keep_torch(PyObject* objects, bool& reads) {
       Py_IncRef(*place);  // for the life of the process
     }
     torch.requires_grad = PyUnicode_InternFromString("requires_grad");
-    torch.current_level = PyUnicode_InternFromString("_current_level");
     torch.number_of_questions = PyTuple_Size(torch.questions);
-    if (!torch.requires_grad || !torch.current_level || torch.number_of_questions < 0) return false;
+    if (!torch.requires_grad || torch.number_of_questions < 0) return false;
     torch.read = api->header.major == kDLPackMajor ? api->dltensor_from_py_object_no_sync : nullptr;
     torch.kept = true;
   }
