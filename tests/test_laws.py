@@ -1,4 +1,4 @@
-"""The laws of a rotation, over random modules, positions and tensors, in float64: beside the oracle, which knows the numbers."""
+"""The laws of a rotation, over random modules, positions and tensors, in float64. tests/support/truth.py judges the numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README tells the truth: its tables are rows of the results, its links and commands exist. Its examples run as doctests."""
+"""The README is true: its tables are rows of the results, its links and commands exist, its examples run as doctests."""
 
 from __future__ import annotations
 

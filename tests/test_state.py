@@ -24,7 +24,7 @@ MODULES = {
 
 
 def answers(rope: RotaryEmbedding) -> list[torch.Tensor]:
-    """What a module says, in every way, at positions where a wrong bit shows."""
+    """The results of a module's methods, at positions where a wrong bit shows."""
     x = torch.randn(2, 3, 5, 64, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 257, 2049, 3001])
     said = [

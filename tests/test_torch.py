@@ -83,7 +83,7 @@ MODULES = ("torch._", "triton.runtime", "triton.compiler", "triton.knobs", "trit
 
 
 def docstrings(tree: ast.Module) -> set[int]:
-    """The identities of strings that stand alone, which are documentation."""
+    """The identities of strings that are statements, which are documentation."""
     alone = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
     return {id(value) for value in alone if isinstance(value, ast.Constant)}
 

@@ -180,7 +180,8 @@ def _promises(found: dict[str, Any], worst: float, share: float) -> str:
         [
             "no cast, copy, move, mode, thread or order of calls changes a bit",
             "none",
-            "`test_no_change_of_the_module_changes_a_bit`, `test_no_mode_around_a_call_changes_a_bit`, `test_threads_and_call_order_change_no_bit`",
+            "`test_no_change_of_the_module_changes_a_bit`, `test_no_mode_around_a_call_changes_a_bit`, "
+            "`test_threads_and_call_order_change_no_bit`",
         ],
         [
             "half precision: beyond half a unit in the last place ≤ 4 × 2^-24 (\\|x1\\| + \\|x2\\|)",

@@ -146,15 +146,15 @@ def read(kernel: CompiledKernel) -> Code:
             (_TOOLS / "cuobjdump", "--dump-resource-usage", file.name), capture_output=True, text=True, check=True
         ).stdout
     registers, stack = (int(n) for n in re.search(r"REG:(\d+) STACK:(\d+)", told).groups())  # pyright: ignore
-    found = _INSTRUCTION.findall(kernel.asm["sass"])
+    result = _INSTRUCTION.findall(kernel.asm["sass"])
     accesses: Counter[str] = Counter()
-    for name, suffixes in found:
+    for name, suffixes in result:
         if name in ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LD", "ST"):
             width = re.search(r"\.(128|64|U16|S16|U8|S8|256)\b", suffixes)
             accesses[f"{name}.{width.group(1).lstrip('US') if width else '32'}"] += 1
-    count = Counter(name for name, _ in found)
+    count = Counter(name for name, _ in result)
     fused = len(_FUSED.findall(kernel.asm["sass"]))
-    return Code(len(found), registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
+    return Code(len(result), registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
 
 
 def main() -> None:
@@ -203,7 +203,7 @@ def shown(code: Code) -> list[str]:
         kind: [f"{n} {k}" for k, n in sorted(code.accesses.items()) if k.startswith(kind)] for kind in ("LDG", "STG")
     }
     others = [f"{n} {k}" for k, n in sorted(code.accesses.items()) if not k.startswith(("LDG", "STG"))]
-    return [*(str(n) for n in code[:6]), *(", ".join(found) for found in (*kinds.values(), others))]
+    return [*(str(n) for n in code[:6]), *(", ".join(result) for result in (*kinds.values(), others))]
 
 
 if __name__ == "__main__":

@@ -46,15 +46,15 @@ def bits(x: Tensor) -> Tensor:
 def compare(kernel: str, make: Callable[[str], tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
     """make(device) by that kernel, and by plain torch operations; the kernel must have been asked, and must not have declined."""
     with use_backend("eager"):
-        wanted = make("cpu")
+        expected = make("cpu")
     filled: list[bool] = []
     fill = exact._filled
     with monkeypatch.context() as patched:
         patched.setattr(exact, "_filled", lambda *given: (made := fill(*given), filled.append(made is not None))[0])
         with use_backend(kernel):
-            found = make(DEVICE[kernel])
+            result = make(DEVICE[kernel])
     assert filled and all(filled), f"{kernel} was not asked"
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(result, expected, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype and a.device.type == DEVICE[kernel]
         assert torch.equal(bits(a), bits(b)), f"{int((bits(a) != bits(b)).sum())} of {a.numel()} values differ"
 
@@ -154,7 +154,7 @@ def test_no_rows(kernel: str):
 
 
 def test_turns_that_are_there_already(kernel: str, monkeypatch: pytest.MonkeyPatch):
-    """Dense directions and moved keys have turns of their own for each position and plane."""
+    """Dense directions and moved keys have turns for each position and plane, and no words to multiply by."""
     directions = [[0.5, 0.25], [1.0, -3.0], [0.1, 0.7]]
     positions = some_positions(12).view(6, 2)
     for dtype in DTYPES:
@@ -182,10 +182,10 @@ def test_native_tables_have_the_bits_of_the_operations(
 ):
     rope, at = RotaryEmbedding(2 * planes), torch.tensor(positions)
     with use_backend("eager"):
-        wanted = rope.cos_sin(at, dtype)
+        expected = rope.cos_sin(at, dtype)
     with chosen(f"native {name}"), use_backend("native"):
-        found = rope.cos_sin(at, dtype)
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(found, wanted, strict=True))
+        result = rope.cos_sin(at, dtype)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(result, expected, strict=True))
 
 
 @needs_library
@@ -208,8 +208,8 @@ def test_the_native_tables_may_be_counted_without_positions():
     call = native._call or native._bind()
     addresses = (0, axes.data_ptr(), both.data_ptr(), 0, amplitude.data_ptr(), 0, cos.data_ptr(), sin.data_ptr())
     assert call(native._pack(0, 1, 2, 5, 24, 0, 2, 1, -3, *addresses)) == 0
-    wanted = rope.cos_sin(torch.arange(-3, 2)[:, None].expand(5, 2))
-    for table, row in zip((cos, sin), wanted, strict=True):
+    expected = rope.cos_sin(torch.arange(-3, 2)[:, None].expand(5, 2))
+    for table, row in zip((cos, sin), expected, strict=True):
         assert torch.equal(table[0], row) and torch.equal(table[1], row)
 
 

@@ -1,4 +1,4 @@
-"""Tables made by a GPU kernel: exact, and taken for every exact table. test_exact.py holds their bits."""
+"""Tables made by a GPU kernel: exact, and used for every exact table. test_exact.py compares their bits."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def both_ways(run: Callable[[], Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], list[str]]:
-    """What comes of a call as users make it, what comes of it step by step, and what served the first."""
+    """The outcome of a call as users make it, its outcome step by step, and the functions that served the first."""
     with counted() as served:
         whole = outcome(run)
     with step_by_step():
@@ -324,8 +324,8 @@ def test_queries_and_keys_of_one_projection_go_whole_in_place():
         with use_backend("eager"):
             expected = apply_rotary_qk(q, k, cos, sin)
         with counted() as served:
-            found = apply_rotary_qk(q, k, cos, sin, inplace=True)
-        assert served == ["rotate"] and all(map(torch.equal, found, expected))
+            result = apply_rotary_qk(q, k, cos, sin, inplace=True)
+        assert served == ["rotate"] and all(map(torch.equal, result, expected))
 
 
 @settings(max_examples=150, deadline=None)

@@ -118,15 +118,15 @@ def test_triton_gradient_that_arrives_expanded_or_with_more_dimensions_than_the_
     q, k, cos, sin, seq_dim = made("contiguous", torch.float32, torch.float32, 16, True)
     q, k = q.requires_grad_(), k.requires_grad_()
     y, _ = rotated(q, k, cos, sin, seq_dim, how)
-    (found,) = torch.autograd.grad(y.sum(), q)
-    (wanted,) = torch.autograd.grad(by_formula(q, cos, sin, seq_dim, how).sum(), q)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    (result,) = torch.autograd.grad(y.sum(), q)
+    (expected,) = torch.autograd.grad(by_formula(q, cos, sin, seq_dim, how).sum(), q)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     x = torch.randn(2, 3, 4, 5, 16, device=DEVICE, requires_grad=True)
     (y,) = wide.rotate((x,), ((cos[0], sin[0]),), seq_dim=3, **how)
     weight = torch.randn(3, 4, 2, 5, 16, device=DEVICE).permute(2, 0, 1, 3, 4)[:, :, torch.tensor([3, 0, 1, 2])]
-    (found,) = torch.autograd.grad(y, x, weight.transpose(1, 2).contiguous().transpose(1, 2))
-    (wanted,) = torch.autograd.grad(by_formula(x, cos[0], sin[0], 3, how), x, weight)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    (result,) = torch.autograd.grad(y, x, weight.transpose(1, 2).contiguous().transpose(1, 2))
+    (expected,) = torch.autograd.grad(by_formula(x, cos[0], sin[0], 3, how), x, weight)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
 
 
 @needs_triton
