@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -48,9 +49,15 @@ def compare(kernel: str, make: Callable[[str], tuple[Tensor, Tensor]], monkeypat
     with use_backend("eager"):
         expected = make("cpu")
     filled: list[bool] = []
-    fill = exact._filled
+    tables_by = exact._tables_by
+
+    def recorded(*arguments: Any) -> Any:
+        tables = tables_by(*arguments)
+        filled.append(tables is not None)
+        return tables
+
     with monkeypatch.context() as patched:
-        patched.setattr(exact, "_filled", lambda *given: (made := fill(*given), filled.append(made is not None))[0])
+        patched.setattr(exact, "_tables_by", recorded)
         with use_backend(kernel):
             result = make(DEVICE[kernel])
     assert filled and all(filled), f"{kernel} was not asked"
@@ -244,7 +251,7 @@ def test_no_address_is_taken_of_what_something_traces(tracer: str, monkeypatch: 
     def refuse(*given: object) -> None:
         raise AssertionError("the kernel was called")
 
-    monkeypatch.setattr(exact, "_filled", refuse)
+    monkeypatch.setattr(exact, "_tables_by", refuse)
     TRACERS[tracer](RotaryEmbedding(8))
     with step_by_step(), pytest.raises(AssertionError, match="the kernel was called"):
         RotaryEmbedding(8).cos_sin(torch.arange(3))

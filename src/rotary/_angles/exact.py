@@ -46,12 +46,12 @@ def cos_sin(
     decay: of xPos; tables are multiplied by it too.
     """
     tables = None
-    if not traced and type(positions) is Tensor and (kernel := _kernel(positions)) is not None:
+    if not traced and type(positions) is Tensor and (kernel := _kernel_for(positions)) is not None:
         if amplitude is None:
             amplitude = _as_tensor(factor, positions.device)
         powers = None if decay is None else decay.powers.on(positions.device, traced=False)
         work = work_of(positions, high, low, dtype, axes=axes, amplitude=amplitude, decay=powers)
-        tables = None if work is None else _filled(kernel, work, dtype)
+        tables = None if work is None else _tables_by(kernel, work, dtype)
     if tables is not None:
         return tables
     along = positions[..., None] if axes is None else read_along(positions, axes)
@@ -66,7 +66,7 @@ def cos_sin(
 
 def cos_sin_of_turns(turns: Tensor, dtype: torch.dtype, amplitude: Tensor | float = 1.0) -> CosSin:
     """amplitude x (cos, sin) of angles (..., planes) int64 in units of 2^-64 turn; amplitude is a number or broadcasts against them."""
-    kernel = None if type(turns) is not Tensor or turns.ndim == 0 or tracing() else _kernel(turns)
+    kernel = None if type(turns) is not Tensor or turns.ndim == 0 or tracing() else _kernel_for(turns)
     if kernel is None:
         return eager.cos_sin_of_turns(turns, dtype, amplitude)
     device, planes = turns.device, turns.shape[-1]
@@ -76,7 +76,7 @@ def cos_sin_of_turns(turns: Tensor, dtype: torch.dtype, amplitude: Tensor | floa
     axes, ones = _identity(planes)
     stored = dtype if by_kernel else torch.float64
     work = work_of(turns, ones.on(device), None, stored, axes=axes.on(device), amplitude=factor, decay=None)
-    tables = None if work is None else _filled(kernel, work, stored)
+    tables = None if work is None else _tables_by(kernel, work, stored)
     if tables is None:
         return eager.cos_sin_of_turns(turns, dtype, amplitude)
     return tables if by_kernel else eager.scaled(tables, amplitude, dtype)
@@ -113,13 +113,13 @@ def _as_tensor(factor: float | Tensor, device: torch.device) -> Tensor:
     )
 
 
-def _kernel(positions: Tensor) -> str | None:
+def _kernel_for(positions: Tensor) -> str | None:
     """The kernel that makes tables of these positions, "native" or "triton", chosen as for rotations; None: plain torch operations."""
     chosen = backends.chosen()
-    if not positions.is_cpu or devices.interpreting():  # an ordinary CPU tensor asks nothing of Triton
-        chosen_here = chosen in (None, "triton")
-        if chosen_here and devices.serves(positions) and backends.kernel("triton").unavailable() is None:
-            return "triton"
+    ordinary = positions.is_cpu and not devices.interpreting()  # an ordinary CPU tensor asks nothing of Triton
+    by_triton = not ordinary and chosen in (None, "triton") and devices.serves(positions)
+    if by_triton and backends.kernel("triton").unavailable() is None:
+        return "triton"
     if chosen in (None, "native") and positions.is_cpu and native.unavailable() is None:
         return "native"
     return None
@@ -133,7 +133,7 @@ def _fill(kernel: str) -> Callable[[Work, Tensor, Tensor], bool]:
     return gpu.fill
 
 
-def _filled(kernel: str, work: Work, dtype: torch.dtype) -> CosSin | None:
+def _tables_by(kernel: str, work: Work, dtype: torch.dtype) -> CosSin | None:
     """The tables by that kernel; None where it does not serve their number of rows."""
     stored = dtype if dtype in _STORED else torch.float64  # so that tables in half precision are rounded once
     cos = torch.empty(work.shape, dtype=stored, device=work.positions.device)

@@ -188,7 +188,7 @@ def backward(
     backend: str | None,
     grads: Tensors,
     xs: Tensors,
-    wanted: Weights,
+    differentiated: Weights,
     weights: Weights,
     tables: tuple[CosSin, ...],
     norm: Norm,
@@ -196,18 +196,18 @@ def backward(
     seq_dim: int,
     interleaved: bool,
 ) -> tuple[Tensors, Weights]:
-    """The gradients of xs and of weights, in their dtypes. wanted: each weight whose gradient is needed, else None, as in the result."""
+    """The gradients of xs and of weights, in their dtypes. differentiated: the weights that need one, None for the others."""
     if not grads:
         return (), ()
     if torch.is_grad_enabled() or needs_formula((*grads, *xs), tables, True) or any(map(batched_gradient, grads)):
-        return backward_by_formula(grads, xs, wanted, weights, tables, norm, seq_dim, interleaved)
-    return run_backward(backend, grads, xs, wanted, weights, tables, norm, seq_dim, interleaved)
+        return backward_by_formula(grads, xs, differentiated, weights, tables, norm, seq_dim, interleaved)
+    return run_backward(backend, grads, xs, differentiated, weights, tables, norm, seq_dim, interleaved)
 
 
 def backward_by_formula(
     grads: Tensors,
     xs: Tensors,
-    wanted: Weights,
+    differentiated: Weights,
     weights: Weights,
     tables: tuple[CosSin, ...],
     norm: Norm,
@@ -217,10 +217,12 @@ def backward_by_formula(
     """backward() by operations that can be differentiated again, and batched."""
     of_xs: list[Tensor] = []
     of_weights: list[Tensor | None] = []
-    for grad, x, wanted_weight, weight, table in zip(grads, xs, wanted, weights, tables, strict=True):
+    for grad, x, differentiated_weight, weight, table in zip(grads, xs, differentiated, weights, tables, strict=True):
         of_x, rows = eager.gradients(grad, x, weight, *table, norm, seq_dim=seq_dim, interleaved=interleaved)
         of_xs.append(of_x)
-        of_weights.append(None if wanted_weight is None else sums.over_rows(rows, seq_dim).to(wanted_weight.dtype))
+        of_weights.append(
+            None if differentiated_weight is None else sums.over_rows(rows, seq_dim).to(differentiated_weight.dtype)
+        )
     return tuple(of_xs), tuple(of_weights)
 
 
@@ -228,7 +230,7 @@ def run_backward(
     backend: str | None,
     grads: Tensors,
     xs: Tensors,
-    wanted: Weights,
+    differentiated: Weights,
     weights: Weights,
     tables: tuple[CosSin, ...],
     norm: Norm,
@@ -240,7 +242,7 @@ def run_backward(
     of_xs = tuple(torch.empty_like(x) for x in xs)
     sums_of_rows = tuple(
         None if weight is None else torch.empty(weight.shape, dtype=table[0].dtype, device=weight.device)
-        for weight, table in zip(wanted, tables, strict=True)
+        for weight, table in zip(differentiated, tables, strict=True)
     )
     backends.run(
         backend,
@@ -259,6 +261,6 @@ def run_backward(
     )
     of_weights = tuple(
         None if weight is None or total is None else total.to(weight.dtype)
-        for weight, total in zip(wanted, sums_of_rows, strict=True)
+        for weight, total in zip(differentiated, sums_of_rows, strict=True)
     )
     return of_xs, of_weights

@@ -19,7 +19,7 @@ from .work import Norm, Store
 _WARPS = 4
 _HELD = 40  # channels of a row in the registers of one thread, at most
 _HEADS = 2  # of a program, where there is work for every multiprocessor: they share the rows of its tables
-_FILLED = 2**17  # rows that are such work
+_FILLING_ROWS = 2**17  # rows that are such work
 
 
 def norm_rotate(
@@ -121,7 +121,7 @@ def _forward(
         )
         slots_dtype = store.slots.dtype
     heads = (q_heads, k[2] if pair or store is not None else 0, cache[0])  # of q, k and the values
-    group = _HEADS if sum(heads) * max(q[0], k[0]) >= _FILLED else 1
+    group = _HEADS if sum(heads) * max(q[0], k[0]) >= _FILLING_ROWS else 1
     programs = sum(-(-n // group) for n in heads) * -(-max(q[0], k[0]) // tile)
     if max(q[0], k[0], *heads) > MOST or programs > MOST:
         return f"more than {MOST} rows or programs"

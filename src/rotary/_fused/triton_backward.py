@@ -19,7 +19,7 @@ from .work import Norm
 _WARPS = 1  # the rows of a program stay within one warp, so nothing is exchanged through shared memory
 _HELD = 24  # channels of a row in the registers of one thread, at most: so many each of x, g, the weight and the sum
 _READ = 4  # rows that a thread reads before it computes with the first
-_STAGED = 64  # channels of x in those rows, at most, and as many of g
+_STAGED_CHANNELS = 64  # channels of x in those rows, at most, and as many of g
 _ADDED = 256  # chunks that a program of the second launch reads at once
 _CHANNELS = 4  # channels of such a program
 _LEVELS = 12  # 2^12 x 256 chunks of 64 rows at most
@@ -87,7 +87,7 @@ def _launch(
     has_sums = any(total is not None for total in grad_weights)
     partial = tables[0][0].new_empty((sum(chunks) if has_sums else 0, dim))
     tile = cut.rows(_WARPS)
-    read = max(min(_READ, _STAGED // (cut.number * cut.held)), 1)
+    read = max(min(_READ, _STAGED_CHANNELS // (cut.number * cut.held)), 1)
     read = 1 << (read.bit_length() - 1)
     constants = (  # in the order of the kernel's capitals
         *(dim, turned, interleaved, cut.width),

@@ -80,7 +80,7 @@ def rounded(t, dtype: tl.constexpr):
 
 
 @triton.jit
-def chosen(condition, t, u):
+def select(condition, t, u):
     """t where the condition holds, u elsewhere."""
     out = ()
     for i in tl.static_range(len(t)):

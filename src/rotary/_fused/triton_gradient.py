@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from . import sums
-from .triton_blocks import by_halves, chosen, factors, rounded, row_sum, rstd, scaled, table, times, turned
+from .triton_blocks import by_halves, factors, rounded, row_sum, rstd, scaled, select, table, times, turned
 
 _CHUNK: tl.constexpr = tl.constexpr(sums.ROWS)
 _X = ("rows", "seq", "heads", *(f"{t}_{a}" for t in "xgd" for a in "bhs"), "table_b", "table_s")
@@ -182,7 +182,7 @@ def norm_rotate_backward_kernel(
                 total = added
             if WEIGHTS > 0:
                 weighted = times(u, f)
-                u = weighted if WEIGHTS == 3 else chosen(is_k if WEIGHTS == 2 else program < programs_of_q, weighted, u)
+                u = weighted if WEIGHTS == 3 else select(is_k if WEIGHTS == 2 else program < programs_of_q, weighted, u)
             mean = row_sum(times(u, v), BC, WIDTH, WHOLE, DIM) * (1.0 / DIM)
             of_x = ()
             for i in tl.static_range(BLOCKS):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_blocks import chosen, factors, rounded, rstd, scaled, table, times, turned
+from .triton_blocks import factors, rounded, rstd, scaled, select, table, times, turned
 
 _X = ("tokens", "seq", "heads", "x_b", "x_h", "x_s", "y_b", "y_h", "y_s", "table_b", "table_s")
 _CACHE = ("v_heads", "v_b", "v_h", "v_s", "slots_b", "slots_s", "page", *(f"c{i}_{a}" for i in "kv" for a in "prh"))
@@ -213,7 +213,7 @@ def norm_rotate_kernel(
                 if MODEL:
                     n = rounded(n, dtype)
                 # One weight of the two: programs of the other tensor compute the product as well and drop it.
-                t = n if WEIGHTS == 3 else chosen(is_q if WEIGHTS == 1 else is_k, n, t)
+                t = n if WEIGHTS == 3 else select(is_q if WEIGHTS == 1 else is_k, n, t)
             if not AFTER:
                 t = turned(t, c, s, BT, WIDTH, INTERLEAVED, False)
         else:
