@@ -1,4 +1,4 @@
-"""The one GPU kernel, in Triton. Imported by kernels/triton.py at its first launch, and by nothing else.
+"""The one GPU kernel, in Triton. Imported by triton.py at its first launch, and by nothing else.
 
 Names: `q_`, `k_` the two tensors, `x` whichever of them this program rotates, `y` where it goes; `_b`, `_h`, `_s` strides of batch,
 heads and sequence in elements; `BT` tokens and `BH` heads per program; capitals are known when the kernel is compiled.
