@@ -6,8 +6,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MARKED = re.compile(r"<!-- rows of (\S+) -->\n((?:\|.*\n)+)")
