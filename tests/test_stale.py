@@ -145,7 +145,7 @@ def test_files_of_this_tree_that_the_source_names_are_there(path: Path):
 
 OPERATORS = {"rotary.rotate", "rotary.rotate_"}
 """What torch calls its operators, torch.ops.rotary.rotate."""
-GONE = TEXTS["CHANGELOG.md"].partition("### Changed: the house\n")[2].partition("\n- Bits changed")[0]
+GONE = TEXTS["CHANGELOG.md"].partition("### Changed: the house\n")[2].partition("\n- **bits changed**")[0]
 """The line of the CHANGELOG that lists what was renamed."""
 
 
@@ -276,6 +276,50 @@ def test_every_script_is_listed_in_the_page_of_its_folder(folder: str):
         assert module in page if runs and folder == "benchmarks" else re.search(rf"\b{name.split('/')[-1]}\b", page), (
             name
         )
+
+
+def test_the_number_of_libraries_to_migrate_from_is_that_of_the_pages():
+    pages = len(list((DOCS / "migrate").glob("*.md")))
+    assert f"migration from {in_words(pages)} libraries" in TEXTS["CHANGELOG.md"]
+    assert TEXTS["docs/index.md"].count("](migrate/") == pages
+
+
+def test_what_is_public_is_said_alike():
+    sentence = "Public are the names without an underscore that the documentation names"
+    for name in ("CONTRIBUTING.md", "RELEASING.md", "docs/design/0001-the-house.md"):
+        assert sentence in " ".join(TEXTS[name].split()), name
+
+
+def test_the_four_questions_lead_to_what_is_there():
+    rows = re.findall(r"^\| [^|]*\? \| `([^`]+)` \| `([^`]+)`: (.*) \|$", TEXTS["CONTRIBUTING.md"], re.MULTILINE)
+    assert len(rows) == 4
+    for first, second, rest in rows:
+        assert (ROOT / first).exists()
+        text = (ROOT / "src" / "rotary" / second).read_text(encoding="utf-8")
+        assert Path(second).stem in (ROOT / first).read_text(encoding="utf-8")
+        words = [word for word in re.findall(r"`([^`]+)`", rest) if not word.endswith(".py")]
+        names = [re.sub(r"\(.*", "", word).split(".")[-1] for word in words]
+        assert [n for n in names if not re.search(rf"\b(?:def|class) {n}\b|^{n}\b", text, re.MULTILINE)] == []
+
+
+def test_what_security_promises_of_the_source_holds():
+    files = {path.relative_to(ROOT / "src").as_posix().removeprefix("rotary/"): path for path in SOURCES}
+    source = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    calls = {name: re.findall(r"torch\.load\(([^)\n]*)\)$", text, re.MULTILINE) for name, text in source.items()}
+    assert {name: found for name, found in calls.items() if found} == {
+        "checkpoints/torch_archive.py": ['path, map_location="cpu", mmap=True, weights_only=True']
+    }
+    loaders = {name for name, text in source.items() if "yaml.load" in text}
+    assert loaders == {"config/files.py"} and "(yaml.SafeLoader)" in source["config/files.py"]
+    assert {
+        name
+        for name, text in source.items()
+        if re.search(r"pickle\.loads?\(|trust_remote_code=True|urlopen|socket\.", text)
+    } == set()
+    assert {name for name, text in source.items() if "import subprocess" in text} == {
+        "_native/build.py",
+        "cli/machine.py",
+    }
 
 
 # --- versions ------------------------------------------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ def page(found: dict[str, Any]) -> str:
     return f"""# Accuracy
 
 Among {looked_at / 1e6:.0f} million values of cos and sin the largest error is {0.52 * share:.3f} units in the last
-place; rounding exact values costs 0.500. For amplitudes up to 1 that is **{worst:.2e}**. The error does not grow with
+place; rounding exact values costs 0.500 ([half a unit in the last place](glossary.md#half-a-unit-in-the-last-place)). For
+[amplitudes](glossary.md#amplitude) up to 1 that is **{worst:.2e}**. The error does not grow with
 the position, up to 2^31 in either direction. `make accuracy` measures all of this again and writes this page.
 
 ![Error by octave: float32 products from 3e-8 to 2, float64 until its bits run out, rotary flat](pictures/accuracy.png)
