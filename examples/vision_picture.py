@@ -94,9 +94,7 @@ def _maps(figure: Any, models: Mapping[Any, Any]) -> None:
         "axial": _score(axial, points - here),
         **{f"RoPE-Mixed, head {h + 1}": _score(head, points - here) for h, head in enumerate(mixed)},
     }
-    _heading(
-        figure, "Similarity of places", "score of two equal vectors, one at the dot: 1 where they look alike"
-    )
+    _heading(figure, "Similarity of places", "score of two equal vectors, one at the dot: 1 where they look alike")
     axes = figure.subplots(2, 3)
     for axis, (name, values) in zip(axes.flat, maps.items(), strict=True):
         image = axis.imshow(

@@ -106,6 +106,22 @@ def test_commands_of_rotary_exist_with_these_options(name: str):
     assert wrong_commands(TEXTS[name]) == []
 
 
+@every_text
+def test_lines_that_a_command_prints_are_those_of_the_page(name: str):
+    assert foreign_output(TEXTS[name]) == []
+
+
+def foreign_output(text: str) -> list[str]:
+    """Lines of blocks below "printed by: rotary ..." that the command does not print."""
+    foreign: list[str] = []
+    for command, block in re.findall(r"<!-- printed by: rotary ([^\n]*) -->\n```text\n(.*?)```", text, re.DOTALL):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(command.split()) == 0
+        foreign += [line for line in block.splitlines() if line not in printed.getvalue().splitlines()]
+    return foreign
+
+
 # --- files and names -----------------------------------------------------------------------------------------------------------
 
 SUFFIXES = "py|md|cpp|h|c|json|txt|toml|sh|yml|cff"
@@ -210,6 +226,8 @@ def test_the_tests_of_stale_statements_can_fail():
     assert wrong_commands("`rotary show CONFIG --compare yarn:4`, `rotary check FOLDER`") == []
     wrong = ["rotary show --no-such-option", "rotary nothing x"]
     assert wrong_commands(f"`{wrong[0]}` and\n\n    {wrong[1]}\n") == wrong
+    shown = "<!-- printed by: rotary show plain -->\n```text\nplanes              0-63 kept\nno line\n```\n"
+    assert foreign_output(shown) == ["no line"]
     assert file_names("see `src/rotary/gone.py`, `_fused/{eager,gone}.py` and `config.json`") - tree() == {
         "src/rotary/gone.py",
         "_fused/gone.py",
