@@ -79,6 +79,28 @@ def rows_of(results: str) -> int:
     return len(re.findall(r"^\| (?!---)", page, re.MULTILINE)) - len(re.findall(r"^\| ---", page, re.MULTILINE))
 
 
+def test_the_share_of_the_rotation_in_a_model_is_that_of_the_results():
+    results = (ROOT / "benchmarks" / "results" / "cpu.md").read_text(encoding="utf-8")
+    rows = (
+        results.partition("|  | transformers | rotary | no rotation at all |")[2].partition("\n\n")[0].splitlines()[2:]
+    )
+    for row in rows:
+        usual, _, without = (float(cell.split()[0]) for cell in row.split("|")[2:5])
+        assert round(100 * (usual - without) / usual) == 1, row
+    assert len(rows) == 3
+    for name in ("README.md", "docs/models.md"):
+        assert "about one percent of" in TEXTS[name]
+
+
+def test_figures_that_prose_quotes_are_in_the_results():
+    measured = re.findall(
+        r"^\| bfloat16, heads of 80 and 96.*?\| ([\d.]+) – ([\d.]+) \|", TEXTS["docs/cpu.md"], re.MULTILINE
+    )
+    low, high = (f"{float(figure):.1f}" for figure in measured[0])
+    for name in ("CHANGELOG.md", "docs/design/0012-instruction-sets.md"):
+        assert re.search(rf"80 and 96 (?:takes )?{low} to {high}", " ".join(TEXTS[name].split())), name
+
+
 def test_configs_that_travel_with_the_package_are_listed():
     page = " ".join(TEXTS["docs/reference/command-line.md"].split())
     listed = page.partition("travels with the package, in any case: ")[2].partition(". ")[0]

@@ -14,6 +14,7 @@ import rotary
 from benchmarks import schemes
 from rotary.cli import main
 from test_guides import PAGES as GUIDES
+from test_guides import idle_blocks
 from test_readme import foreign_lines, foreign_rows
 from test_stale import anchors
 
@@ -27,6 +28,11 @@ OF_THE_ROOT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.m
 def test_examples_run(page: Path):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testfile(str(page), module_relative=False, optionflags=flags, encoding="utf-8").failed == 0
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OF_THE_ROOT], ids=lambda page: page.stem)
+def test_every_block_of_python_runs_or_says_why_not(page: Path):
+    assert idle_blocks(page.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OF_THE_ROOT], ids=lambda page: page.stem)

@@ -75,11 +75,6 @@ def test_torchtunes_code_gives_what_ours_gives_where_it_is_installed():
     assert test.globs["rope"] is not ours["rope"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
-def test_every_block_has_prompts_or_says_why_it_is_not_run(page: Path):
-    assert idle_blocks(page.read_text(encoding="utf-8")) == []
-
-
 def test_the_tests_of_blocks_can_fail(capsys: pytest.CaptureFixture[str]):
     page = "Words.\n\n```python\n>>> 1 + 1\n3\n```\n"
     assert failures(page, "page", "page.md") == 1
