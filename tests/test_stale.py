@@ -73,6 +73,12 @@ def test_modules_and_scripts_that_are_run_exist(name: str):
     assert [module for module in ours if not there(f"{module}.py") and not there(f"{module}/__main__.py")] == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.md")), ids=lambda path: path.stem)
+def test_the_command_that_a_results_page_names_exists(path: Path):
+    modules = set(re.findall(r"python -m ([\w.]+)", path.read_text(encoding="utf-8")))
+    assert [m for m in sorted(modules) if not (ROOT / f"{m.replace('.', '/')}.py").exists()] == []
+
+
 @cache
 def options_of(command: str) -> set[str]:
     """The options that `rotary COMMAND --help` lists; KeyError for a command that does not exist."""
