@@ -125,6 +125,11 @@ def test_the_number_of_libraries_to_migrate_from_is_that_of_the_pages():
     assert TEXTS["docs/index.md"].count("](migrate/") == pages
 
 
+def test_the_modules_that_are_imported_late_are_listed():
+    listed = re.findall(r"((?:`[\w.]+`,? )+)are imported when first used", TEXTS["CHANGELOG.md"])
+    assert tuple(re.findall(r"`(\w+)`", listed[0])) == rotary._LATE
+
+
 def test_what_is_public_is_said_alike():
     sentence = "Public are the names without an underscore that the documentation names"
     for name in ("CONTRIBUTING.md", "RELEASING.md", "docs/design/0001-the-house.md"):
