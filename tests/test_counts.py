@@ -56,6 +56,13 @@ def test_numbers_of_families_are_those_of_the_tables():
         assert {int(n) for n in re.findall(r"\b(\d+) families\b", " ".join(text.split()))} <= known, name
 
 
+def test_numbers_of_functions_and_behaviours_are_those_of_the_table_of_models():
+    table = TEXTS["docs/models.md"].partition("| rotation spec |")[2].partition("\n\n")[0]
+    functions = [int(n) for n in re.findall(r"^\| [^|]+ \| (\d+) \|", table, re.MULTILINE)]
+    sentence = f"The {sum(functions)} functions of transformers 5.23 that are recognised have {len(functions)} behaviours"
+    assert sentence in TEXTS["docs/design/0007-recognised-by-behaviour.md"]
+
+
 def test_numbers_of_classes_and_cases_are_those_that_are_tested():
     from rotary.config.dialects import diffusers
     from test_operators import CASES

@@ -116,7 +116,7 @@ the frequencies of 16,384 tokens.
 xPos multiplies each plane by its own amplitude:
 `test_tables_with_xpos_are_right_to_half_a_unit_of_the_amplitudes_binade`.
 
-## Beside others
+## Compared with others
 
 Base {int(SHOWN_BASE):,}, largest error over {found["positions"]} positions in the upper half of each range. Each
 implementation is compared with the frequencies that it shows itself, with the settings that give it the smallest error.
