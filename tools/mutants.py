@@ -57,6 +57,7 @@ TESTS = {  # file -> what is run against its mutants
     "_rotation/shards.py": "tests/test_distributed.py",
     "fused.py": "tests/test_fused.py",
     "_operators/norm.py": "tests/_operators/test_norm.py tests/test_fused.py",
+    "_operators/norm_gradient.py": "tests/_operators/test_norm.py tests/test_fused.py",
     "_operators/store.py": "tests/_operators/test_store.py tests/test_fused.py",
     "_inputs/fused.py": "tests/_inputs/test_fused.py tests/test_fused.py",
     "_fused/autograd.py": "tests/_fused/test_autograd.py tests/test_fused.py",

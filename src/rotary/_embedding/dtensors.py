@@ -50,7 +50,7 @@ def rotate(
             table = _inputs.last_rows(table, n, k.shape[axis])
             shape = (*shape[:-2], n, shape[-1])
         parts.append(Part(table, shape, call.where))
-    how: shards.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
+    how: autograd.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
     if tracing() or any(t.requires_grad for part in parts for t in part.table):
         whole = tuple([dtensors_of(part) for part in parts])
         ys = autograd.by_operator(xs, whole, axis, interleaved, conjugate, inplace)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +25,7 @@ from .._subclasses.parts import Part, as_dtensor, dims_of, part_for, redistribut
 from .._subclasses.placed import Placed, rotatable, same_mesh
 from .._types import CosSin, Tensors
 from . import autograd, overlap
-
-
-class How(TypedDict):
-    seq_dim: int
-    interleaved: bool
-    conjugate: bool
+from .autograd import How
 
 
 def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool, names: tuple[str, ...]) -> Tensors:
