@@ -75,8 +75,8 @@ models: $(VENV)/.dev
 	$(BIN)/python -m tools.model_page
 
 # What is left of the tests without transformers and the peers, by the Python that PYTHON names, for other versions of Python and torch.
-CORE := tests/_angles tests/_inputs tests/_native tests/_rotation tests/positions tests/scaling $(addprefix tests/test_,$(addsuffix .py,\
-	axes buffers checks compile embedding functional laws machine nested pairing positions rerotate state tables torch))
+CORE := $(addprefix tests/,_angles _embedding _inputs _native _operators _rotation _subclasses positions scaling) \
+	$(addprefix tests/test_,$(addsuffix .py,axes buffers checks compile embedding functional laws machine pairing positions state tables torch))
 
 core:
 	$(PYTHON) -m pytest -q $(CORE) --ignore=tests/scaling/test_parity.py -k "not of_transformers"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 pytest.importorskip("transformers")
-from benchmarks import fused, fused_families
-from benchmarks.record import RESULTS
+from benchmarks import fused
 
 
 def test_contenders_compute_the_same():
@@ -38,9 +35,3 @@ def test_the_quick_form_fills_the_page(monkeypatch: pytest.MonkeyPatch):
         "DynamicCache.update",
     ):
         assert line in page
-
-
-def test_the_page_of_families_is_that_of_its_results():
-    result = json.loads((RESULTS / "fused_families.json").read_text())
-    assert fused_families.page(result).rstrip() == (RESULTS / "fused_families.md").read_text().rstrip()
-    assert {record["family"] for record in result["records"]} == set(fused_families.with_norms())

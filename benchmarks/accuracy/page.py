@@ -51,7 +51,8 @@ def page(found: dict[str, Any]) -> str:
     return f"""# Accuracy
 
 Among {looked_at / 1e6:.0f} million values of cos and sin the largest error is {0.52 * share:.3f} units in the last
-place; rounding exact values costs 0.500. For amplitudes up to 1 that is **{worst:.2e}**. The error does not grow with
+place; rounding exact values costs 0.500 ([half a unit in the last place](glossary.md#half-a-unit-in-the-last-place)). For
+[amplitudes](glossary.md#amplitude) up to 1 that is **{worst:.2e}**. The error does not grow with
 the position, up to 2^31 in either direction. `make accuracy` measures all of this again and writes this page.
 
 ![Error by octave: float32 products from 3e-8 to 2, float64 until its bits run out, rotary flat](pictures/accuracy.png)
@@ -69,8 +70,9 @@ cos and sin are [two polynomials in float64](design/0002-turns-in-fixed-point.md
 rounded by itself. For the same frequencies, tables of integer positions therefore have the same bits from the native
 library on every instruction set, from plain torch operations, from the GPU kernel, under torch.compile on a CPU, and with
 every version of torch, and so have the scales of xPos;
-`tests/_angles/test_exact.py` holds that. On an H200 (torch 2.11, Triton 3.6) none of 33,554,432 values of random angles
-differed from a CPU's in float64, by a Triton kernel of these operations and by torch's own on the GPU.
+`tests/_angles/test_exact.py` tests that. On an H100 (torch 2.11, Triton 3.6) none of 33,554,432 float64 values of random
+angles differed from a CPU's, neither from the kernel nor from torch operations
+([results](../benchmarks/results/gpu_polynomials.md)).
 
 Where it does not hold:
 
@@ -81,7 +83,7 @@ Where it does not hold:
 - *Real positions, `angles="float32"`, and directions given as a tensor* take torch's cos and sin, whose last bits depend
   on the processor and the version. Devices without float64 compute in float32.
 
-[What changed against torch's cos and sin](../benchmarks/results/polynomials.md), of which exact tables were made before.
+[The difference from torch's own cos and sin](../benchmarks/results/polynomials.md) is measured too.
 
 ## The references
 
@@ -107,14 +109,14 @@ in the last place of its binade.
 {_schemes(schemes)}
 
 The one row below 99.9 % is DynamicNTK at a context of 2^31 tokens, half a million windows. Its slowest plane turns by
-some 1e-10 rad a token; the last bit of fixed point, 2^-64 turn, is coarse beside that, so that more of its small sines
-are not correctly rounded. Their errors stay within the bound. In the other rows, schemes that depend on the length have
+some 1e-10 rad a token; the last bit of fixed point, 2^-64 turn, is coarse compared with that, so that more of its small
+sines are not correctly rounded. Their errors stay within the bound. In the other rows, schemes that depend on the length have
 the frequencies of 16,384 tokens.
 
 xPos multiplies each plane by its own amplitude:
 `test_tables_with_xpos_are_right_to_half_a_unit_of_the_amplitudes_binade`.
 
-## Beside others
+## Compared with others
 
 Base {int(SHOWN_BASE):,}, largest error over {found["positions"]} positions in the upper half of each range. Each
 implementation is compared with the frequencies that it shows itself, with the settings that give it the smallest error.
@@ -122,17 +124,17 @@ implementation is compared with the frequencies that it shows itself, with the s
 {_others(found)}
 
 Five implementations compute position × frequency in float32, as most models do. Their arithmetic is the same, and so is
-their error, about 3e-8 × position. Two can compute in float64, and are then correctly rounded until the bits run out.
-timm keeps positions in float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module is less exact
-than fixed point from 10^9 on; a cast of the model around it undoes float64.
+their error, about 3e-8 × position. Two can compute in float64, and are then correctly rounded up to some position. timm
+keeps positions in float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module is less exact than fixed
+point from 10^9 on; a cast of the whole model also casts it to float32.
 
-- *torchtune, timm, torchscale*: their formulas, written anew. `tests/test_peers.py` compares those of timm and
+- *torchtune, timm, torchscale*: written from their formulas. `tests/test_peers.py` compares those of timm and
   torchscale with the packages where these are installed. torchscale's base is always 10,000.
 - *timm* places patches on grids. `build_rotary_pos_embed([n], in_pixels=False)` makes one axis with language
   frequencies. Its classes (`RotaryEmbedding`, `RotaryEmbeddingCat`, `RotaryEmbeddingMixed`, `RotaryEmbeddingDinoV3`,
   `RotaryEmbeddingMRope`) place height and width, and do not apply here.
-- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs: their tables are as exact as the exporter's, which are
-  float32 products wherever the model's are. The rotation below is theirs.
+- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs, so that their tables are those of the exported model. The
+  rotation below is theirs.
 
 ## The rotation itself
 
