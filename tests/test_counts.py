@@ -59,7 +59,9 @@ def test_numbers_of_families_are_those_of_the_tables():
 def test_numbers_of_functions_and_behaviours_are_those_of_the_table_of_models():
     table = TEXTS["docs/models.md"].partition("| rotation spec |")[2].partition("\n\n")[0]
     functions = [int(n) for n in re.findall(r"^\| [^|]+ \| (\d+) \|", table, re.MULTILINE)]
-    sentence = f"The {sum(functions)} functions of transformers 5.23 that are recognised have {len(functions)} behaviours"
+    sentence = (
+        f"The {sum(functions)} functions of transformers 5.23 that are recognised have {len(functions)} behaviours"
+    )
     assert sentence in TEXTS["docs/design/0007-recognised-by-behaviour.md"]
 
 

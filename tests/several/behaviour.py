@@ -135,7 +135,9 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     raised(ValueError, r"cos with shape .* needs \(Replicate\)", lambda: apply_rotary(heads, *cut))
     raised(ValueError, r"needs \(Shard\(0\)\)", lambda: apply_rotary(q, *(place(t, mesh, [Shard(1)]) for t in tables)))
     raised(
-        ValueError, "summands that are not reduced yet", lambda: apply_rotary(q, *(place(t, mesh, [Partial()]) for t in tables))
+        ValueError,
+        "summands that are not reduced yet",
+        lambda: apply_rotary(q, *(place(t, mesh, [Partial()]) for t in tables)),
     )
     raised(
         ValueError,
