@@ -73,13 +73,40 @@ def test_tests_that_pages_name_are_there():
             assert f"def {name}(" in tests, f"{page.name} names {name}"
 
 
+# --- tables of scripts -------------------------------------------------------------------------------------------------------
+
+
+def scripts(folder: Path) -> set[str]:
+    """The runnable modules of a folder: "benchmarks.cpu.run"."""
+    paths = [path for path in folder.rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
+    return {".".join(path.relative_to(folder.parent).with_suffix("").parts) for path in paths}
+
+
+def commands(table: str) -> set[str]:
+    """The modules of the commands in the first column of a table."""
+    started = re.findall(r"^\| `python (?:-m ([\w.]+)|-I ([\w/]+)\.py)", table, re.M)
+    return {module or path.replace("/", ".") for module, path in started}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_each_script_has_a_row_and_each_row_a_script(folder: str):
+    assert commands((ROOT / folder / "README.md").read_text(encoding="utf-8")) == scripts(ROOT / folder)
+
+
+def test_the_test_of_rows_can_fail(tmp_path: Path):
+    (tmp_path / "new.py").write_text('if __name__ == "__main__":\n    pass\n')
+    (tmp_path / "part.py").write_text("")
+    assert scripts(tmp_path) == {f"{tmp_path.name}.new"}
+    assert commands("| `python -m tools.new [FILE]` | ? | 1 | nothing |\n| `part.py` |") == {"tools.new"}
+
+
 # --- statements that go stale: counts and lists that prose repeats ------------------------------------------------------------
 
 
 def numbers(pattern: str, texts: Iterable[str]) -> set[tuple[int, ...]]:
-    """What the groups of a pattern match in any of the texts, as numbers."""
-    found = {match for text in texts for match in re.findall(pattern, text)}
-    return {tuple(int(n.replace(",", "")) for n in ([m] if isinstance(m, str) else m)) for m in found}
+    """The groups of a pattern in any of the texts, as numbers."""
+    matches = {match.groups() for text in texts for match in re.finditer(pattern, text)}
+    return {tuple(int(group.replace(",", "")) for group in groups) for groups in matches}
 
 
 def texts() -> list[str]:

@@ -1,4 +1,4 @@
-"""The examples beside the quickstart run, and end well."""
+"""The examples other than the quickstart run and exit with status 0."""
 
 from __future__ import annotations
 

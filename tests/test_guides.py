@@ -30,7 +30,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def sessions(page: str) -> str:
-    """The Python blocks with prompts, each where it stands, so that a failure names the line; everything else is blank."""
+    """The Python blocks with prompts, each at its line, so that a failure names the line; everything else is blank."""
     kept, end = [], 0
     for block in BLOCK.finditer(page):
         runs = block[1] == "python" and block[2].startswith(">>>")

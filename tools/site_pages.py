@@ -41,7 +41,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
-    """change() applied to what stands between fenced blocks."""
+    """The text with change() applied outside of fenced blocks."""
     done, end = [], 0
     for fence in _FENCED.finditer(markdown):
         done += [change(markdown[end : fence.start()]), fence[0]]

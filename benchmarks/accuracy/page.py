@@ -59,7 +59,7 @@ the position, up to 2^31 in either direction. `make accuracy` measures all of th
 
 ## What is promised, and what was found
 
-{_goals(found, worst, share)}
+{_promises(found, worst, share)}
 
 The angles are those of the float32 frequencies that a module shows (`inv_freq`). The
 [results](../benchmarks/results/accuracy.md) also answer a second question: what rounding a frequency to float32 costs.
@@ -150,48 +150,48 @@ float32 and round once. rotary-embedding-torch takes angles, not tables; here th
 """
 
 
-def _goals(found: dict[str, Any], worst: float, share: float) -> str:
+def _promises(found: dict[str, Any], worst: float, share: float) -> str:
     named = found["schemes"]
     exhaustive, schemes = found["exhaustive"].values(), named.values()
     values, wrong = (sum(e[key] for e in exhaustive) for key in ("values", "wrong"))
     fine = max(t["float64"] for t in (*exhaustive, *schemes))
-    beyond = found["rotation"]["G4"]["units beyond half a unit"]
+    beyond = found["rotation"]["one rounding"]["units beyond half a unit"]
     rows = [
         [
-            "G1",
             "every error ≤ 3.1e-8 to ±2^31 under every scheme, amplitude ≤ 1",
             f"{worst:.2e}",
-            "`test_G1_every_scheme`, `test_G1_error_of_float32_tables`",
+            "`test_float32_tables_under_every_scheme`, `test_error_of_float32_tables`",
         ],
         [
-            "G1",
             "≤ 0.52 units in the last place of the amplitude's binade",
             f"{0.52 * share:.3f}",
-            "`test_G1_every_scheme`",
+            "`test_float32_tables_under_every_scheme`",
         ],
-        ["G1", "≤ 1.0e-7 on devices without float64", f"{found['without_float64']:.1e}", "`test_without_float64`"],
-        ["G1", "float64 tables ≤ 1e-13", f"{fine:.1e}", "`test_float64_tables`, `test_every_position_by_a_stride`"],
-        ["G2", "≥ 99.9999 % correctly rounded to 2^17", f"{1 - wrong / values:.5%}", "`test_G2_below_two_to_the_17`"],
+        ["≤ 1.0e-7 on devices without float64", f"{found['without_float64']:.1e}", "`test_without_float64`"],
+        ["float64 tables ≤ 1e-13", f"{fine:.1e}", "`test_float64_tables`, `test_every_position_by_a_stride`"],
         [
-            "G2",
+            "≥ 99.9999 % correctly rounded to 2^17",
+            f"{1 - wrong / values:.5%}",
+            "`test_correct_rounding_below_two_to_the_17`",
+        ],
+        [
             "≥ 99.9 % correctly rounded to 2^31, positions uniform in their logarithm",
             f"{min(s['rounded'] for name, s in named.items() if name != FAR_CONTEXT):.3%}, but for one",
-            "`test_G2_sampled_to_two_to_the_31`",
+            "`test_correct_rounding_sampled_to_two_to_the_31`",
         ],
         [
-            "G3",
             "no cast, copy, move, mode, thread or order of calls changes a bit",
             "none",
-            "`test_G3_no_change_of_the_module_changes_a_bit`, `test_G3_surroundings`, `test_G3_threads_and_call_order`",
+            "`test_no_change_of_the_module_changes_a_bit`, `test_no_mode_around_a_call_changes_a_bit`, "
+            "`test_threads_and_call_order_change_no_bit`",
         ],
         [
-            "G4",
             "half precision: beyond half a unit in the last place ≤ 4 × 2^-24 (\\|x1\\| + \\|x2\\|)",
             f"{beyond:.2f} of 4",
-            "`test_G4_one_rounding`",
+            "`test_half_precision_is_rounded_once`",
         ],
     ]
-    return table(["goal", "promised", "found", "tests"], rows).replace("---: | ---: | ---:", "--- | ---: | ---")
+    return table(["promised", "found", "tests"], rows).replace("---: | ---:", "---: | ---")
 
 
 def _errors(scheme: dict[str, float]) -> list[float]:
@@ -240,7 +240,7 @@ def _rotation(found: dict[str, Any]) -> str:
     rows = [
         [name, *(f"{errors[dtype]:.1e}" if dtype in errors else "-" for dtype in ("float32", "bfloat16"))]
         for name, errors in found.items()
-        if name != "G4"
+        if name != "one rounding"
     ]
     return table(["", "float32", "bfloat16"], rows)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu.page     5 seconds; writes results/cpu.md, docs/pictures/cpu.png, and the marked parts of both pages
 
-A part stands between <!-- cpu: NAME --> and <!-- /cpu -->.
+A part is between <!-- cpu: NAME --> and <!-- /cpu -->.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parts(records: list[Record], at: dict[str, Any]) -> dict[str, str]:
 
 
 def busy(at: dict[str, Any]) -> str:
-    """A warning where the machine did other things meanwhile; empty where it did not, or where nothing says."""
+    """A warning if the machine was busy with other work; empty if not, or if that was not recorded."""
     if at["busy"] is None or at["busy"] <= QUIET:
         return ""
     return (

@@ -85,7 +85,7 @@ def machine(at: dict[str, Any]) -> str:
 
 
 def summary(records: list[Record]) -> str:
-    """What a reader decides by: others over ours, by dtype."""
+    """The summary: time of the others over ours, by dtype."""
 
     def row(name: str, values: Callable[[str], list[float]]) -> list[str]:
         return [name, *(spread(figures) if (figures := values(dtype)) else "–" for dtype in NAMES)]
@@ -207,7 +207,7 @@ def _where(record: Record, records: list[Record]) -> str:
 
 
 def _short(case: str) -> str:
-    """Without the heads, which are the same in all parts but the one of widths, and stand in the first lines."""
+    """The name of a case without its heads, which are the same in all parts but that of widths, and are stated in the first lines."""
     return case.replace(", 32 + 8 heads of 128", "")
 
 
