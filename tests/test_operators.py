@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import rotary
 from rotary import RotaryEmbedding, operators, use_backend
 from rotary._rotation import backends
+from support import warm
 
 ROTATE, ROTATE_ = torch.ops.rotary.rotate.default, torch.ops.rotary.rotate_.default
 
@@ -548,8 +547,7 @@ def test_an_exported_program_keeps_the_operator_and_another_process_runs_it(stri
     x = given(7)
     torch.export.save(program, tmp_path / "program.pt2")
     torch.save((x, [t.detach() for t in model(*x)]), tmp_path / "tensors.pt")
-    command = (sys.executable, "-c", LOAD, tmp_path / "program.pt2", tmp_path / "tensors.pt")
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = warm.run("-c", LOAD, tmp_path / "program.pt2", tmp_path / "tensors.pt")
     assert done.stdout == "loaded\n", done.stderr
 
 
@@ -569,4 +567,5 @@ gc.collect()
 x, cos, sin = torch.randn(2, 5, 8), torch.randn(5, 4), torch.randn(5, 4)
 assert torch.equal(rotary.operators.apply_rotary(x, cos, sin), rotary.apply_rotary(x, cos, sin))
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+    done = warm.run("-c", script)
+    assert done.returncode == 0, done.stderr

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from rotary import _torch
 from rotary._torch import has_float64, plain_torch
+from support import warm
 
 CPU = torch.device("cpu")
 
@@ -66,7 +64,7 @@ print("rotated")
 @pytest.mark.parametrize("name", _torch.PRIVATE)
 def test_rotary_works_without(name: str):
     """Each private name of torch is removed in turn; what is left is slower or less detailed, and right."""
-    run = subprocess.run((sys.executable, "-c", WITHOUT, name), capture_output=True, text=True)
+    run = warm.run("-c", WITHOUT, name)
     assert (run.returncode, run.stdout.strip()) == (0, "rotated"), run.stderr[-2000:]
 
 
