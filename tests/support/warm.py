@@ -8,6 +8,7 @@ starts interpreters.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import json
@@ -84,9 +85,6 @@ def _done(task: dict[str, Any], outs: tuple[int, int], after: tuple[str, ...], t
         return struct.unpack("q", ends.read(8))[0]
 
 
-_servers: list[subprocess.Popen[bytes]] = []
-
-
 @functools.cache
 def _server(after: tuple[str, ...]) -> socket.socket:
     """Where the process that has imported these modules takes its tasks. It ends when this process does."""
@@ -94,9 +92,13 @@ def _server(after: tuple[str, ...]) -> socket.socket:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with theirs:
         command = [sys.executable, __file__, str(theirs.fileno()), *after]
-        _servers.append(
-            subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
-        )
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
     return ours
 
 
