@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import rotary
-from rotary import RotaryEmbedding, _torch, apply_rotary, apply_rotary_qk, operators
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, operators
+from rotary._subclasses import dtensor
 from rotary.scaling import DynamicNTK
 from several.matrix import BATCH, DIM, HEADS, KV, PLACEMENTS, SEQ, counting, place, same, silent, some
 
@@ -134,7 +135,9 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     raised(ValueError, r"cos with shape .* needs \(Replicate\)", lambda: apply_rotary(heads, *cut))
     raised(ValueError, r"needs \(Shard\(0\)\)", lambda: apply_rotary(q, *(place(t, mesh, [Shard(1)]) for t in tables)))
     raised(
-        ValueError, "whose sum is not made yet", lambda: apply_rotary(q, *(place(t, mesh, [Partial()]) for t in tables))
+        ValueError,
+        "summands that are not reduced yet",
+        lambda: apply_rotary(q, *(place(t, mesh, [Partial()]) for t in tables)),
     )
     raised(
         ValueError,
@@ -164,12 +167,12 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     )
     raised(
         ValueError,
-        "positions lies on",
+        "positions is on",
         lambda: rope.rotate(q, positions=place(torch.arange(SEQ), other, [Replicate(), Replicate()])),
     )
     raised(
         ValueError,
-        "cos lies on",
+        "cos is on",
         lambda: apply_rotary(q, *(place(t, other, [Replicate(), Replicate()]) for t in tables)),
     )
     leaf = place(x, mesh, [Shard(2)]).requires_grad_()
@@ -284,12 +287,12 @@ def without_private_names(rank: int, world: int, folder: Path) -> None:
     mesh = init_device_mesh("cpu", (world,))
     rope, x = RotaryEmbedding(DIM), some(BATCH, HEADS, SEQ, DIM)
     hidden = {"_local_tensor", "_spec"}
-    original = _torch.private_attribute
+    original = dtensor.private_attribute
 
     def absent(value: Any, name: str) -> Any:
         return None if name in hidden else original(value, name)
 
-    _torch.private_attribute = absent
+    dtensor.private_attribute = absent
     try:
         for p in (Shard(0), Shard(1), Shard(2), Replicate(), Partial()):
             leaf = place(x, mesh, [p]).requires_grad_()
@@ -304,7 +307,7 @@ def without_private_names(rank: int, world: int, folder: Path) -> None:
         view = place(some(BATCH, SEQ, HEADS, DIM), mesh, [Shard(0)]).transpose(1, 2)
         assert rope.rotate(view).stride() == view.stride()
     finally:
-        _torch.private_attribute = original
+        dtensor.private_attribute = original
 
 
 def outside_the_mesh(rank: int, world: int, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""The arguments of RotaryEmbedding.rotate and cos_sin for distributed tensors: checked as those of the whole, then cut.
+"""The arguments of rotate and cos_sin for distributed tensors: checked for the whole tensor, then cut to this process's part.
 
-Shapes, positions and lengths are those of the whole tensor, and errors come from what all processes know alike: types, shapes,
-placements, and values of plain tensors, which are the same everywhere. Positions are made of the rows that this process holds alone.
+Shapes, positions and lengths refer to the whole tensor. Checks read only what is the same in all processes (types, shapes, placements,
+values of plain tensors), so that all raise or none. Positions are made for the rows of this process alone.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .. import _checks
 from .._angles.cos_sin import as_int64, range_of
-from .._placed import Placed, Runs, part_of, placed
-from .._torch import distributed, tracing
+from .._subclasses.dtensor import distributed
+from .._subclasses.placed import Placed, Runs, part_of, placed
+from .._torch import tracing
 from .._types import Length, Range, Role, Sizes
 from ..positions import packed, sequence
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis
@@ -33,10 +34,10 @@ from .where import (
 
 
 class PartCall(NamedTuple):
-    """What a call asks of this process.
+    """The checked arguments of a call, for this process.
 
     seq_dim: counted from the front. positions, length: of this process's rows. shape: of the table of the whole, without its planes.
-    position_range: of the whole, where the host knows it from what is alike in every process. where: how the table is to be cut.
+    position_range: of the whole, if the host knows it from values that are the same in every process. where: placements of the table.
     """
 
     seq_dim: int
@@ -65,7 +66,7 @@ def for_rotate_parts(
     role: Any,
     seq_dim: int,
 ) -> list[PartCall]:
-    """One for q and one for k, the same object where their tables are cut alike. where: q and k lie."""
+    """A PartCall for q and one for k, the same object if their tables have the same placements. where: the placements of q and k."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
     keys = q
@@ -73,12 +74,12 @@ def for_rotate_parts(
         keys = k
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
-            raise TypeError("role says what one tensor alone is; with q and k both given it is known")
+            raise TypeError("role belongs to a single tensor: with q and k both given leave it out")
         check_width(dim, k, "k")
         if q.shape[axis] != k.shape[axis] and any(w.cut_at(axis) for w in where):
             raise ValueError(
                 f"q with shape {tuple(q.shape)} is shorter than k {tuple(k.shape)} along dimension {axis}, along which one is cut: "
-                f"processes hold other rows of q than of k; redistribute both to heads, batch or Replicate(), or rotate each by itself "
+                f"processes hold different rows of q and k; redistribute both to heads, batch or Replicate(), or rotate each by itself "
                 f"with positions="
             )
     check_width(dim, q, "q")
@@ -91,18 +92,18 @@ def for_rotate_parts(
     dims = {0: axis} if rows == 1 else {0: 0, 1: axis}
     calls: list[PartCall] = []
     for place in where:
-        cut = place.beside(shape, dims, axis)
+        cut = place.for_value(shape, dims, axis)
         if calls and calls[0].where == cut:
             calls.append(calls[0])
             continue
         at = source.part(place, axis)
-        mine = _part_of_length(tokens, place.beside((rows,), {0: 0}, axis))
+        mine = _part_of_length(tokens, place.for_value((rows,), {0: 0}, axis))
         calls.append(PartCall(axis, at, source.spread, source.known, mine, role, traced, shape, cut))
     return calls
 
 
 class _Source(NamedTuple):
-    """Where positions come from: explicit ones, or an offset with or without documents. rows: of the batch, 0 if alike for all."""
+    """Where positions come from: explicit ones, or an offset with or without documents. rows: of the batch, 0 if all share them."""
 
     n: int
     device: torch.device
@@ -114,19 +115,19 @@ class _Source(NamedTuple):
     cu_seqlens: Any = None
 
     def part(self, x: Placed, axis: int) -> Tensor:
-        """The positions of the rows that a process holds whose tensor lies so."""
+        """The positions of the rows that this process holds of x."""
         if self.explicit is not None:
             shape = tuple(self.explicit.shape)
             dims = {0: 0, 1: axis} if self.rows else {0: axis}
-            return part_of("positions", self.explicit, x.beside(shape, dims, axis), "x")
+            return part_of("positions", self.explicit, x.for_value(shape, dims, axis), "x")
         runs = x.runs(self.n, axis)
         start = self.start
         if isinstance(start, Tensor):
-            start = part_of("offset", start, x.beside(tuple(start.shape), {0: 0} if self.rows else {}, axis), "x")
+            start = part_of("offset", start, x.for_value(tuple(start.shape), {0: 0} if self.rows else {}, axis), "x")
             if self.cu_seqlens is None and start.ndim and not self.rows:
                 start = start[0]
         if self.cu_seqlens is not None:
-            whole = x.beside((), {}, axis)
+            whole = x.for_value((), {}, axis)
             return packed(
                 part_of("cu_seqlens", self.cu_seqlens, whole, "x"),
                 self.n,
@@ -144,7 +145,7 @@ def _source(
         refuse_two(offset, cu_seqlens)
         at = explicit_positions(keys, axis, explicit, coordinates)
         known = None
-        if not distributed(at):  # alike in every process, so that all refuse what one refuses
+        if not distributed(at):  # plain, so the same in every process: all raise or none
             at = at if at.is_floating_point() else as_int64(at, traced)
             known = range_of(at, traced)
         spread = bool(coordinates)
@@ -168,7 +169,7 @@ def _rows(runs: Runs, start: int | Tensor, device: torch.device) -> Tensor:
 def _part_of_length(length: Length, wanted: Placed) -> Length:
     if not isinstance(length, Tensor):
         return length
-    return part_of("length", length, wanted if length.ndim else wanted.beside((), {}, 0), "x")
+    return part_of("length", length, wanted if length.ndim else wanted.for_value((), {}, 0), "x")
 
 
 def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any) -> PartCall:
@@ -181,12 +182,12 @@ def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length
     if any(p.is_partial() for p in positions.placements) or (coordinates and where.cut_at(last)):
         raise ValueError(
             f"positions {tuple(positions.shape)} have placements {positions.placements}: a process needs all coordinates of its tokens, "
-            f"and no sums that are not made yet; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
+            f"and no summands of a pending reduction; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
         )
     tokens = context_length(length, None, 0)
     check_rows_of_length(tokens, positions, coordinates=bool(coordinates))
     shape = tuple(positions.shape[:-1] if coordinates else positions.shape)
-    wanted = where.beside((2,), {0: 0} if len(shape) == 2 else {}, -1)
+    wanted = where.for_value((2,), {0: 0} if len(shape) == 2 else {}, -1)
     mine = _part_of_length(tokens, wanted) if not per_row(tokens) or tokens.shape[0] != 1 else tokens
     return PartCall(
         -1,

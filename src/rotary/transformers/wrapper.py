@@ -230,7 +230,7 @@ class Replacement:
                 seq_dim=seq_dim,
                 interleaved=self.spec.interleaved,
                 conjugate=self.spec.conjugate,
-                neighbours=self.spec.widths == "repeat",
+                adjacent=self.spec.widths == "repeat",
             )
             if rotated is None:
                 return None

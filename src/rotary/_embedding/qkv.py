@@ -1,4 +1,4 @@
-"""RotaryEmbedding.rotate_qkv: queries and keys of a packed projection, rotated where they lie, values as they are.
+"""RotaryEmbedding.rotate_qkv: rotates the queries and keys of a packed projection and leaves its values.
 
 (..., seq, 3, heads, head_dim)                  stacked: flash-attention, ModernBERT
 (..., seq, heads, 3, head_dim)                  stacked in each head: GPT-NeoX; qkv_dim=-2
@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
-from . import _checks, _nested
-from ._rerotate import Rerotatable
-from ._types import Length
+from .. import _checks
+from .._subclasses import nested
+from .._types import Length
+from .rerotate import Rerotatable
 
 
 class RotatesPacked(Rerotatable):
-    """The part of RotaryEmbedding that finds queries and keys in a packed projection. It has no state of its own."""
+    """RotaryEmbedding's method for packed projections. It has no state of its own."""
 
     rotate: Callable[..., Any]
 
@@ -47,7 +48,7 @@ class RotatesPacked(Rerotatable):
         seq_dim: of the tokens, in qkv; by default the dimension before those of heads: -4 stacked, -3 side by side.
         offset, positions, cu_seqlens, length, conjugate: as in rotate.
         inplace: write over the queries and keys in qkv and return it; nothing is copied, in training too. Otherwise qkv is copied once.
-            A nested (jagged) qkv is not written over.
+            TypeError for a nested (jagged) qkv, which has no rotation in place.
 
         TypeError or ValueError as in rotate, and for a shape that is not that of a packed projection.
 
@@ -68,10 +69,10 @@ class RotatesPacked(Rerotatable):
             "length": length,
             "conjugate": conjugate,
         }
-        if type(qkv) is not Tensor and _nested.is_jagged(qkv):
+        if type(qkv) is not Tensor and nested.is_jagged(qkv):
             at = seq_dim if seq_dim is not None else -4 if heads is None else -3
             packed = {"heads": heads, "qkv_dim": qkv_dim if qkv_dim < 0 else qkv_dim - 1}
-            return _nested.rotate(self.rotate_qkv, qkv, None, seq_dim=at, inplace=inplace, **packed, **how)
+            return nested.rotate(self.rotate_qkv, qkv, None, seq_dim=at, inplace=inplace, **packed, **how)
         stacked = None if heads is not None else _stacked(qkv, qkv_dim)
         axis = _tokens(qkv, stacked, seq_dim)
         out = qkv if inplace else qkv.clone()
