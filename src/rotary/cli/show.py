@@ -20,9 +20,9 @@ from ..config.normalize import layer_types
 from ..config.parts import rotating
 from ..config.spelling import Spelled, spelled
 from ..scaling import NTKByParts, Scheme, YaRN
+from .document import as_json
 from .grid import coordinates_of, grid_of
 from .spelling import SPELLINGS, schemes
-from .structured import as_json
 
 
 def register(commands: Any) -> None:
