@@ -603,7 +603,7 @@ def test_the_catalogue_names_every_class_that_is_tested_here():
     page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
     folder = Path(__file__).parent
     files = [folder / "test_failures.py", folder / "test_borders.py", folder / "_native" / "test_operator_fuzz.py"]
-    files += [folder / "_angles" / "test_polynomials.py", folder / "test_rerotate.py"]
+    files += [folder / "_angles" / "test_polynomials.py", folder / "_embedding" / "test_rerotate.py"]
     files += (folder / "transformers").glob("test_*.py")
     files += [folder / "checkpoints" / "test_torch.py", folder / "_rotation" / "test_call.py"]
     files += [folder / "test_distributed.py", folder / "positions" / "test_ranks.py"]

@@ -29,7 +29,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
     "_inputs/shapes.py": {"x.dtype is torch.float64": "torch has one object for each dtype"},
     "_inputs/fused.py": {"found else (0, ~1)": "the highest of no slots, which no check is below"},
     "_torch.py": {"torch.ones( 0,": DEVICE},
-    "_fused_operators.py": {
+    "_operators/norm.py": {
         "2 * count + 3 * i + 2]": "a slice that ends with its list, or at the first tensor where it did",
         "@staticmethod": STATIC,
         "strict=False": GUARD,
@@ -40,7 +40,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
         "weight.stride( -1)": "a weight has one dimension",
         "(0, -1) if weight is None": "the stride of no weight",
     },
-    "_store_operator.py": {
+    "_operators/store.py": {
         "tables, stored[ 1])": "the operator asks again, before it writes",
         "(None, -1.0, False": "a number of a norm that is none",
         "strict=False": GUARD,

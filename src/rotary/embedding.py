@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _checks, _inputs, _nested
+from . import _checks, _inputs
 from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
-from ._built import Built
+from ._embedding.builders import Built
+from ._inputs.words import CONSTRUCTOR, explained
 from ._rotation import call
 from ._rotation.autograd import How, rotate
-from ._torch import distributed, jit_tracing
+from ._subclasses import nested
+from ._subclasses.dtensor import distributed
+from ._torch import jit_tracing
 from ._types import AngleArithmetic, CosSin, Length, Role
-from ._words import CONSTRUCTOR, FROM_CONFIG, explained
 from .axes import checked
 from .axes import shown as shown_axes
 from .scaling.scheme import Scheme, as_schemes
@@ -112,40 +113,6 @@ class RotaryEmbedding(Built):
         self.scale_base: float = scale_base
         self.interpolation_factor: float = interpolation_factor
         self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
-
-    @classmethod
-    @explained(FROM_CONFIG)
-    def from_config(
-        cls,
-        config: str | os.PathLike[str] | Mapping[str, Any] | Any,
-        *,
-        part: str | None = None,
-        layer_type: str | None = None,
-        head_dim: int | None = None,
-        interleaved: bool | None = None,
-        angles: AngleArithmetic = "exact",
-        device: torch.device | str | None = None,
-    ) -> RotaryEmbedding:
-        """The module a model's config asks for; see rotary.config.read, which says what is accepted and what is refused.
-
-        config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
-            travels with the package (rotary.config.shipped()); an existing path comes before a name.
-        part: which part of a composite config, "vision_config"; by default the text model.
-
-        What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr and warned of (UserWarning):
-        DeepSeek-V3 multiplies its logits by a temperature, and only a slice of its heads turns.
-
-        >>> RotaryEmbedding.from_config("llama-3.1-8b").attention_factor
-        1.0
-        """
-        from . import config as configs
-
-        read = configs.read(config, part=part, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
-        module = cls._of_arguments(read, angles, device)
-        module.temperatures, module.notes = read.temperatures, read.notes
-        if read.notes:
-            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=3)
-        return module
 
     def replace(self, **arguments: Any) -> RotaryEmbedding:
         """A new module with some constructor arguments changed, on the same device by default; this one stays as it is.
@@ -239,12 +206,12 @@ class RotaryEmbedding(Built):
             if tables is not None:
                 return tables
         dtype = _checks.floating_dtype("dtype", dtype)
-        if type(positions) not in (int, Tensor) and _nested.is_jagged(positions):
-            return _nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
+        if type(positions) not in (int, Tensor) and nested.is_jagged(positions):
+            return nested.cos_sin(self.cos_sin, positions, dtype, role=role, length=length)
         if type(positions) not in (int, Tensor) and distributed(positions):
-            from . import _distributed  # few processes have DTensors
+            from ._embedding import dtensors  # few processes have DTensors
 
-            return _distributed.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
+            return dtensors.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
         given = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
@@ -336,14 +303,14 @@ class RotaryEmbedding(Built):
             )
             if rotated is not None:
                 return rotated
-        if type(q) is not Tensor and (_nested.is_jagged(q) or distributed(q)):
+        if type(q) is not Tensor and (nested.is_jagged(q) or distributed(q)):
             options: Any = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length}
             options |= {"role": role, "seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
-            if _nested.is_jagged(q):
-                return _nested.rotate(self.rotate, q, k, **options)
-            from . import _distributed  # few processes have DTensors
+            if nested.is_jagged(q):
+                return nested.rotate(self.rotate, q, k, **options)
+            from ._embedding import dtensors  # few processes have DTensors
 
-            return _distributed.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
+            return dtensors.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
         given = _inputs.for_rotate(
             q,
             k,

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _checks, _inputs, _nested
+from . import _checks, _inputs
 from ._angles.exact import cos_sin_of_directions
 from ._angles.turns import turns_per_token
+from ._inputs.words import of_one_tensor
 from ._rotation import call
 from ._rotation.autograd import rotate
-from ._torch import distributed, has_float64
-from ._words import of_one_tensor
+from ._subclasses import nested
+from ._subclasses.dtensor import distributed
+from ._torch import has_float64
 
 
 def apply_rotary(
@@ -62,16 +64,14 @@ def apply_rotary(
         rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
-    if type(x) is not Tensor and _nested.is_jagged(x):
+    if type(x) is not Tensor and nested.is_jagged(x):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
-        return _nested.apply(
-            lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how
-        )
+        return nested.apply(lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how)
     axis, table = _inputs.for_table(x, cos, sin, seq_dim)
     if type(x) is not Tensor and distributed(x):
-        from . import _distributed  # few processes have DTensors
+        from ._rotation import shards  # few processes have DTensors
 
-        return _distributed.by_tables((x,), (table,), axis, interleaved, conjugate, inplace)[0]
+        return shards.by_tables((x,), (table,), axis, interleaved, conjugate, inplace)[0]
     return rotate(
         (x,),
         (table,),
@@ -108,9 +108,9 @@ def apply_rotary_qk(
         rotated = call.rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
-    if type(q) is not Tensor and _nested.is_jagged(q):
+    if type(q) is not Tensor and nested.is_jagged(q):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
-        return _nested.apply(
+        return nested.apply(
             lambda xs, t, **how: apply_rotary_qk(*xs, *t[:2], key_cos=t[2], key_sin=t[3], **how),
             (q, k),
             (cos, sin, key_cos, key_sin),
@@ -119,9 +119,9 @@ def apply_rotary_qk(
         )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     if type(q) is not Tensor and distributed(q):
-        from . import _distributed  # few processes have DTensors
+        from ._rotation import shards  # few processes have DTensors
 
-        q, k = _distributed.by_tables((q, k), tables, axis, interleaved, conjugate, inplace)
+        q, k = shards.by_tables((q, k), tables, axis, interleaved, conjugate, inplace)
         return q, k
     q, k = rotate(
         (q, k),
@@ -189,9 +189,9 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     and scale.
     """
     if type(t) is not Tensor and distributed(t):
-        from . import _distributed  # few processes have DTensors
+        from ._rotation import shards  # few processes have DTensors
 
-        freqs, scale = _distributed.beside(t, freqs, scale)
+        freqs, scale = shards.distribute_like(t, freqs, scale)
     _inputs.for_freqs(t, freqs, scale)
     seq, dim = t.shape[-2], freqs.shape[-1]
     work = torch.float64 if t.dtype == torch.float64 else torch.float32

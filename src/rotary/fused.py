@@ -14,10 +14,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from . import _fused_operators, _inputs, _nested, _store_operator
+from . import _inputs
 from ._fused import autograd, storing
 from ._fused.work import Norm
 from ._inputs.fused import for_norm, for_store
+from ._operators import norm as norm_operator
+from ._operators import store as store_operator
+from ._subclasses import nested
 from ._torch import compiling
 from ._types import CosSin
 
@@ -74,8 +77,8 @@ def norm_rotate(
         "after": after,
         "interleaved": interleaved,
     }
-    if type(q) is not Tensor and _nested.is_jagged(q):
-        return _nested.apply(
+    if type(q) is not Tensor and nested.is_jagged(q):
+        return nested.apply(
             lambda xs, t, **how: norm_rotate(*xs, *t[:2], key_cos=t[2], key_sin=t[3], **norm, **how),
             (q, k),
             (cos, sin, key_cos, key_sin),
@@ -84,7 +87,7 @@ def norm_rotate(
         )
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     checked = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
-    call = _fused_operators.norm_rotate if compiling() else autograd.norm_rotate
+    call = norm_operator.norm_rotate if compiling() else autograd.norm_rotate
     q, k = call((q, k), (q_weight, k_weight), tables, checked, seq_dim=axis, interleaved=interleaved, in_place=inplace)
     return q, k
 
@@ -189,7 +192,7 @@ def _store(
     first = 1 if q is None else 0  # of what is rotated
     xs = (k,) if q is None else (q, k)
     if compiling():
-        ys = _store_operator.store(
+        ys = store_operator.store(
             xs,
             weights[first:],
             tables[first:],

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import rotary
-from rotary import RotaryEmbedding, _torch, apply_rotary, apply_rotary_qk, operators
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, operators
+from rotary._subclasses import dtensor
 from rotary.scaling import DynamicNTK
 from several.matrix import BATCH, DIM, HEADS, KV, PLACEMENTS, SEQ, counting, place, same, silent, some
 
@@ -284,12 +285,12 @@ def without_private_names(rank: int, world: int, folder: Path) -> None:
     mesh = init_device_mesh("cpu", (world,))
     rope, x = RotaryEmbedding(DIM), some(BATCH, HEADS, SEQ, DIM)
     hidden = {"_local_tensor", "_spec"}
-    original = _torch.private_attribute
+    original = dtensor.private_attribute
 
     def absent(value: Any, name: str) -> Any:
         return None if name in hidden else original(value, name)
 
-    _torch.private_attribute = absent
+    dtensor.private_attribute = absent
     try:
         for p in (Shard(0), Shard(1), Shard(2), Replicate(), Partial()):
             leaf = place(x, mesh, [p]).requires_grad_()
@@ -304,7 +305,7 @@ def without_private_names(rank: int, world: int, folder: Path) -> None:
         view = place(some(BATCH, SEQ, HEADS, DIM), mesh, [Shard(0)]).transpose(1, 2)
         assert rope.rotate(view).stride() == view.stride()
     finally:
-        _torch.private_attribute = original
+        dtensor.private_attribute = original
 
 
 def outside_the_mesh(rank: int, world: int, folder: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .._constants import Constants
-from .._torch import several_processes
+from .._subclasses.dtensor import several_processes
 from .._types import Role
 from . import polynomials
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .._torch import distributed, jit_tracing, tracing
+from .._subclasses.dtensor import distributed
+from .._torch import jit_tracing, tracing
 from .._types import CosSin, Length, Range, Role
 from ..positions import sequence
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis, table_of
@@ -217,7 +218,7 @@ def last_rows(table: CosSin, rows: int, length: int) -> CosSin:
         return table
     cos, sin = table
     if distributed(cos):
-        from .._placed import placed  # few processes have DTensors
+        from .._subclasses.placed import placed  # few processes have DTensors
 
         if placed("cos", cos).cut_at(cos.ndim - 2):
             raise ValueError(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .. import _checks
 from .._angles.cos_sin import as_int64, range_of
-from .._placed import Placed, Runs, part_of, placed
-from .._torch import distributed, tracing
+from .._subclasses.dtensor import distributed
+from .._subclasses.placed import Placed, Runs, part_of, placed
+from .._torch import tracing
 from .._types import Length, Range, Role, Sizes
 from ..positions import packed, sequence
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis
@@ -91,12 +92,12 @@ def for_rotate_parts(
     dims = {0: axis} if rows == 1 else {0: 0, 1: axis}
     calls: list[PartCall] = []
     for place in where:
-        cut = place.beside(shape, dims, axis)
+        cut = place.for_value(shape, dims, axis)
         if calls and calls[0].where == cut:
             calls.append(calls[0])
             continue
         at = source.part(place, axis)
-        mine = _part_of_length(tokens, place.beside((rows,), {0: 0}, axis))
+        mine = _part_of_length(tokens, place.for_value((rows,), {0: 0}, axis))
         calls.append(PartCall(axis, at, source.spread, source.known, mine, role, traced, shape, cut))
     return calls
 
@@ -118,15 +119,15 @@ class _Source(NamedTuple):
         if self.explicit is not None:
             shape = tuple(self.explicit.shape)
             dims = {0: 0, 1: axis} if self.rows else {0: axis}
-            return part_of("positions", self.explicit, x.beside(shape, dims, axis), "x")
+            return part_of("positions", self.explicit, x.for_value(shape, dims, axis), "x")
         runs = x.runs(self.n, axis)
         start = self.start
         if isinstance(start, Tensor):
-            start = part_of("offset", start, x.beside(tuple(start.shape), {0: 0} if self.rows else {}, axis), "x")
+            start = part_of("offset", start, x.for_value(tuple(start.shape), {0: 0} if self.rows else {}, axis), "x")
             if self.cu_seqlens is None and start.ndim and not self.rows:
                 start = start[0]
         if self.cu_seqlens is not None:
-            whole = x.beside((), {}, axis)
+            whole = x.for_value((), {}, axis)
             return packed(
                 part_of("cu_seqlens", self.cu_seqlens, whole, "x"),
                 self.n,
@@ -168,7 +169,7 @@ def _rows(runs: Runs, start: int | Tensor, device: torch.device) -> Tensor:
 def _part_of_length(length: Length, wanted: Placed) -> Length:
     if not isinstance(length, Tensor):
         return length
-    return part_of("length", length, wanted if length.ndim else wanted.beside((), {}, 0), "x")
+    return part_of("length", length, wanted if length.ndim else wanted.for_value((), {}, 0), "x")
 
 
 def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any) -> PartCall:
@@ -186,7 +187,7 @@ def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length
     tokens = context_length(length, None, 0)
     check_rows_of_length(tokens, positions, coordinates=bool(coordinates))
     shape = tuple(positions.shape[:-1] if coordinates else positions.shape)
-    wanted = where.beside((2,), {0: 0} if len(shape) == 2 else {}, -1)
+    wanted = where.for_value((2,), {0: 0} if len(shape) == 2 else {}, -1)
     mine = _part_of_length(tokens, wanted) if not per_row(tokens) or tokens.shape[0] != 1 else tokens
     return PartCall(
         -1,

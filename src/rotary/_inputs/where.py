@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from .. import _checks
-from .._torch import distributed
+from .._subclasses.dtensor import distributed
 from .._types import Length, Range, Role
 from ..positions import packed, sequence
 

@@ -23,10 +23,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from .._subclasses.dtensor import distributed
 from .._torch import (
     batched_gradient,
     compiling,
-    distributed,
     forward_mode,
     onnx_exporting,
     tracing,

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from .. import _checks, _torch
-from .._placed import Placed, part_of, rotatable, same_mesh
-from .._torch import distributed, local_part, wrapped
-from .._types import CosSin, Sizes, Tensors
+from .._subclasses.dtensor import distributed, dtensor_class, local_part, wrapped
+from .._subclasses.parts import Part, as_dtensor, dims_of, part_for, redistributed, replicated
+from .._subclasses.placed import Placed, rotatable, same_mesh
+from .._types import CosSin, Tensors
 from . import autograd, overlap
 
 
@@ -30,14 +31,6 @@ class How(TypedDict):
     seq_dim: int
     interleaved: bool
     conjugate: bool
-
-
-class Part(NamedTuple):
-    """cos and sin of the rows that a process holds, the shape of the whole table, and where its parts lie."""
-
-    table: CosSin
-    shape: Sizes
-    where: Placed
 
 
 def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool, names: tuple[str, ...]) -> Tensors:
@@ -56,11 +49,22 @@ def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool,
         return _by_formula(xs, tables, how, in_place=in_place)
     if _torch.forward_mode() or _torch.transforming():
         return _by_formula(xs, tables, how, in_place=in_place)
-    parts = [part_beside(tables[0], where[0], seq_dim, names[0])]
+    parts = [part_for(tables[0], where[0], seq_dim, names[0])]
     if len(xs) == 2:
         alike = tables[1] is tables[0] and where[1] == where[0]
-        parts.append(parts[0] if alike else part_beside(tables[1], where[1], seq_dim, names[1]))
+        parts.append(parts[0] if alike else part_for(tables[1], where[1], seq_dim, names[1]))
     return rotate_parts(xs, tuple(parts), how, in_place=in_place, names=names)
+
+
+def by_tables(
+    xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, inplace: bool
+) -> Tensors:
+    """apply_rotary and apply_rotary_qk for DTensors, checked as those of the whole; in a compiled program by way of the operator."""
+    if _torch.tracing():
+        return autograd.by_operator(xs, tables, seq_dim, interleaved, conjugate, inplace)
+    how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
+    names = ("x",) if len(xs) == 1 else ("q", "k")
+    return rotate(xs, tables, how, in_place=inplace, names=names)
 
 
 def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
@@ -78,19 +82,6 @@ def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
     return [rotatable(name, x) for x, name in zip(xs, names, strict=False)]
 
 
-def part_beside(table: CosSin, x: Placed, seq_dim: int, name: str) -> Part:
-    """The part of a table that goes with this process's part of x."""
-    shape = tuple(table[0].shape)
-    where = x.beside(shape, dims_of(shape, seq_dim), seq_dim)
-    cos, sin = (part_of(what, t, where, name) for what, t in zip(("cos", "sin"), table, strict=True))
-    return Part((cos, sin), shape, where)
-
-
-def dims_of(shape: Sizes, seq_dim: int) -> dict[int, int]:
-    """The dimensions of a table (seq, P) or (batch, seq, P), and those of x that they go with."""
-    return {0: seq_dim} if len(shape) == 2 else {0: 0, 1: seq_dim}
-
-
 def rotate_parts(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bool, names: tuple[str, ...]) -> Tensors:
     """xs rotated by tables of what this process holds of each."""
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in xs)
@@ -104,7 +95,7 @@ def rotate_parts(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bo
             return tuple(
                 [_RotatePartInPlace.apply(x, *part.table, part, how) for x, part in zip(xs, parts, strict=True)]
             )
-        _turned(xs, parts, how, in_place=True)
+        _rotate_local(xs, parts, how, in_place=True)
         for x in xs:
             if not (x.is_inference() or _torch.tracing()):
                 torch.autograd.graph.increment_version(x)  # of the DTensor: the kernel counted for its local part
@@ -112,10 +103,10 @@ def rotate_parts(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bo
     if needs_grad:
         flat = [t for part in parts for t in part.table]
         return tuple(_RotateParts.apply(parts, how, len(xs), *xs, *flat))
-    return _turned(xs, parts, how, in_place=False)
+    return _rotate_local(xs, parts, how, in_place=False)
 
 
-def _turned(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Tensors:
+def _rotate_local(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Tensors:
     """The local parts turned by one launch, each wrapped as its x is."""
     local = tuple([local_part(x) for x in xs])
     if (
@@ -123,7 +114,7 @@ def _turned(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Te
     ):  # this process has no part in the mesh: an empty tensor stands for its part
         return xs if in_place else tuple([wrapped(x.clone(), like) for x, like in zip(local, xs, strict=True)])
     for x, t, part in zip(xs, local, parts, strict=True):
-        _check_held(x, t, part, how["seq_dim"])
+        _check_local(x, t, part, how["seq_dim"])
     tables = tuple([part.table for part in parts])  # q's and k's are one object where they are alike
     with torch.no_grad():
         if _torch.tracing():  # a compiled program keeps the kernel, as it does for the operator of plain tensors
@@ -133,7 +124,7 @@ def _turned(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Te
     return xs if in_place else tuple([wrapped(y, x) for x, y in zip(xs, ys, strict=True)])
 
 
-def _check_held(x: Any, local: Tensor, part: Part, seq_dim: int) -> None:
+def _check_local(x: Any, local: Tensor, part: Part, seq_dim: int) -> None:
     """The kernel reads the rows that x has: tables of others would be read beyond their end."""
     shape = part.table[0].shape
     if shape[-2] != local.shape[seq_dim] or (len(shape) == 3 and shape[0] not in (1, local.shape[0])):
@@ -155,45 +146,17 @@ def _check_in_place(xs: Sequence[Any], names: tuple[str, ...]) -> None:
 
 def _by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool) -> Tensors:
     """For tables that want a gradient, which is summed over processes, and for transforms: torch's own rules for distributed tensors."""
-    spread_tables = tuple([(whole(cos, x), whole(sin, x)) for x, (cos, sin) in zip(xs, tables, strict=True)])
+    spread_tables = tuple([(as_dtensor(cos, x), as_dtensor(sin, x)) for x, (cos, sin) in zip(xs, tables, strict=True)])
     if in_place:
         autograd.over_by_formula(xs, spread_tables, how)
         return xs
     return autograd.by_formula(xs, spread_tables, how)
 
 
-def whole(t: Tensor, like: Any) -> Any:
-    """A plain tensor, alike in every process, as a DTensor beside `like`."""
-    return t if distributed(t) else _like_mesh(t, like.device_mesh)
-
-
-def whole_of(part: Part) -> tuple[Any, Any]:
-    """The DTensors cos and sin of which this process holds that part."""
-    placements = _placements(part.where)
-    cos, sin = (_from_part(t, part.shape, part.where.mesh, placements) for t in part.table)
-    return cos, sin
-
-
-def spread(t: Tensor, shape: Sizes, like: Any) -> Any:
-    """A DTensor of that shape, placed as `like` is, of which this process holds t."""
-    return _from_part(t, shape, like.device_mesh, like.placements)
-
-
-def _from_part(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
-    from torch.distributed.tensor import DTensor
-
-    strides = [1]
-    for n in reversed(shape[1:]):
-        strides.insert(0, strides[0] * max(n, 1))
-    return DTensor.from_local(
-        t.contiguous(), mesh, placements, run_check=False, shape=torch.Size(shape), stride=tuple(strides)
-    )
-
-
-def _like_mesh(t: Tensor, mesh: Any) -> Any:
-    from torch.distributed.tensor import DTensor, Replicate
-
-    return DTensor.from_local(t, mesh, [Replicate()] * mesh.ndim, run_check=False)
+def distribute_like(t: Any, *values: Any) -> tuple[Any, ...]:
+    """Plain tensors among the values as DTensors beside t, for torch's own operations; numbers as they are."""
+    check((t,), ("t",))
+    return tuple([as_dtensor(v, t) if isinstance(v, Tensor) else v for v in values])
 
 
 # --- gradients ---------------------------------------------------------------------------------------------------------------
@@ -204,32 +167,16 @@ def _gradients(grads: dict[int, Any], parts: Sequence[Part], how: How) -> dict[i
     if not grads:
         return {}
     seq_dim, mesh = how["seq_dim"], parts[0].where.mesh
-    incoming = {i: autograd.readable(g) if distributed(g) else _like_mesh(g, mesh) for i, g in grads.items()}
+    incoming = {i: autograd.readable(g) if distributed(g) else replicated(g, mesh) for i, g in grads.items()}
     back: How = {**how, "conjugate": not how["conjugate"]}
     mine: list[Part] = []
     for i, g in incoming.items():
         name = "the gradient"
         same_mesh(name, g, "x", mesh)
-        wanted = rotatable(name, g).beside(parts[i].shape, dims_of(parts[i].shape, seq_dim), seq_dim)
-        mine.append(parts[i] if wanted.cuts == parts[i].where.cuts else _sent(parts[i], wanted))
+        wanted = rotatable(name, g).for_value(parts[i].shape, dims_of(parts[i].shape, seq_dim), seq_dim)
+        mine.append(parts[i] if wanted.cuts == parts[i].where.cuts else redistributed(parts[i], wanted))
     ys = rotate_parts(tuple(incoming.values()), tuple(mine), back, in_place=False, names=("the gradient",) * len(mine))
     return dict(zip(incoming, ys, strict=True))
-
-
-def _sent(part: Part, wanted: Placed) -> Part:
-    """The same table, placed as a gradient needs it: gathered where it was cut otherwise."""
-    with torch.no_grad():
-        moved = [local_part(t.redistribute(placements=_placements(wanted))) for t in whole_of(part)]
-    return Part((moved[0], moved[1]), part.shape, wanted)
-
-
-def _placements(where: Placed) -> list[Any]:
-    from torch.distributed.tensor import Replicate, Shard
-
-    return [
-        Replicate() if c is None else Shard(c.dim) if c.factor == 1 else _torch.strided_shard(c.dim, c.factor)
-        for c in where.cuts
-    ]
 
 
 class _RotateParts(torch.autograd.Function):
@@ -238,7 +185,7 @@ class _RotateParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: tuple[Part, ...], how: How, count: int, *tensors: Tensor) -> Tensors:
         xs = tensors[:count]
-        outs = _turned(xs, parts, how, in_place=False)
+        outs = _rotate_local(xs, parts, how, in_place=False)
         ctx.save_for_backward(*tensors[count:])
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
@@ -259,7 +206,7 @@ class _RotatePartInPlace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Any, cos: Tensor, sin: Tensor, part: Part, how: How) -> Any:
-        _turned((x,), (part,), how, in_place=True)
+        _rotate_local((x,), (part,), how, in_place=True)
         ctx.mark_dirty(x)
         ctx.save_for_backward(cos, sin)
         ctx.place, ctx.how = (part.shape, part.where), how
@@ -278,7 +225,7 @@ class _RotatePartInPlace(torch.autograd.Function):
 def register() -> None:
     """Give torch.ops.rotary.rotate and rotate_ their rule for DTensors, once there are any: called by name in inference mode,
     they reach DTensor's dispatcher before they reach operators.py."""
-    kind = _torch.dtensor_class()
+    kind = dtensor_class()
     library = torch.library.Library("rotary", "FRAGMENT")
     for name in ("rotary::rotate", "rotary::rotate_"):
         torch.library.register_torch_dispatch(name, kind, _rule, lib=library)

@@ -1,7 +1,7 @@
-"""Distributed tensors (DTensor): what RotaryEmbedding's calls do with them, by the part that each process holds.
+"""RotaryEmbedding's rotate and cos_sin for distributed tensors (DTensor), by the part that each process holds.
 
 Positions, offsets and lengths given as plain tensors mean "alike in every process"; positions count along the whole. A process makes
-tables of its own rows, rotates its own part, and sends nothing. See _placed.py and _rotation/shards.py.
+tables of its own rows, rotates its own part, and sends nothing. See _subclasses/placed.py and _rotation/shards.py.
 """
 
 from __future__ import annotations
@@ -9,25 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from . import _inputs
-from ._angles.cos_sin import Tables
-from ._inputs.parts import PartCall, for_cos_sin_part, for_rotate_parts
-from ._rotation import autograd, shards
-from ._torch import tracing
-from ._types import CosSin, Role, Tensors
-
-
-def by_tables(
-    xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, inplace: bool
-) -> Tensors:
-    """apply_rotary and apply_rotary_qk for DTensors, checked as those of the whole; in a compiled program by way of the operator."""
-    if tracing():
-        return autograd.by_operator(xs, tables, seq_dim, interleaved, conjugate, inplace)
-    how: shards.How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
-    names = ("x",) if len(xs) == 1 else ("q", "k")
-    return shards.rotate(xs, tables, how, in_place=inplace, names=names)
+from .. import _inputs
+from .._angles.cos_sin import Tables
+from .._inputs.parts import PartCall, for_cos_sin_part, for_rotate_parts
+from .._rotation import autograd, shards
+from .._subclasses.parts import Part, dtensors_of, from_part
+from .._torch import tracing
+from .._types import CosSin, Role
 
 
 def rotate(
@@ -48,7 +37,7 @@ def rotate(
     where = shards.check(xs, names)
     calls = for_rotate_parts(q, k, where, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **given)
     axis, n = calls[0].seq_dim, q.shape[calls[0].seq_dim]
-    parts: list[shards.Part] = []
+    parts: list[Part] = []
     made: Any = None
     for x, call in zip(xs, calls, strict=True):
         if parts and call is calls[0] and not use_xpos:
@@ -60,10 +49,10 @@ def rotate(
         if x is q and k is not None:
             table = _inputs.last_rows(table, n, k.shape[axis])
             shape = (*shape[:-2], n, shape[-1])
-        parts.append(shards.Part(table, shape, call.where))
+        parts.append(Part(table, shape, call.where))
     how: shards.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
     if tracing() or any(t.requires_grad for part in parts for t in part.table):
-        whole = tuple([shards.whole_of(part) for part in parts])
+        whole = tuple([dtensors_of(part) for part in parts])
         ys = autograd.by_operator(xs, whole, axis, interleaved, conjugate, inplace)
     else:
         ys = shards.rotate_parts(xs, tuple(parts), how, in_place=inplace, names=names)
@@ -99,10 +88,4 @@ def cos_sin(
         part=True,
     )
     shape = (*call.shape, cos.shape[-1])
-    return shards.spread(cos, shape, positions), shards.spread(sin, shape, positions)
-
-
-def beside(t: Any, *values: Any) -> tuple[Any, ...]:
-    """Plain tensors among the values as DTensors beside t, for torch's own operations; numbers as they are."""
-    shards.check((t,), ("t",))
-    return tuple([shards.whole(v, t) if isinstance(v, Tensor) else v for v in values])
+    return from_part(cos, shape, positions), from_part(sin, shape, positions)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._torch import distributed, local_part, ordered
+from .dtensor import distributed, local_part, ordered
 
 Runs = list[tuple[int, int]]
 """Ascending indices, as (first, past the last) of stretches."""
@@ -45,7 +45,7 @@ class Placed(NamedTuple):
         """The indices, of n along that dimension, that this process holds."""
         return _kept([(0, n)], self, dim, 0)
 
-    def beside(self, shape: Sequence[int], dims: Mapping[int, int], seq_dim: int) -> Placed:
+    def for_value(self, shape: Sequence[int], dims: Mapping[int, int], seq_dim: int) -> Placed:
         """How a value of that shape is to be placed whose dimensions are those of this tensor, as dims says."""
         mine = {theirs: own for own, theirs in dims.items() if shape[own] != 1 or theirs == seq_dim}
         return Placed(

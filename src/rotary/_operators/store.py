@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _inputs, _torch
-from ._fused import storing
-from ._fused.eager import Weights
-from ._fused.work import Norm, Store
-from ._fused_operators import below
-from ._inputs.fused import for_norm_operator, for_store
-from ._rotation.autograd import pairs
-from ._types import CosSin, Tensors
-from .operators import STRIDES
+from .. import _inputs, _torch
+from .._fused import storing
+from .._fused.eager import Weights
+from .._fused.work import Norm, Store
+from .._inputs.fused import for_norm_operator, for_store
+from .._rotation.autograd import pairs
+from .._types import CosSin, Tensors
+from .norm import below
+from .rotation import STRIDES
 
 _SCHEMA = (
     # Outputs are arguments: functionalization takes no operator that both returns tensors and writes into others.

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _inputs, _torch
-from ._fused import autograd, backends
-from ._fused.work import Norm
-from ._inputs.fused import for_norm_operator
-from ._rotation import overlap
-from ._rotation.autograd import pairs, tables_need_formula
-from ._types import CosSin, Tensors
-from .operators import STRIDES
+from .. import _inputs, _torch
+from .._fused import autograd, backends
+from .._fused.work import Norm
+from .._inputs.fused import for_norm_operator
+from .._rotation import overlap
+from .._rotation.autograd import pairs, tables_need_formula
+from .._types import CosSin, Tensors
+from .rotation import STRIDES
 
 Weights = tuple[Tensor | None, ...]
 NORM = "float eps, float weight_offset, bool model, bool after, int seq_dim, bool interleaved"

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from . import _checks, _nested
-from ._rerotate import Rerotatable
-from ._types import Length
+from .. import _checks
+from .._subclasses import nested
+from .._types import Length
+from .rerotate import Rerotatable
 
 
 class RotatesPacked(Rerotatable):
@@ -68,10 +69,10 @@ class RotatesPacked(Rerotatable):
             "length": length,
             "conjugate": conjugate,
         }
-        if type(qkv) is not Tensor and _nested.is_jagged(qkv):
+        if type(qkv) is not Tensor and nested.is_jagged(qkv):
             at = seq_dim if seq_dim is not None else -4 if heads is None else -3
             packed = {"heads": heads, "qkv_dim": qkv_dim if qkv_dim < 0 else qkv_dim - 1}
-            return _nested.rotate(self.rotate_qkv, qkv, None, seq_dim=at, inplace=inplace, **packed, **how)
+            return nested.rotate(self.rotate_qkv, qkv, None, seq_dim=at, inplace=inplace, **packed, **how)
         stacked = None if heads is not None else _stacked(qkv, qkv_dim)
         axis = _tokens(qkv, stacked, seq_dim)
         out = qkv if inplace else qkv.clone()

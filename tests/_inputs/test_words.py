@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 
-from rotary import RotaryEmbedding, _words
+from rotary import RotaryEmbedding
+from rotary._inputs.words import CONSTRUCTOR, FROM_CONFIG
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_word_of_from_config(word: str, ours: str):
 
 
 def test_no_word_is_an_argument_and_an_unknown_one_stays_unknown():
-    for function, words in ((RotaryEmbedding, _words.CONSTRUCTOR), (RotaryEmbedding.from_config, _words.FROM_CONFIG)):
+    for function, words in ((RotaryEmbedding, CONSTRUCTOR), (RotaryEmbedding.from_config, FROM_CONFIG)):
         parameters = inspect.signature(function).parameters
         assert not words.keys() & parameters.keys()
         assert all(p.kind is not p.VAR_KEYWORD and p.kind is not p.VAR_POSITIONAL for p in parameters.values())

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._torch import tracing
-from ._types import CosSin
-from .positions import packed
+from .._torch import tracing
+from .._types import CosSin
+from ..positions import packed
 
 if TYPE_CHECKING:
     from typing import TypeGuard

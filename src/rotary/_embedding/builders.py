@@ -1,26 +1,29 @@
-"""What RotaryEmbedding is made of, and the ways to make one beside its constructor: given frequencies, and axial parts."""
+"""What RotaryEmbedding is made of, and its builders: from_inv_freq, axial, from_config."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from . import _checks
-from ._angles.cos_sin import Tables
-from ._angles.frequencies import Spectrum, side_by_side
-from ._angles.xpos import XPos
-from ._qkv import RotatesPacked
-from ._torch import dtensor_class
-from ._types import AngleArithmetic
-from .axes import Axes, checked
-from .scaling.scheme import Scheme
-from .scaling.temperature import Temperature
+from .. import _checks
+from .._angles.cos_sin import Tables
+from .._angles.frequencies import Spectrum, side_by_side
+from .._angles.xpos import XPos
+from .._inputs.words import FROM_CONFIG, explained
+from .._subclasses.dtensor import dtensor_class
+from .._types import AngleArithmetic
+from ..axes import Axes, checked
+from ..scaling.scheme import Scheme
+from ..scaling.temperature import Temperature
+from .qkv import RotatesPacked
 
 if TYPE_CHECKING:
-    from .config import Arguments
+    from ..config import Arguments
 
 Self = TypeVar("Self", bound="Built")
 
@@ -143,6 +146,41 @@ class Built(RotatesPacked):
         return module
 
     @classmethod
+    @explained(FROM_CONFIG)
+    def from_config(
+        cls: type[Self],
+        config: str | os.PathLike[str] | Mapping[str, Any] | Any,
+        *,
+        part: str | None = None,
+        layer_type: str | None = None,
+        head_dim: int | None = None,
+        interleaved: bool | None = None,
+        angles: AngleArithmetic = "exact",
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """The module a model's config asks for; see rotary.config.read, which says what is accepted and what is refused.
+
+        config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
+            travels with the package (rotary.config.shipped()); an existing path comes before a name.
+        part: which part of a composite config, "vision_config"; by default the text model.
+
+        What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr and warned of (UserWarning):
+        DeepSeek-V3 multiplies its logits by a temperature, and only a slice of its heads turns.
+
+        >>> from rotary import RotaryEmbedding
+        >>> RotaryEmbedding.from_config("llama-3.1-8b").attention_factor
+        1.0
+        """
+        from .. import config as configs
+
+        read = configs.read(config, part=part, layer_type=layer_type, head_dim=head_dim, interleaved=interleaved)
+        module = cls._of_arguments(read, angles, device)
+        module.temperatures, module.notes = read.temperatures, read.notes
+        if read.notes:
+            warnings.warn(f"the config asks for more than a rotation: {'; '.join(read.notes)}", stacklevel=3)
+        return module
+
+    @classmethod
     def _of_arguments(
         cls: type[Self], read: Arguments, angles: AngleArithmetic, device: torch.device | str | None
     ) -> Self:
@@ -189,7 +227,7 @@ class Built(RotatesPacked):
         self.axes = spectrum.axes
         self._tables = Tables(spectrum, xpos)
         if dtensor_class() is not None:
-            from ._rotation import shards  # few processes have DTensors
+            from .._rotation import shards  # few processes have DTensors
 
             shards.register()
         self._register_mirrors({"inv_freq": spectrum.inv_freq, "scale": xpos.zeta if xpos else None}, device)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _checks
-from ._angles.cos_sin import Tables
-from ._angles.rerotation import Place, rerotation
-from ._buffers import MirrorModule
-from ._inputs import moved
-from ._rotation.autograd import How, rotate
-from ._types import CosSin, Length, Role
-from .axes import Axes
+from .. import _checks
+from .._angles.cos_sin import Tables
+from .._angles.rerotation import Place, rerotation
+from .._buffers import MirrorModule
+from .._inputs import moved
+from .._rotation.autograd import How, rotate
+from .._types import CosSin, Length, Role
+from ..axes import Axes
 
 
 class Rerotatable(MirrorModule):

@@ -1,0 +1,85 @@
+"""A process's part of a pair of tables, and the DTensors that are made of such parts."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._types import CosSin, Sizes
+from .dtensor import distributed, local_part, strided_shard
+from .placed import Placed, part_of
+
+
+class Part(NamedTuple):
+    """cos and sin of the rows that a process holds, the shape of the whole table, and where its parts lie."""
+
+    table: CosSin
+    shape: Sizes
+    where: Placed
+
+
+def part_for(table: CosSin, x: Placed, seq_dim: int, name: str) -> Part:
+    """The part of a table that goes with this process's part of x."""
+    shape = tuple(table[0].shape)
+    where = x.for_value(shape, dims_of(shape, seq_dim), seq_dim)
+    cos, sin = (part_of(what, t, where, name) for what, t in zip(("cos", "sin"), table, strict=True))
+    return Part((cos, sin), shape, where)
+
+
+def dims_of(shape: Sizes, seq_dim: int) -> dict[int, int]:
+    """The dimensions of a table (seq, P) or (batch, seq, P), and those of x that they go with."""
+    return {0: seq_dim} if len(shape) == 2 else {0: 0, 1: seq_dim}
+
+
+def as_dtensor(t: Tensor, like: Any) -> Any:
+    """A plain tensor, alike in every process, as a DTensor over the mesh of `like`; a DTensor as it is."""
+    return t if distributed(t) else replicated(t, like.device_mesh)
+
+
+def dtensors_of(part: Part) -> tuple[Any, Any]:
+    """The DTensors cos and sin of which this process holds that part."""
+    placements = placements_of(part.where)
+    cos, sin = (_from_part(t, part.shape, part.where.mesh, placements) for t in part.table)
+    return cos, sin
+
+
+def from_part(t: Tensor, shape: Sizes, like: Any) -> Any:
+    """A DTensor of that shape, placed as `like` is, of which this process holds t."""
+    return _from_part(t, shape, like.device_mesh, like.placements)
+
+
+def _from_part(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.insert(0, strides[0] * max(n, 1))
+    return DTensor.from_local(
+        t.contiguous(), mesh, placements, run_check=False, shape=torch.Size(shape), stride=tuple(strides)
+    )
+
+
+def replicated(t: Tensor, mesh: Any) -> Any:
+    """A plain tensor, alike in every process, as a DTensor over the mesh."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    return DTensor.from_local(t, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def redistributed(part: Part, wanted: Placed) -> Part:
+    """The same table, placed as a gradient needs it: gathered where it was cut otherwise."""
+    with torch.no_grad():
+        cos, sin = (local_part(t.redistribute(placements=placements_of(wanted))) for t in dtensors_of(part))
+    return Part((cos, sin), part.shape, wanted)
+
+
+def placements_of(where: Placed) -> list[Any]:
+    """torch's placements of a tensor that lies so."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    return [
+        Replicate() if c is None else Shard(c.dim) if c.factor == 1 else strided_shard(c.dim, c.factor)
+        for c in where.cuts
+    ]
