@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .._checks import one_of, path
 from ..config.files import content
 from ..config.load import load
 from ..config.parts import text_part
@@ -78,7 +79,10 @@ def convert(
     ValueError if the config, a tensor, a pairing or a link does not fit, with its name; FileExistsError if the target appeared
     meanwhile, which stays as it is; RuntimeError if attention scores differ afterwards.
     """
-    source, target = Path(source), Path(target)
+    source, target = path("source", source), path("target", target)
+    one_of("to", to, ("half", "interleaved"))
+    if given is not None:
+        one_of("given", given, ("half", "interleaved"))
     _check_paths(source, target)
     layout = Layout(find_config(source) if config is None else config, like=like)
     reading = read_source(source, layout.config)
@@ -94,18 +98,18 @@ def convert(
     if not rotated:
         raise ValueError(f"no tensor of queries or keys at {str(source)!r}")
     new_config = _updated_config(source / "config.json", to)
-    beside = others(source, reading.paths, reading.outdated) if source.is_dir() else None
+    other_files = others(source, reading.paths, reading.outdated) if source.is_dir() else None
     total, done = reading.size, 0
     with whole(target, folder=source.is_dir()) as partial:
         written: list[File] = []
         for file, name in zip(files, reading.names, strict=True):
-            path = partial if source.is_file() else partial / name
-            for size in _write(file, path, rotated, to):
+            place = partial if source.is_file() else partial / name
+            for size in _write(file, place, rotated, to):
                 done += size
                 progress(name, done, total)
-            written.append(read_header(path))
-        if beside is not None:
-            beside.copy(source, partial)
+            written.append(read_header(place))
+        if other_files is not None:
+            other_files.copy(source, partial)
         index = reading.index()
         if index is not None:
             (partial / "model.safetensors.index.json").write_text(index, encoding="utf-8")
@@ -115,7 +119,7 @@ def convert(
         layers, difference = compare_scores(files, written, rotated.values(), layout, old, to)
         if not difference <= TOLERANCE:
             raise RuntimeError(f"attention scores differ by {difference:.1e} after conversion; nothing was written")
-    return Converted(len(files), len(rotated), layers, difference, beside.left_out if beside else ())
+    return Converted(len(files), len(rotated), layers, difference, other_files.left_out if other_files else ())
 
 
 def _check_paths(source: Path, target: Path) -> None:
@@ -150,9 +154,9 @@ def find_config(source: Path) -> Any:
     raise ValueError(f"no config.json next to {str(source)!r}; pass config= (for an adapter, its base model's)")
 
 
-def _write(file: AnyFile, path: Path, rotated: dict[str, RotatedTensor], to: Pairing) -> Iterator[int]:
+def _write(file: AnyFile, place: Path, rotated: dict[str, RotatedTensor], to: Pairing) -> Iterator[int]:
     """Write the converted file to that path, and yield the size of each tensor after it is written."""
-    with path.open("xb", buffering=1 << 20) as out:
+    with place.open("xb", buffering=1 << 20) as out:
         out.write(header_bytes(file.entries, {**file.metadata, PAIRING_KEY: to}))
         for entry in file.entries:
             tensor = rotated.get(entry.name)
@@ -166,11 +170,11 @@ def _write(file: AnyFile, path: Path, rotated: dict[str, RotatedTensor], to: Pai
         os.fsync(out.fileno())
 
 
-def _updated_config(path: Path, to: Pairing) -> str | None:
+def _updated_config(file: Path, to: Pairing) -> str | None:
     """The config with rope_interleave updated (DeepSeek's models read their pairing from it), or None if the family does not use it."""
-    if not path.is_file():
+    if not file.is_file():
         return None
-    config = load(path)
+    config = load(file)
     text = text_part(config)
     if "rope_interleave" not in text and text.get("model_type") not in READS_ROPE_INTERLEAVE:
         return None

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .. import _checks
 from .convert import find_config
 from .layout import Layout, RotatedTensor
 from .source import read_source
@@ -49,7 +49,7 @@ def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str 
 
     This needs a model whose planes differ by training: untrained and hardly trained models are "unknown".
     """
-    source = Path(source)
+    source = _checks.path("source", source)
     layout = Layout(find_config(source) if config is None else config, like=like)
     in_halves: list[float] = []
     in_neighbours: list[float] = []
@@ -101,6 +101,10 @@ def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str |
     model: a model that rotates by its family's own code. tokens: (batch, seq) int64, a few hundred of a text that it should know.
     The weights are reordered in place and restored, with the same bits.
     """
+    _checks.module("model", model)
+    if _checks.tensor("tokens", tokens, "an integer tensor (batch, seq)").ndim != 2:
+        raise ValueError(f"tokens must have shape (batch, seq), got {tuple(tokens.shape)}")
+    _checks.integers("tokens", tokens)
     layout = Layout(getattr(model, "config", None) if config is None else config, like=like)
     code_pairing = "interleaved" if layout.interleaved else "half"
     other_pairing = "half" if code_pairing == "interleaved" else "interleaved"

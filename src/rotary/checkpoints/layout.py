@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import WIDEST, describe, index
+from .._checks import WIDEST, describe, index, text
 from .._types import Role
 from ..config.dialects import TRANSFORMERS, recognise
 from ..config.dialects.params_json import META as META_PARAMS
@@ -25,6 +25,7 @@ from ..config.normalize import layer_types
 from ..config.parts import text_part
 from ..config.read import Arguments, read
 from ..config.spelling import spelled
+from ..config.values import layer_types_of
 from ..pairing import permutation
 from .projections import BERT, META, NORMS, PROJECTIONS, UNROTATED, UNROTATED_LAYERS, Content, Projections, Repeat
 
@@ -79,12 +80,14 @@ class Layout:
 
     def __init__(self, config: Any, *, like: str | None = None) -> None:
         self._source = load(config)
-        said = spelled(self._source)
-        self._meta = said.dialect in (META_PARAMS.name, MISTRAL_PARAMS.name)
-        self._pairing = said.interleaved
-        self.config: Config = said.config
-        whole = recognise(self._source) is not TRANSFORMERS
-        self.composite: bool = not whole and text_part(self._source) is not self._source
+        translated = spelled(self._source)
+        self._meta = translated.dialect in (META_PARAMS.name, MISTRAL_PARAMS.name)
+        self._interleaved = translated.interleaved
+        self.config: Config = translated.config
+        in_own_words = recognise(self._source) is TRANSFORMERS
+        self.composite: bool = in_own_words and text_part(self._source) is not self._source
+        if like is not None:
+            text("like", like, "llama")
         self.family: str = like or ("llama" if self._meta else str(self.config.get("model_type", "")))
         if self.family not in PROJECTIONS:
             raise ValueError(
@@ -97,8 +100,8 @@ class Layout:
     @property
     def interleaved(self) -> bool:
         """Whether the family's code rotates interleaved pairs; ValueError for a family whose code is unknown."""
-        if self._pairing is not None:
-            return self._pairing
+        if self._interleaved is not None:
+            return self._interleaved
         name = self.config.get("model_type")
         if name not in FAMILIES and self.config.get("rope_interleave") is None:
             raise ValueError(
@@ -109,9 +112,7 @@ class Layout:
 
     def arguments(self, layer: int) -> Arguments:
         """The rotation of that layer; ValueError if it does not rotate."""
-        types: Any = self.config.get("layer_types") or []
-        if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
-            raise TypeError(f"layer_types must be a list of names, got {describe(types)}")
+        types = layer_types_of(self.config)
         layer_type = types[layer] if layer_types(self.config) and layer < len(types) else None
         if layer_type not in self._arguments:
             for key in _COUNTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -115,7 +115,7 @@ def _still_layers(config: Config, family: Family) -> tuple[str, str]:
 
     transformers fills a missing or empty no_rope_layers by no_rope_layer_interval, 4 in the families that have these keys.
     """
-    flags: list[int] = config.get("no_rope_layers") or []  # despite the name of the key, 1 is a layer that rotates
+    flags = _flags(config)  # despite the name of the key, 1 is a layer that rotates
     if flags:
         return _listed(layer for layer, rotates in enumerate(flags) if not rotates), "no_rope_layers"
     every: int | None = config.get("no_rope_layer_interval") or family.get("still_every")
@@ -131,6 +131,15 @@ def _still_layers(config: Config, family: Family) -> tuple[str, str]:
     if layers is None:
         return f"{every - 1}, {2 * every - 1}, ... (every {every}th)", "no_rope_layer_interval"
     return _listed(range(every - 1, layers, every)), "no_rope_layers"
+
+
+def _flags(config: Config) -> list[int]:
+    flags: Any = config.get("no_rope_layers")
+    if flags is None:
+        return []
+    if not isinstance(flags, list | tuple) or any(flag not in (0, 1) for flag in cast("list[Any]", flags)):
+        raise TypeError(f"no_rope_layers must be a list with 0 or 1 for each layer, got {describe(flags)}")
+    return list(cast("list[int]", flags))
 
 
 def _listed(layers: Iterable[int]) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .._checks import describe, number
-from .dialects.dialect import block
+from .._checks import describe, number, text
 from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
 from .load import Config
-from .names import SCHEME_KEYS, SCHEME_NAMES, nearest, snake
+from .names import SCHEME_KEYS, SCHEME_NAMES, differ, nearest, snake
+from .values import block, layer_types_of
 
 ByLayerType = dict[str, dict[str, Any] | None]
 """Rope parameters for each layer type, None for a type that does not rotate."""
@@ -109,7 +109,7 @@ def _top_level(config: Config, family: Family) -> dict[str, Any]:
 def _merged(a_source: str, a: dict[str, Any], b_source: str, b: dict[str, Any]) -> dict[str, Any]:
     """Both dicts in one; ValueError for a key with two different values. None counts as absent."""
     for key in a.keys() & b.keys():
-        if a[key] is not None and b[key] is not None and a[key] != b[key]:
+        if a[key] is not None and b[key] is not None and differ(a[key], b[key]):
             raise ValueError(
                 f"conflicting {key}: {describe(a[key])} in {a_source}, {describe(b[key])} in {b_source}; keep one"
             )
@@ -172,7 +172,7 @@ def _of_layer_type(by_layer_type: ByLayerType, layer_type: str | None) -> dict[s
 
 
 def _check_layer_type(layer_type: str | None, config: Config) -> None:
-    types: list[str] = config.get("layer_types") or []
+    types = layer_types_of(config)
     if layer_type is not None and layer_type not in types:
         raise ValueError(
             f"unknown layer_type {layer_type!r}: the config has one set of rope parameters for all layers"
@@ -199,7 +199,8 @@ def _defaults(top_level: dict[str, Any], by_layer_type: ByLayerType) -> dict[str
 
 def _with_rope_type(rope: dict[str, Any]) -> dict[str, Any]:
     """The same with one key rope_type instead of "type" or "rope_type", "default" if there is neither."""
-    types = {_OLD_ROPE_TYPES.get(rope[key], rope[key]) for key in ("type", "rope_type") if key in rope}
+    written = [text(key, rope[key], "yarn") for key in ("type", "rope_type") if key in rope]
+    types = {_OLD_ROPE_TYPES.get(name, name) for name in written}
     if len(types) > 1:
         raise ValueError(f"conflicting rope_type {rope['rope_type']!r} and type {rope['type']!r}; keep one")
     scheme_keys = sorted(rope.keys() & SCHEME_KEYS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import describe, even_dim, flag, number
+from .._checks import describe, even_dim, flag, number, text
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .axial import Axial, Order, Part
@@ -86,6 +86,8 @@ def read(
     ValueError or TypeError, with key, value and the nearest known name, for an unknown or missing key, conflicting values, an
     impossible number, and a rotation that RotaryEmbedding does not have. Keys that are not about rotation are not examined.
     """
+    if layer_type is not None:
+        text("layer_type", layer_type, "full_attention")
     said = spelled(config, part)
     config = said.config
     name = config.get("model_type")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .._checks import describe
+from .._checks import describe, number
 from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, NTKMixed, Proportional, Scheme, YaRN
 from ..scaling.by_parts import mscale
 from ..scaling.scheme import check_window
 from .load import Config
-from .names import nearest
+from .names import differ, nearest
 
 Parameters = Mapping[str, Any]
 _COMMON = {"rope_type", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
@@ -121,18 +121,19 @@ def _dynamic(rope: Parameters, config: Config) -> Scheme:
 
 def _yarn(rope: Parameters, config: Config) -> Scheme:
     factor = rope["factor"] if "factor" in rope else _target_over_trained(rope, config)
+    number("factor", factor)
     fields = _some(rope, "beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim")
-    if rope.get("extrapolation_factor", 1) != 1:
+    if differ(rope.get("extrapolation_factor", 1), 1):
         raise ValueError(
             f"extrapolation_factor must be 1, the only supported value, got {describe(rope['extrapolation_factor'])}"
         )
     if "attn_factor" in rope:
         if fields.keys() & {"attention_factor", "mscale", "mscale_all_dim"}:
             raise ValueError(
-                f"attn_factor {rope['attn_factor']!r} multiplies 0.1 ln factor + 1, while attention_factor, mscale and mscale_all_dim "
-                f"replace that formula; keep one of them"
+                f"attn_factor {describe(rope['attn_factor'])} multiplies 0.1 ln factor + 1, while attention_factor, mscale and "
+                f"mscale_all_dim replace that formula; keep one of them"
             )
-        fields["attention_factor"] = rope["attn_factor"] * mscale(factor)
+        fields["attention_factor"] = number("attn_factor", rope["attn_factor"]) * mscale(factor)
     else:
         _check_mscale(factor, rope)
     return YaRN(factor, rope["original_max_position_embeddings"], **fields)
@@ -144,7 +145,9 @@ def _check_mscale(factor: float, rope: Parameters) -> None:
     transformers then ignores both, while DeepSeek's code divides m(mscale or 1) by m(mscale_all_dim or 0). The config does not tell
     which attention factor the checkpoint was trained with.
     """
-    first, second = rope.get("mscale"), rope.get("mscale_all_dim")
+    first, second = (
+        None if rope.get(key) is None else number(key, rope[key], at_least=0.0) for key in ("mscale", "mscale_all_dim")
+    )
     if rope.get("attention_factor") is not None or (first and second):
         return
     in_transformers = mscale(factor)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import describe
 from ..embedding import RotaryEmbedding
 from ..functional import apply_rotary
 from .configs import Configs
@@ -48,6 +49,8 @@ def rerotate(
     TypeError for what is no cache of transformers, and for quantised, offloaded, sliding and other layers, by name; ValueError for a
     model whose cached keys are not the rotation that was recognised, for positions that do not fit. All before anything is written.
     """
+    if not isinstance(handle, Handle):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"handle must be what patch(model) returned, got {describe(handle)}")
     model = handle.model
     layers = _layers(cache)
     spec = _spec(handle)

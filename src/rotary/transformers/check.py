@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._checks import module
 from ..config import Arguments
 from ..config.extras import CANCELLED
 from .configs import Configs, Reading
@@ -42,7 +43,7 @@ def check(model: nn.Module, config: Any = None) -> Findings:
     >>> print(check(Rotary(), {"model_type": "llama", "head_dim": 64, "rope_theta": 500000.0}))
     PROBLEM    Rotary: base: base 10,000; the config has 500,000
     """
-    configs = Configs(model, config)
+    configs = Configs(module("model", model), config)
     found = [_judged(rotary, configs, _measured(rotary)) for rotary in holders(model)]
     for rotary, measured in makers(model):
         finding = _judged(rotary, configs, measured)

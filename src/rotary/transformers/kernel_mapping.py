@@ -124,4 +124,5 @@ def use_kernels(
     for device in devices:
         if not isinstance(device, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"devices must be types of devices such as 'cuda', got {_checks.describe(device)}")
+    _checks.text("name", name, FUNCTION)
     return KernelMapping(devices or ("cpu", "cuda"), name, layer)

@@ -120,6 +120,10 @@ def _by_tables(xs: list[Any], cos: Any, sin: Any, axis: Any) -> list[Tensor | No
         raise ValueError(
             f"cos and sin must both have shape (batch, seq, dim) or (seq, dim), dim even, got {tuple(cos.shape)} and {tuple(sin.shape)}"
         )
+    for x in xs[1:]:
+        if x is not None and (not isinstance(x, Tensor) or not x.is_floating_point()):
+            raise TypeError(f"k must be a floating tensor or None, got {_checks.describe(x)}")
+    axis = None if axis is None else _checks.index("unsqueeze_dim", axis)
     spec, halves = _halved(cos, sin)
     return [None if x is None else _one(x, spec, halves, axis) for x in xs]
 
@@ -141,8 +145,11 @@ def _halved(cos: Tensor, sin: Tensor) -> tuple[RotationSpec, CosSin]:
 
 
 def _one(x: Tensor, spec: RotationSpec, halves: CosSin, axis: Any) -> Tensor:
-    rows = [rows_of(table, x, axis) for table in halves]
-    cos, sin = rows
+    if axis is not None and not -halves[0].ndim <= axis + (axis < 0) <= halves[0].ndim:
+        raise ValueError(
+            f"unsqueeze_dim {_checks.describe(axis)} is no place for an axis in tables of {halves[0].ndim} dimensions"
+        )
+    cos, sin = (rows_of(table, x, axis) for table in halves)
     if cos is None or sin is None or 2 * halves[0].shape[-1] > x.shape[-1]:
         raise ValueError(
             f"tables of {tuple(halves[0].shape[:-1])} rows and {2 * halves[0].shape[-1]} channels do not go with "

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import nn
 
+from .. import _checks
 from . import exact_tables, fused_norms
 from .check import check_frequencies
 from .findings import Finding
@@ -70,10 +71,10 @@ def patch(
     replaced     1 x Attention.forward: rotate, half, tables cat, promotes
     """
     source = _table_source(tables, angles)
-    if trust not in ("config", "module"):
-        raise ValueError(f"trust must be 'config' or 'module', got {trust!r}")
-    if fuse not in (None, "norms"):
-        raise ValueError(f"fuse must be 'norms' or None, got {fuse!r}")
+    _checks.module("model", model)
+    _checks.one_of("trust", trust, ("config", "module"))
+    if fuse is not None and not (isinstance(fuse, str) and fuse == "norms"):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"fuse must be 'norms' or None, got {_checks.describe(fuse)}")
     wrong = check_frequencies(model) if trust == "config" else {}
     release_copy(model)
     handle = Handle(model)
@@ -120,6 +121,4 @@ def _table_source(tables: TableSource | None, angles: TableSource | None) -> Tab
             "patch(angles=) is now patch(tables=); the old name goes in 0.3", DeprecationWarning, stacklevel=3
         )
         name, source = "angles", angles
-    if source not in (None, "model", "exact"):
-        raise ValueError(f"{name} must be 'model' or 'exact', got {source!r}")
-    return source or "model"
+    return "model" if source is None else _checks.one_of(name, source, ("model", "exact"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .. import _checks
 from .handle import Handle
 from .patched_class import handle_in, has_replaced_methods, original_class
 from .rebind import is_patched
@@ -21,8 +22,8 @@ def handle_of(model: nn.Module) -> Handle | None:
     >>> handle_of(nn.Linear(2, 2)) is None
     True
     """
-    for module in model.modules():
-        handle = _handle(module)
+    for part in _checks.module("model", model).modules():
+        handle = _handle(part)
         if handle is not None:
             return handle
     return None

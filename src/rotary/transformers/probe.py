@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._checks import WIDEST, count, describe, sequence
 from .matrix import interpret
 from .spec import FORMS, JOINED, STACKED, TWO, Form, Partial, RotationSpec, formula
 from .surroundings import restored
@@ -68,7 +69,7 @@ class Call:
         return torch.randn(*self.layout, self.dim, generator=generator), first, second
 
 
-def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEADS, DIM),)) -> RotationSpec | str:
+def probe(function: Callable[..., Any], sizes: Sequence[tuple[int, int]] = ((HEADS, DIM),)) -> RotationSpec | str:
     """The spec of a rotation function, or the reason why it is not recognised as one.
 
     function: called many times with small random float32 CPU tensors. One that writes into them, or changes the random states or
@@ -81,6 +82,9 @@ def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEA
     >>> print(probe(rotate))
     half, tables half, promotes
     """
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {describe(function)}")
+    sizes = [_size(i, size) for i, size in enumerate(sequence("sizes", sizes, "pairs (heads, head_dim)"))]
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -97,6 +101,14 @@ def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEA
             raise
         found = ""
     return f"it changes {' and '.join(changed)}" if changed else found
+
+
+def _size(i: int, size: Any) -> tuple[int, int]:
+    """(heads, head_dim) as integers; TypeError or ValueError for what is no such pair."""
+    pair = sequence(f"sizes[{i}]", size, "two integers, (heads, head_dim)")
+    if len(pair) != 2:
+        raise ValueError(f"sizes[{i}] must be (heads, head_dim), got {describe(size)}")
+    return count(f"sizes[{i}][0]", pair[0], most=WIDEST), count(f"sizes[{i}][1]", pair[1], most=WIDEST)
 
 
 def _probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]], has_axis: bool) -> RotationSpec | str:

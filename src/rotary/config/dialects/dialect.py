@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from ..._checks import describe, number
+from ..._checks import describe
 from ...scaling import Scheme
 from ..axial import Axial
 from ..families import FAMILIES, unrotated
 from ..names import same
 from ..names import words as keys
 from ..silence import check_everything_is_owned
+from ..values import block, real
 
 __all__ = ["Config", "Dialect", "Spelled", "block", "could_be", "keys", "only", "real", "respelled"]
 
@@ -76,27 +77,6 @@ def respelled(config: Config, drop: frozenset[str], **new: Any) -> Config:
         if value is not None:
             result[key] = same(key, result.get(key), value, "config", "its own keys") if key in result else value
     return result
-
-
-def block(config: Mapping[str, Any], key: str) -> Config:
-    """The block of that name, {} where it is missing; TypeError where it is no block."""
-    value = config.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{key} must be a dict, got {describe(value)}")
-    return dict(cast("Mapping[str, Any]", value))
-
-
-def real(config: Mapping[str, Any], key: str, default: float | None = None, name: str = "") -> float:
-    """The number of that name, > 0, as it is written; ValueError where it is missing and has no default."""
-    value = config.get(key)
-    if value is None:
-        if default is None:
-            raise ValueError(f"missing {name or key}")
-        return default
-    number(name or key, value)
-    return value
 
 
 def only(config: Mapping[str, Any], name: str, *known: str) -> None:
