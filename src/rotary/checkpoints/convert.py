@@ -40,8 +40,8 @@ class Converted:
 
     files, tensors: how many files were rewritten, and how many of their tensors were reordered.
     layers, difference: how many layers were compared, and their largest relative difference of attention scores.
-    left_out: what was neither converted nor copied: other files with weights, whose pairing would still be the old one, links to a
-        missing file, and links to a folder.
+    left_out: names of files that were neither converted nor copied: other files with weights, whose pairing would still be the old one,
+        links to a missing file, and links to a folder.
     """
 
     files: int
@@ -61,23 +61,26 @@ def convert(
     like: str | None = None,
     progress: Progress = lambda file, done, total: None,
 ) -> Converted:
-    """Write the checkpoint at `source` to `target`, with its queries and keys in the pairing `to`.
+    """Write the checkpoint at `source` to `target`, with its queries and keys in the pairing `to`, and return what was done.
 
-    source: a safetensors file, or a folder of them, or what torch.save wrote: Meta's consolidated.*.pth (tensor-parallel files are
-        joined), pytorch_model.bin and its shards. It is only read; what is written is safetensors. Other files of the folder are copied,
-        except weights in other formats, whose pairing would still be the old one. Links may not lead out of the folder, except from
-        a snapshot of the hub to its blobs. rope_interleave in its config.json is set to the new pairing if it is there or the
-        family's code reads it. Names of tensors stay.
+    source: a safetensors file, or a folder of them, or files of torch.save: Meta's consolidated.*.pth (tensor-parallel files are joined),
+        pytorch_model.bin and its shards. It is only read; the result is safetensors. Other files of the folder are copied, except weights
+        in other formats, whose pairing would still be the old one. Links may not lead out of the folder, except from a snapshot of the
+        hub to its blobs. rope_interleave in its config.json is set to the new pairing if it is there or the family's code reads it. Names
+        of tensors do not change.
     target: a path that does not exist and is not inside the source. It appears complete, after attention scores agree, or not at all.
+    to: "half" or "interleaved".
     given: the pairing of the source. Default: the one that an earlier conversion wrote into it, else that of its family's code.
     config: as RotaryEmbedding.from_config takes it. Default: the config.json (or Meta's params.json) next to the tensors.
     like: a family whose tensors are arranged in the same way, for an unknown family.
+    progress: a function that is called after each tensor, see Progress.
 
     Converts weights, biases, norms of queries and keys, LoRA's B and DoRA's magnitudes, also with grouped heads, partial rotary, fused
-    projections and MLA. Rows are reordered as bytes: a conversion forth and back gives the same file except for its header.
+    projections and MLA. Rows are reordered as bytes: a conversion to the other pairing and back gives the same file except for its header.
 
-    ValueError if the config, a tensor, a pairing or a link does not fit, with its name; FileExistsError if the target appeared
-    meanwhile, which stays as it is; RuntimeError if attention scores differ afterwards.
+    ValueError if the config, a tensor, a pairing or a link does not fit, with its name; TypeError for paths and families of another type;
+    FileExistsError if something appeared at the target during the conversion, which stays as it is; RuntimeError if attention scores
+    differ afterwards.
     """
     source, target = path("source", source), path("target", target)
     one_of("to", to, ("half", "interleaved"))
@@ -132,7 +135,8 @@ def _check_paths(source: Path, target: Path) -> None:
 
 
 def pairing_of(files: Sequence[AnyFile], layout: Layout, given: Pairing | None) -> Pairing:
-    """The pairing `given`, else the one in the files' metadata, else that of the family's code; ValueError if the first two conflict."""
+    """The pairing `given` by the caller, else the one in the files' metadata, else that of the family's code; ValueError if the first two
+    conflict."""
     values = {file.metadata.get(PAIRING_KEY, "missing") for file in files}
     in_files = values - {"missing"}
     if len(in_files) > 1 or (given is None and len(values) > 1) or (given is not None and in_files - {given}):

@@ -1,4 +1,4 @@
-"""Find the rotated rows of each tensor of a checkpoint, from its config.
+"""Layout: which rows of each tensor of a checkpoint rotate, from its config.
 
 An unknown tensor in an attention layer is an error, because a partly converted checkpoint fails silently: it gives noise.
 """
@@ -30,7 +30,8 @@ from ..pairing import permutation
 from .projections import BERT, META, NORMS, PROJECTIONS, UNROTATED, UNROTATED_LAYERS, Content, Projections, Repeat
 
 Effect = Literal["weight", "bias", "gain", "shift"]
-"""What a tensor does: weight maps the hidden state, bias is added; gain multiplies the result (a norm, DoRA), shift is added after it."""
+"""What a tensor does. "weight" maps the hidden state, "bias" is added to that; "gain" multiplies the result (a norm, DoRA), "shift" is
+added after it."""
 
 _COUNTS = ("num_attention_heads", "n_head", "n_heads", "head_dim", "qk_rope_head_dim", "rotary_dim")
 _ATTENTION = {"self_attn", "attn", "attention", "self_attention", "temporal_block"}
@@ -239,7 +240,7 @@ class Layout:
         return heads, self._count("num_key_value_heads") or heads
 
     def _count(self, key: str) -> int:
-        """A number of heads or channels in the config, 0 if it is missing; limited, because it becomes the length of a loop."""
+        """A number of heads or channels in the config, 0 if it is missing. It has a limit, because it becomes the length of a loop."""
         count = index(key, self.config.get(key) or 0)
         if not 0 <= count <= WIDEST:
             raise ValueError(f"{key} must be from 0 to {WIDEST:,}, got {describe(count)}; is the config damaged?")

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint produce queries and keys, and how their rows are arranged: one table per arrangement, and its families.
+"""Projections: which tensors of a checkpoint produce queries and keys, and how their rows are arranged, for each family.
 
 Names and shapes are those that transformers saves. tests/checkpoints/test_projections.py compares the logits of a model of each family
 before and after conversion.
@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Literal
 
 Content = Literal["query", "key", "value", "gate", "latent"]
-"""What rows produce. latent: the compressed keys and values of MLA."""
+"""What the rows of a tensor produce. latent: the compressed keys and values of MLA."""
 
 
 @dataclass(frozen=True)

@@ -40,23 +40,23 @@ def patch(
     tables: "model" (the default) keeps the model's own cos and sin. "exact" also replaces them by exact ones, computed from the
         inv_freq of each rotary module whose forward(x, position_ids) gives cos and sin of position * inv_freq repeated in both halves,
         or of several coordinates, as the towers of Qwen-VL have them.
-    trust: "config" (the default) compares the frequencies that rotary modules hold with the config of the model: a warning names those
-        that are no numbers or disagree, as after a cast or a load that left them unset, and their tables stay the model's own. "module"
-        takes frequencies as they are. `check` compares more, and says what it compared.
+    trust: "config" (the default) compares the inv_freq of rotary modules with the config of the model: a warning names those that are no
+        numbers or disagree, as after a cast or a load that left them unset, and their tables stay the model's own. "module" takes
+        frequencies as they are. `check` compares more, and reports what it compared.
     fuse: "norms" computes RMSNorms of queries and keys per head together with the rotation behind them, in one pass, with a gradient
-        (rotary.fused). The report names them, and why others stay: those over whole projections, LayerNorms, norms whose result goes
-        elsewhere too, or that have hooks when they are called. Under torch.compile and autocast the norms are the model's own.
+        (rotary.fused). The report names them, and gives the reason for each other norm: one over a whole projection, a LayerNorm, one
+        whose result is used elsewhere too. Under torch.compile and autocast, and with hooks, a norm is computed by the model.
     angles: the former name of tables, deprecated; it goes in 0.3.
 
     Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; a deep copy may be patched
-    itself, and has a handle of its own then. Pickles and save_pretrained contain no patch. A patched module is of a subclass under
-    the name of its class, until remove().
+    itself, and then has a handle of its own. Pickles and save_pretrained contain no patch. Until remove() a patched module is an instance
+    of a subclass with the name of its class.
 
-    A function that writes into its arguments, a call with an optional argument away from its default, and a method that is overridden
-    on the instance run as they are; where that leaves nothing to replace, a warning says so.
+    A function that writes into its arguments, a call with an optional argument that has not its default value, and a method that is
+    overridden on the instance run unchanged; where that leaves nothing to replace, a warning says so.
 
     ValueError if no rotation in the model is recognised (the message has the reasons), or if the model is patched already; TypeError
-    if both tables and angles are given.
+    for what is no module, and if both tables and angles are given.
 
     >>> import torch
     >>> class Attention(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Dialect: how one family of configs speaks of rotation, as a value; and Spelled, the same config in transformers' words."""
+"""Dialect: one way to write a rotation into a config, as a value; and Spelled, a config of a dialect in the words of transformers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Dialect:
     """A way to write a config.
 
     name: as messages and `rotary show` give it. source: the repository and file that define what its keys mean.
-    recognises: whether a config is written so.
+    recognises: whether a config is of this dialect.
     keys: every key about rotation that it has, "block/key" inside a block. Any other key about rotation is an error.
     translate: the same config in the words of transformers, without these keys.
     stems: beginnings of names that are about rotation in this dialect alone.
@@ -65,13 +65,13 @@ class Dialect:
 
 
 def could_be(config: Config, *names: str) -> bool:
-    """Whether model_type is one of these, or none that transformers has: its own families have no keys of other dialects."""
+    """Whether model_type is one of these, or none of transformers' own, whose configs have no keys of other dialects."""
     name: Any = config.get("model_type")
     return name in names or not (name in FAMILIES or name in unrotated())
 
 
 def respelled(config: Config, drop: frozenset[str], **new: Any) -> Config:
-    """The config without the keys in `drop` and with new ones, None left out; ValueError where it has another value already."""
+    """The config without the keys in `drop` and with the new ones that are not None; ValueError where it has one with another value."""
     result = {key: value for key, value in config.items() if key not in drop}
     for key, value in new.items():
         if value is not None:
