@@ -6,7 +6,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Without bytecode of all modules, most of which are never imported: a third of the time.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# What an extra of pyproject.toml asks for; rotary itself is built once, by $(VENV)/.run.
+EXTRA   = $(BIN)/python tools/extras.py $(1) >$(VENV)/extras.txt && $(PIP) --requirement $(VENV)/extras.txt
 NATIVE := $(wildcard setup.py src/rotary/_native/*.cpp src/rotary/_native/*.h src/rotary/_native/build.py)
 # The tests of the GPU kernels; test_gpu is tests/_angles/test_gpu.py, whose tests have no "triton" in their names.
 ON_GPU := tests/_rotation tests/_angles tests/_fused tests/transformers/test_wrapper.py -k "triton or test_gpu"
@@ -72,8 +75,8 @@ models: $(VENV)/.dev
 	$(BIN)/python -m tools.model_page
 
 # What is left of the tests without transformers and the peers, by the Python that PYTHON names, for other versions of Python and torch.
-CORE := tests/_angles tests/_inputs tests/_native tests/_rotation tests/positions tests/scaling $(addprefix tests/test_,$(addsuffix .py,\
-	axes buffers checks compile embedding functional laws machine nested pairing positions rerotate state tables torch))
+CORE := $(addprefix tests/,_angles _embedding _inputs _native _operators _rotation _subclasses positions scaling) \
+	$(addprefix tests/test_,$(addsuffix .py,axes buffers checks compile embedding functional laws machine pairing positions state tables torch))
 
 core:
 	$(PYTHON) -m pytest -q $(CORE) --ignore=tests/scaling/test_parity.py -k "not of_transformers"
@@ -135,15 +138,15 @@ $(VENV)/.run: $(VENV)/.created pyproject.toml constraints.txt $(NATIVE)
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "installing the development tools and the libraries rotary is compared with"
-	@$(PIP) --editable '.[dev,docs]'
+	@$(call EXTRA,dev docs)
 	@touch $@
 
 $(VENV)/.examples: $(VENV)/.run
 	@echo "installing what the examples need"
-	@$(PIP) --editable '.[examples]'
+	@$(call EXTRA,examples)
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
 	@echo "installing what builds the documentation"
-	@$(PIP) --editable '.[docs]'
+	@$(call EXTRA,docs)
 	@touch $@

@@ -40,7 +40,7 @@ Stored = Tensor | tuple[Tensor, Tensor]
 
 
 def stored(x: Tensor, dtype: torch.dtype) -> Stored:
-    """Keys as a cache holds them; int8 with a scale for each row."""
+    """Keys in the form of a cache; int8 with a scale for each row."""
     if dtype != torch.int8:
         return x.to(dtype)
     scale = x.float().abs().amax(-1, keepdim=True) / 127
@@ -66,7 +66,7 @@ def drift(dtype: torch.dtype, moves: tuple[int, ...]) -> dict[str, dict[int, flo
     angles = -ROPE.inv_freq
     cos, sin = angles.cos().to(work), angles.sin().to(work)
     step = ROPE.rerotation(0, -1, rows=KEYS)
-    found: dict[str, dict[int, float]] = {way: {} for way in WAYS}
+    result: dict[str, dict[int, float]] = {way: {} for way in WAYS}
     keys = {"naive": origin, "each time": origin}
     for n in range(1, max(moves) + 1):
         keys["naive"] = naive(keys["naive"], dtype, cos, sin)
@@ -79,14 +79,14 @@ def drift(dtype: torch.dtype, moves: tuple[int, ...]) -> dict[str, dict[int, flo
         )
         for way in WAYS:
             error = float((read(keys[way]).double() - truth).norm() / truth.norm())
-            found[way][n] = error
-    return found
+            result[way][n] = error
+    return result
 
 
 def strides(distance: int = 4096) -> dict[int, float]:
     """The same distance in steps of several sizes, bfloat16, each time: what counts is how many moves there are."""
     x = torch.randn(KEYS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64).bfloat16()
-    found: dict[int, float] = {}
+    result: dict[int, float] = {}
     truth = ROPE.rotate(x.double(), positions=torch.full((KEYS,), ORIGIN - distance))
     for step in (1, 16, 256, 4096):
         keys, table_of_step = (
@@ -95,8 +95,8 @@ def strides(distance: int = 4096) -> dict[int, float]:
         )
         for _ in range(distance // step):
             keys = apply_rotary(keys, *table_of_step)
-        found[step] = float((keys.double() - truth).norm() / truth.norm())
-    return found
+        result[step] = float((keys.double() - truth).norm() / truth.norm())
+    return result
 
 
 def far(sinks: int = 4, window: int = 256) -> dict[int, dict[str, float]]:
@@ -111,7 +111,7 @@ def far(sinks: int = 4, window: int = 256) -> dict[int, dict[str, float]]:
 
     truth = attention(ROPE.rotate(q, positions=slot), ROPE.rotate(raw))
     rough = RotaryEmbedding(DIM, base=500_000, angles="float32")
-    found: dict[int, dict[str, float]] = {}
+    result: dict[int, dict[str, float]] = {}
     for n in (10_000, 1_000_000, 2_000_000_000):
         old, new = streaming(n, sinks, window)
         first, late = raw[:sinks].float(), raw[sinks:].float()
@@ -120,11 +120,11 @@ def far(sinks: int = 4, window: int = 256) -> dict[int, dict[str, float]]:
         exact = attention(ROPE.rotate(q.float(), positions=now), moved)
         usual = torch.cat((rough.rotate(first, positions=new), rough.rotate(late, offset=n - window)))
         inexact = attention(rough.rotate(q.float(), positions=now), usual)
-        found[n] = {
+        result[n] = {
             "moved sinks": float((exact - truth).abs().max()),
             "float32 angles": float((inexact - truth).abs().max()),
         }
-    return found
+    return result
 
 
 def cost(tokens: int, dtype: torch.dtype, rounds: int) -> dict[str, float]:

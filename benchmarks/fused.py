@@ -1,4 +1,4 @@
-"""What do norm, rotation and cache write cost on a CPU in one pass, beside transformers' own and torch.compile?
+"""What do norm, rotation and cache write cost on a CPU in one pass, compared with transformers' own code and torch.compile?
 
     python -m benchmarks.fused             3 minutes; writes results/fused.json and results/fused.md
     python -m benchmarks.fused --quick     few tokens and repeats, half a minute; writes nothing
@@ -48,7 +48,7 @@ class Work:
         self.k = torch.randn(1, tokens, KEY_HEADS, DIM).to(dtype).transpose(1, 2)
         self.cos, self.sin = ROPE.cos_sin(tokens)
         self.full = tuple(torch.cat((t, t), -1)[None].to(dtype) for t in (self.cos, self.sin))
-        # Their weights stay 1: in place, another weight comes again at every call, and numbers end as denormals.
+        # Weights are 1: in place another weight would multiply q and k at every call, down to denormal numbers.
         self.q_norm, self.k_norm = Qwen3RMSNorm(DIM, EPS).to(dtype), Qwen3RMSNorm(DIM, EPS).to(dtype)
 
     def ours(self, q: Tensor, k: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
@@ -70,8 +70,8 @@ class Work:
         """Forward and backward, with gradients for q, k and both weights."""
         q, k = self.q.detach().requires_grad_(), self.k.detach().requires_grad_()
         up = torch.randn_like(q), torch.randn_like(k)
-        wanted = (q, k, self.q_norm.weight, self.k_norm.weight)
-        return lambda: torch.autograd.grad(call(q, k), wanted, up)
+        leaves = (q, k, self.q_norm.weight, self.k_norm.weight)
+        return lambda: torch.autograd.grad(call(q, k), leaves, up)
 
     def saved(self, call: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> int:
         """Bytes kept for the backward pass, each memory once."""
@@ -147,7 +147,7 @@ def training(work: Work, seconds: float, compiled: bool) -> dict[str, float]:
 
 
 def caching(keys: int, dtype: torch.dtype, seconds: float) -> dict[str, float]:
-    """One token beside so many cached keys. DynamicCache.update keeps growing, so that each call starts from a cache of that length."""
+    """One token with so many cached keys. DynamicCache.update grows its cache, so each call starts from a cache of that length."""
     work = Work(1, dtype)
     k, v = work.k, torch.randn_like(work.k)
     old = torch.randn(2, 1, KEY_HEADS, keys, DIM).to(dtype)

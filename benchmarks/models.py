@@ -33,7 +33,7 @@ LAYOUTS = [  # of x around heads and channels, and of the rows of its tables
 
 
 def tables(spec: RotationSpec, rows: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
-    """cos and sin as wide as the spec wants them, in its form."""
+    """cos and sin in the width and layout of the spec."""
     planes = HEAD_DIM // 2 if not spec.partial else HEAD_DIM // 4
     angles = torch.arange(TOKENS)[:, None] * 1e4 ** (-torch.arange(planes) / planes)
     width = {
@@ -48,7 +48,7 @@ def tables(spec: RotationSpec, rows: tuple[int, ...], dtype: torch.dtype) -> lis
 
 
 def works(function: Any, spec: RotationSpec, dtype: torch.dtype) -> tuple[Replacement, list[Tensor], list[Tensor]]:
-    """(ours, what it rotates, its tables) in the first layout that the function takes and our kernels serve."""
+    """(our call, its tensors, its tables) in the first layout that both the function and our kernels take."""
     for layout, rows in LAYOUTS:
         if spec.form is STACKED:
             rows = (TOKENS, 1, 1)
@@ -71,7 +71,7 @@ def works(function: Any, spec: RotationSpec, dtype: torch.dtype) -> tuple[Replac
 
 
 def ratio(function: Any, spec: RotationSpec, dtype: torch.dtype, seconds: float, *, backward: bool) -> float:
-    """Median of the model's own over median of ours."""
+    """Median time of the model's own function over the median of ours."""
     ours, xs, given = works(function, spec, dtype)
     if backward:
         xs = [x.requires_grad_() for x in xs]
@@ -103,14 +103,14 @@ def main() -> None:
                 module = next(m for m in families.modeling(family) if hasattr(m, name))
                 first[spec] = (f"{family}.{name}", getattr(module, name))
     rows: list[list[str]] = []
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     for spec, (name, function) in first.items():
         cells = {}
         for dtype in (torch.float32, torch.bfloat16):
             for backward in (False, True):
                 cell = f"{str(dtype).removeprefix('torch.')}, {'forward + backward' if backward else 'forward'}"
                 cells[cell] = ratio(function, spec, dtype, options.seconds, backward=backward)
-        found[str(spec)] = cells
+        result[str(spec)] = cells
         rows.append([str(spec), name, *(f"{value:.1f} x" for value in cells.values())])
         print(f"{name:50} {'  '.join(rows[-1][2:])}", flush=True)
     at = circumstances("transformers")
@@ -120,9 +120,9 @@ def main() -> None:
 Times as fast: medians in turn, {TOKENS:,} tokens, {QUERY_HEADS} query and {KEY_HEADS} key heads of {HEAD_DIM} channels, fresh outputs.
 `python -m benchmarks.models`, {at["device"]}, {versions}, commit {at["commit"]}.
 
-{table(["body", "function", *next(iter(found.values()))], rows)}
+{table(["body", "function", *next(iter(result.values()))], rows)}
 """
-    write("models", {**at, "ratios": found}, text)
+    write("models", {**at, "ratios": result}, text)
 
 
 if __name__ == "__main__":

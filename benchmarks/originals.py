@@ -1,4 +1,4 @@
-"""How far are the tables of others from their own formula in float64, and ours?
+"""How far are tables of other libraries from their own formula in float64, and how far are ours?
 
     python -m benchmarks.originals        half a minute; needs diffusers, timm and rotary-embedding-torch, each of which is optional
 
@@ -46,15 +46,15 @@ def measured(original: Original) -> dict[str, Any]:
 
 
 def main() -> None:
-    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["originals"] if RESULTS.exists() else {}
+    result: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))["originals"] if RESULTS.exists() else {}
     for name, original in originals().items():
         try:
-            found[name] = measured(original)
+            result[name] = measured(original)
         except (ImportError, RuntimeError) as why:
             print(f"{name}: left as it was; {type(why).__name__}")
-    found = {name: found[name] for name in originals() if name in found}
-    RESULTS.write_text(json.dumps({"originals": found}, indent=1) + "\n", encoding="utf-8")
-    RESULTS.with_suffix(".md").write_text(table(found), encoding="utf-8")
+    result = {name: result[name] for name in originals() if name in result}
+    RESULTS.write_text(json.dumps({"originals": result}, indent=1) + "\n", encoding="utf-8")
+    RESULTS.with_suffix(".md").write_text(table(result), encoding="utf-8")
 
 
 def table(found: dict[str, Any]) -> str:

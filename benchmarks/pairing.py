@@ -52,7 +52,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     text = "".join(inspect.getsource(module) for module in (argparse, difflib, textwrap, ast))
     data = torch.tensor([min(ord(c), 127) for c in text])
-    found: dict[tuple[int, str], Counter[str]] = {
+    result: dict[tuple[int, str], Counter[str]] = {
         (step, way): Counter() for step in STEPS for way in ("weights", "text")
     }
     for seed in range(SEEDS):
@@ -63,7 +63,7 @@ def main() -> None:
         for step in range(STEPS[-1] + 1):
             if step in STEPS:
                 for way, said in judge(model, data[-HELD_OUT:][None]):
-                    found[step, way][said] += 1
+                    result[step, way][said] += 1
             batch = torch.stack([data[i : i + 128] for i in torch.randint(0, len(data) - HELD_OUT - 128, (8,))])
             model(batch, labels=batch).loss.backward()
             optimizer.step()
@@ -72,7 +72,7 @@ def main() -> None:
     rows = [
         [
             str(step),
-            *(str(found[step, way][said]) for way in ("weights", "text") for said in ("right", "unknown", "wrong")),
+            *(str(result[step, way][said]) for way in ("weights", "text") for said in ("right", "unknown", "wrong")),
         ]
         for step in STEPS
     ]
@@ -88,7 +88,7 @@ Verdicts on {2 * SEEDS} checkpoints, of {SEEDS} seeds in both pairings; the text
 
 {table(heads, rows)}
 """
-    write("pairing", {**at, "counts": {f"{step} {way}": dict(c) for (step, way), c in found.items()}}, made)
+    write("pairing", {**at, "counts": {f"{step} {way}": dict(c) for (step, way), c in result.items()}}, made)
     print(made)
 
 

@@ -44,18 +44,18 @@ def count(
 
 def main() -> None:
     torch.manual_seed(0)
-    found: dict[str, dict[str, float]] = {name: {} for name in (ONE, FACTOR, XPOS, FIRST, SAMPLED, RESONANCE)}
+    result: dict[str, dict[str, float]] = {name: {} for name in (ONE, FACTOR, XPOS, FIRST, SAMPLED, RESONANCE)}
     zeta = XPos(128, 512).decay()
     powers = zeta.powers.on(torch.device("cpu"))
     for _ in range(ROUNDS):
         turns = torch.randint(-(2**63), 2**63 - 1, (VALUES // 64, 64))
         ours, theirs = polynomials.cos_sin(turns), by_torch(turns)
-        count(found[ONE], ours, theirs)
-        count(found[FACTOR], scaled(ours, YARN, torch.float64), scaled(theirs, YARN, torch.float64), YARN)
+        count(result[ONE], ours, theirs)
+        count(result[FACTOR], scaled(ours, YARN, torch.float64), scaled(theirs, YARN, torch.float64), YARN)
         positions = torch.randint(-5000, 5000, (VALUES // 64,))
         power = (positions.double() / powers[-1])[:, None] * powers[:-1]
         count(
-            found[XPOS],
+            result[XPOS],
             scaled(ours, zeta.at(positions), torch.float64),
             scaled(theirs, power.exp(), torch.float64),
             power.exp(),
@@ -69,7 +69,7 @@ def main() -> None:
         word = rope._tables.spectrum._one_word.on(torch.device("cpu"))
         for part in positions.split(50_000):
             turns = turns_along(part[:, None], word, None)
-            count(found[name], polynomials.cos_sin(turns), by_torch(turns))
+            count(result[name], polynomials.cos_sin(turns), by_torch(turns))
     at = circumstances()
     rows = [
         [
@@ -79,7 +79,7 @@ def main() -> None:
             f"{one['float64'] / one['values']:.1%}",
             f"{one['largest']:.1e}",
         ]
-        for name, one in found.items()
+        for name, one in result.items()
     ]
     page = f"""# The polynomials of tables beside torch's cos, sin and exp
 
@@ -89,7 +89,7 @@ changes nothing in the comparison.
 
 {table(["cos and sin", "values", "differ in float32", "differ in float64", "largest difference"], rows)}
 """
-    write("polynomials", {**at, "found": found}, page)
+    write("polynomials", {**at, "found": result}, page)
     print(page)
 
 

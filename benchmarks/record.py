@@ -1,4 +1,4 @@
-"""What every result file says about where its numbers come from, and how it is written."""
+"""Device, versions and commit, which every result file states, and writing such a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-# What glibc is told at the start of a process: keep all pages of large tensors (warm), or map new ones for every tensor above 128 KB and
+# Settings of glibc at the start of a process: keep all pages of large tensors (warm), or map new ones for every tensor above 128 KB and
 # give them back (cold).
 PAGES = {
     "warm": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)},
@@ -22,7 +22,7 @@ PAGES = {
 
 
 def circumstances(*packages: str) -> dict[str, Any]:
-    """Device, versions and commit. A commit that ends in + had changes beside it when the numbers were taken."""
+    """Device, versions and commit. A commit that ends in + had uncommitted changes when the numbers were taken."""
     versions = {name: metadata.version(name) for name in ("torch", *packages)}
     return {"device": device(), "python": platform.python_version(), "versions": versions, "commit": commit()}
 
@@ -51,7 +51,7 @@ def commit() -> str:
 
 
 def write(name: str, result: dict[str, Any], table: str) -> None:
-    """results/name.json and results/name.md; the README shows parts of the second, held equal by tests/test_readme.py."""
+    """results/name.json and results/name.md; the README shows parts of the second, which tests/test_readme.py compares."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(table.rstrip() + "\n")

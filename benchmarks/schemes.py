@@ -27,14 +27,14 @@ def diagnosis(spelling: str) -> Diagnosis:
 def table() -> str:
     lines = ["| scheme | fastest plane | slowest plane | planes | reach [token] | attention factor |"]
     lines.append("| --- | ---: | ---: | --- | ---: | ---: |")
-    for found in map(diagnosis, SHOWN):
-        runs = found.treatments()
+    for result in map(diagnosis, SHOWN):
+        runs = result.treatments()
         words = ", ".join(f"{a}-{b} {word}" if a != b else f"{a} {word}" for word, a, b in runs)
         if len(runs) > 5:
-            words = f"{len(found.planes)} in {len(runs)} runs"
-        ends = [_times(found.planes[i].slowdown) for i in (0, -1)]
-        reach = "any" if found.reach == math.inf else f"{found.reach:,.0f}"
-        lines.append(f"| `{found.name}` | {ends[0]} | {ends[1]} | {words} | {reach} | {found.attention_factor:.4f} |")
+            words = f"{len(result.planes)} in {len(runs)} runs"
+        ends = [_times(result.planes[i].slowdown) for i in (0, -1)]
+        reach = "any" if result.reach == math.inf else f"{result.reach:,.0f}"
+        lines.append(f"| `{result.name}` | {ends[0]} | {ends[1]} | {words} | {reach} | {result.attention_factor:.4f} |")
     return "\n".join(lines) + "\n"
 
 

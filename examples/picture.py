@@ -52,7 +52,7 @@ def _image(axis: Any, values: Tensor, **options: Any) -> Any:
 def _turning(axis: Any, rope: RotaryEmbedding) -> None:
     cos, _ = rope.cos_sin(256)
     title(
-        axis, "Each plane turns at a speed of its own", f"cos(position × inv_freq[j]), {DIM // 2} planes, base 10,000"
+        axis, "Each plane rotates at its own frequency", f"cos(position × inv_freq[j]), {DIM // 2} planes, base 10,000"
     )
     _image(axis, cos.T)
     axis.set(xlabel="position [token]", ylabel="plane j")
@@ -65,7 +65,7 @@ def _scores(axis: Any, rope: RotaryEmbedding, text: bytes) -> None:
     vectors = torch.randn(256, DIM, generator=torch.Generator().manual_seed(1))
     x = rope.rotate(normalize(vectors, dim=-1)[list(shown)])
     scores = (x @ x.T).masked_fill(torch.ones(LETTERS, LETTERS).triu(1).bool(), float("nan"))
-    title(axis, "A text meets itself", "a letter scores high with its like, and higher when near; random unit vectors")
+    title(axis, "Scores fall with distance", "scores of a text with itself: equal letters score high, near ones higher")
     image = _image(axis, scores)
     scale = axis.inset_axes((0.55, 0.86, 0.42, 0.03))
     axis.figure.colorbar(image, cax=scale, orientation="horizontal", ticks=(-1, 0, 1)).outline.set_visible(False)
@@ -87,9 +87,9 @@ def _errors(axis: Any, rope: RotaryEmbedding) -> None:
         axis.loglog(positions, (torch.stack(tables, -1) - exact).abs().amax((1, 2)), color=colour, linewidth=2)
     axis.text(2.5e3, 1.2e-3, "the usual\nfloat32 product", color=USUAL, ha="right")
     axis.text(1e6, 5e-8, "rotary", color=OURS, ha="right", fontweight="bold")
-    axis.text(1.3, 1.5e-8, "3.0e-8: half a unit in the last place of float32", color=GREY)
-    axis.text(4e8, 0.35, "noise", color=USUAL, ha="center")
-    axis.set(xlabel="position [token]", ylabel="|error|", xlim=(1, 2**31), ylim=(1e-8, 8))
+    axis.text(2**31, 1.2e-8, "3.0e-8: half a unit in the last place of float32", color=GREY, ha="right")
+    axis.text(4e8, 0.35, "as wrong as\ncan be", color=USUAL, ha="center", va="top")
+    axis.set(xlabel="position [token]", ylabel="|error|", xlim=(1, 2**31), ylim=(5e-9, 8))
 
 
 def _same_pair(axis: Any, rope: RotaryEmbedding) -> None:
@@ -102,12 +102,13 @@ def _same_pair(axis: Any, rope: RotaryEmbedding) -> None:
 
     usual = score(usual_cos_sin(rope.inv_freq, starts), usual_cos_sin(rope.inv_freq, starts + 33))
     ours = score(rope.cos_sin(starts), rope.cos_sin(starts + 33))
-    note = "one query and one key, 33 tokens apart: their score at ever later positions"
-    title(axis, "Attention knows the distance alone, however far", note)
+    note = "one query and one key, 33 tokens apart, at later and later positions"
+    title(axis, "A score depends on the distance alone", note)
     axis.semilogx(starts, usual, ".", color=USUAL, markersize=4, markeredgewidth=0)
     axis.semilogx(starts, ours, color=OURS, linewidth=2)
     axis.text(2e4, float(ours[0]) + 0.03, "rotary", color=OURS, fontweight="bold")
     axis.text(2e4, float(ours[0]) - 0.05, "the usual float32 product", color=USUAL)
+    axis.text(4.5e8, 1.0, "both positions round to one number", color=USUAL, ha="right", va="center")
     axis.set(
         xlabel="position of the key [token]", ylabel="rotated query · rotated key", xlim=(1e4, 2**31), ylim=(0.2, 1.05)
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-INK, GREY, PAPER = "#1d2733", "#7b838b", "#fbfaf7"
+INK, GREY, PAPER = "#1d2733", "#626a72", "#fbfaf7"
 
 
 @contextmanager

@@ -94,9 +94,7 @@ def _maps(figure: Any, models: Mapping[Any, Any]) -> None:
         "axial": _score(axial, points - here),
         **{f"RoPE-Mixed, head {h + 1}": _score(head, points - here) for h, head in enumerate(mixed)},
     }
-    _heading(
-        figure, "What a model knows of places", "score of two equal vectors, one at the dot: 1 where they look alike"
-    )
+    _heading(figure, "Similarity of places", "score of two equal vectors, one at the dot: 1 where they look alike")
     axes = figure.subplots(2, 3)
     for axis, (name, values) in zip(axes.flat, maps.items(), strict=True):
         image = axis.imshow(
@@ -116,7 +114,7 @@ def _score(directions: Tensor, apart: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _directions(axis: Any, models: Mapping[Any, Any]) -> None:
-    title(axis, "Where the planes turn", "RoPE-Mixed: lines start where training began")
+    title(axis, "Directions of the planes", "RoPE-Mixed: lines start where training began")
     for block in models["mixed"].blocks:
         before, after = (x.flatten(0, 1) for x in (block.mixed.first, block.mixed.directions))
         for a, b in zip(before.tolist(), after.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Shared by all tests: memory that nobody has written holds NaN, so that a value read from it cannot pass by luck.
+"""Shared by all tests: memory that was not written contains NaN, so that a value read from it cannot pass by chance.
 
 The kernels under test can be others than the installed ones:
 
@@ -24,7 +24,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 if "ROTARY_LIBRARY" in os.environ:
     library.LIBRARY = Path(os.environ["ROTARY_LIBRARY"]).resolve(strict=True)
-    library.SOURCES = library.LIBRARY.parent  # no sources are there, so that no build is taken for a stale one
+    library.SOURCES = library.LIBRARY.parent  # without sources, with which the library would be compared
 
 if "ROTARY_CHIP" in os.environ:
     from software_gpu import driver

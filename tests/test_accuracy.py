@@ -13,7 +13,7 @@ import torch
 from benchmarks.record import RESULTS
 from rotary import RotaryEmbedding, scaling
 
-G1 = 3.1e-8
+FLOAT32_BOUND = 3.1e-8
 KINDS = [name for name in scaling.__all__ if name != "Scheme"]
 FAR_CONTEXT = "DynamicNTK, a context of 2^31"
 
@@ -32,27 +32,29 @@ def accuracy() -> ModuleType:
 
 @pytest.mark.parametrize("base", [10_000, 500_000, 1_000_000])
 def test_every_position_by_a_stride(accuracy: ModuleType, base: int):
-    found = accuracy.exhaustive(base, stride=61)
-    assert found["values"] == 2 * 64 * (2**17 // 61 + 1)
-    assert found["float32"] <= G1 and found["float64"] <= 1e-15
-    assert found["wrong"] <= 1e-5 * found["values"]
-    assert found["judge"] <= 1e-19
+    result = accuracy.exhaustive(base, stride=61)
+    assert result["values"] == 2 * 64 * (2**17 // 61 + 1)
+    assert result["float32"] <= FLOAT32_BOUND and result["float64"] <= 1e-15
+    assert result["wrong"] <= 1e-5 * result["values"]
+    assert result["judge"] <= 1e-19
 
 
 @pytest.mark.parametrize(
     "name", [*KINDS, "none", "YaRN, factor 0.7", "YaRN, factor 2.5", "YaRN, Resonance", FAR_CONTEXT]
 )
-def test_G1_every_scheme(accuracy: ModuleType, name: str):
+def test_float32_tables_under_every_scheme(accuracy: ModuleType, name: str):
     """Signed positions to 2^31, hard ones among them, and the attention factor in the tables."""
-    found = accuracy.scheme(name, sampled=512)
-    assert found["bound"] == (0.52 * 2.0**-24 if found["amplitude"] <= 1 else pytest.approx(0.52 * 2.0**-23, rel=1.01))
-    assert max(found["hard"], found["nearest"], found["sampled"]) <= found["bound"]
-    assert found["float64"] <= 1e-15 * max(found["amplitude"], 1.0)
-    assert found["rounded"] >= 0.995 and found["judge"] <= 1e-19
+    result = accuracy.scheme(name, sampled=512)
+    assert result["bound"] == (
+        0.52 * 2.0**-24 if result["amplitude"] <= 1 else pytest.approx(0.52 * 2.0**-23, rel=1.01)
+    )
+    assert max(result["hard"], result["nearest"], result["sampled"]) <= result["bound"]
+    assert result["float64"] <= 1e-15 * max(result["amplitude"], 1.0)
+    assert result["rounded"] >= 0.995 and result["judge"] <= 1e-19
 
 
 def test_bounds_follow_the_binade(accuracy: ModuleType):
-    assert accuracy.bound(0.7) == accuracy.bound(1.0) == 0.52 * 2**-24 <= G1
+    assert accuracy.bound(0.7) == accuracy.bound(1.0) == 0.52 * 2**-24 <= FLOAT32_BOUND
     assert accuracy.bound(1.2) == 0.52 * 2**-23 and accuracy.bound(2.5) == 0.52 * 2**-22
 
 
@@ -63,15 +65,15 @@ def test_without_float64(accuracy: ModuleType):
 def test_positions_nearest_to_quarter_turns_are_found(accuracy: ModuleType):
     """The same by looking at every position up to 20,000."""
     for frequency in (float(f) for f in RotaryEmbedding(16, base=500_000).inv_freq[:5]):
-        quarter, nearest, found = mpmath.pi / 2 / mpmath.mpf(frequency), mpmath.inf, []
+        quarter, nearest, result = mpmath.pi / 2 / mpmath.mpf(frequency), mpmath.inf, []
         for p in range(1, 20_001):
             turns = p / quarter
             distance = abs(turns - mpmath.nint(turns))
             if distance < nearest:
                 nearest = distance
-                found.append(p)
+                result.append(p)
         given = [p for p in accuracy.nearest_to_quarter_turns(frequency) if p <= 20_000]
-        assert set(found) <= set(given) and len(given) <= len(found) + 1
+        assert set(result) <= set(given) and len(given) <= len(result) + 1
     assert accuracy.nearest_to_quarter_turns(0.0) == []
 
 
@@ -81,8 +83,8 @@ def test_the_measures_see_float32_angles(accuracy: ModuleType, monkeypatch: pyte
 
     monkeypatch.setattr(accuracy, "RotaryEmbedding", usual)
     assert accuracy.exhaustive(10_000, stride=997)["float32"] > 1e-3
-    found = accuracy.scheme("Linear", sampled=64)
-    assert min(found["hard"], found["nearest"], found["sampled"]) > 0.1
+    result = accuracy.scheme("Linear", sampled=64)
+    assert min(result["hard"], result["nearest"], result["sampled"]) > 0.1
 
 
 def test_others_are_measured_by_the_frequencies_they_show(accuracy: ModuleType):
@@ -91,16 +93,18 @@ def test_others_are_measured_by_the_frequencies_they_show(accuracy: ModuleType):
         inv_freq, *given = implementation(10_000, positions)
         exact = accuracy.by_mpmath(positions.tolist(), inv_freq.tolist())
         worst, _ = accuracy.compare(given, exact)
-        assert worst <= G1 if name == "rotary" or "float64" in name or "double" in name else 1e-4 < worst < 1e-2, name
+        assert (
+            worst <= FLOAT32_BOUND if name == "rotary" or "float64" in name or "double" in name else 1e-4 < worst < 1e-2
+        ), name
         assert accuracy.compare([t[:1] for t in given], tuple(e[:1] for e in exact))[0] <= 3e-7, name
 
 
 def test_the_page_says_what_was_measured():
     from benchmarks.accuracy import page
 
-    found = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
-    assert page.PAGE.read_text(encoding="utf-8") == page.page(found), "run python -m benchmarks.accuracy.page"
-    assert set(found["schemes"]) >= {*KINDS, FAR_CONTEXT}
-    assert max(e["float32"] for e in found["exhaustive"].values()) <= G1
-    for scheme in found["schemes"].values():
+    result = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(result), "run python -m benchmarks.accuracy.page"
+    assert set(result["schemes"]) >= {*KINDS, FAR_CONTEXT}
+    assert max(e["float32"] for e in result["exhaustive"].values()) <= FLOAT32_BOUND
+    for scheme in result["schemes"].values():
         assert max(scheme["hard"], scheme["nearest"], scheme["sampled"]) <= scheme["bound"]

@@ -20,7 +20,7 @@ from rotary.positions import centres, grid, grids, merged, multimodal, prefixed
 
 GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent / "goldens" / "axes.json").read_text())
 SYSTEMS = {system["system"]: system for system in GOLDENS["systems"]}
-G1 = 3.1e-8
+FLOAT32_BOUND = 3.1e-8
 axial = RotaryEmbedding.axial
 
 
@@ -110,7 +110,7 @@ def test_goldens(name: str):
         if moved == 0.0:
             assert abs(cos[0, j].item() - sample["cos"]) <= 1e-11 and abs(sin[0, j].item() - sample["sin"]) <= 1e-11
             cos, sin = rope.cos_sin(position_of(sample, system["divisor"]))
-        reach = G1 + moved * max(abs(n) for n in sample["position"])
+        reach = FLOAT32_BOUND + moved * max(abs(n) for n in sample["position"])
         assert abs(cos[0, j].item() - sample["cos"]) <= reach and abs(sin[0, j].item() - sample["sin"]) <= reach
 
 
@@ -127,16 +127,16 @@ def test_frequencies_given_in_float64_stay_so(name: str):
     for sample in system["samples"]:
         cos, sin = rope.cos_sin(position_of(sample, system["divisor"]))
         j = sample["plane"]
-        assert abs(cos[0, j].item() - sample["cos_ideal_spectrum"]) <= G1
-        assert abs(sin[0, j].item() - sample["sin_ideal_spectrum"]) <= G1
+        assert abs(cos[0, j].item() - sample["cos_ideal_spectrum"]) <= FLOAT32_BOUND
+        assert abs(sin[0, j].item() - sample["sin_ideal_spectrum"]) <= FLOAT32_BOUND
 
 
 def test_dense_directions():
     dense = GOLDENS["dense"]
     for sample in dense["samples"]:
         cos, sin = cos_sin_of(torch.tensor([sample["position"]]), dense["omega"])
-        found = cos[sample["head"], 0, sample["plane"]].item(), sin[sample["head"], 0, sample["plane"]].item()
-        assert abs(found[0] - sample["cos"]) <= G1 and abs(found[1] - sample["sin"]) <= G1
+        result = cos[sample["head"], 0, sample["plane"]].item(), sin[sample["head"], 0, sample["plane"]].item()
+        assert abs(result[0] - sample["cos"]) <= FLOAT32_BOUND and abs(result[1] - sample["sin"]) <= FLOAT32_BOUND
 
 
 def test_orders_of_positions_and_planes():
@@ -155,8 +155,8 @@ def test_centres_keep_the_aspect_ratio_where_asked():
     rows = {"each": (-0.5, 0.5), "max": (-0.25, 0.25), "min": (-0.5, 0.5)}
     columns = {"each": (-0.75, 0.75), "max": (-0.75, 0.75), "min": (-1.5, 1.5)}
     for by in ("each", "max", "min"):
-        found = centres(2, 4, by=by)
-        assert (found[0].tolist(), found[-1].tolist()) == tuple(map(list, zip(rows[by], columns[by], strict=True)))
+        result = centres(2, 4, by=by)
+        assert (result[0].tolist(), result[-1].tolist()) == tuple(map(list, zip(rows[by], columns[by], strict=True)))
 
 
 def test_tokens_in_front_of_each_row_of_a_batch():
@@ -212,11 +212,11 @@ def test_axial_is_its_parts_side_by_side(order: Any, length: Any):
     positions = torch.randint(0, 60, (2, 7, 3))
     for dtype in (torch.float32, torch.float64):
         made = [p.cos_sin(positions[..., c], dtype, length=length) for p, c in zip(parts, (2, 0, 1), strict=True)]
-        wanted: list[Tensor] = []
+        expected: list[Tensor] = []
         for tables in zip(*made, strict=True):
             tables = [t.expand(2, 7, 4) for t in tables]
-            wanted.append(torch.cat(tables, -1) if order == "blocks" else torch.stack(tables, -1).flatten(-2))
-        assert same(rope.cos_sin(positions, dtype, length=length), (wanted[0], wanted[1]))
+            expected.append(torch.cat(tables, -1) if order == "blocks" else torch.stack(tables, -1).flatten(-2))
+        assert same(rope.cos_sin(positions, dtype, length=length), (expected[0], expected[1]))
 
 
 @settings(max_examples=50, deadline=None)
@@ -250,8 +250,8 @@ def test_real_integers_are_integers_within_an_ulp(rows: list[tuple[int, int]]):
     for rope in (axial(8, 8), RotaryEmbedding(16, axes=alternating(2, 8))):
         exact = rope.cos_sin(torch.tensor(rows))
         for dtype in (torch.float64, torch.float32):
-            for found, wanted in zip(rope.cos_sin(torch.tensor(rows, dtype=dtype)), exact, strict=True):
-                assert float((found.double() - wanted.double()).abs().max()) <= 6.0e-8 + 3.7e-9
+            for result, expected in zip(rope.cos_sin(torch.tensor(rows, dtype=dtype)), exact, strict=True):
+                assert float((result.double() - expected.double()).abs().max()) <= 6.0e-8 + 3.7e-9
 
 
 def test_packed_images_are_each_alone():
@@ -283,8 +283,8 @@ def test_one_hot_rows_are_sparse_ones():
     directions = [[f, 0.0] if a == 0 else [0.0, f] for f, a in zip(rope.inv_freq.tolist(), (0, 1, 0, 1), strict=True)]
     positions = torch.randint(-(2**31), 2**31, (20, 2))
     for dtype in (torch.float32, torch.float64):
-        found, wanted = cos_sin_of(positions, directions, dtype), rope.cos_sin(positions, dtype)
-        for a, b in zip(found, wanted, strict=True):
+        result, expected = cos_sin_of(positions, directions, dtype), rope.cos_sin(positions, dtype)
+        for a, b in zip(result, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=6e-8 if dtype == torch.float32 else 1e-14)
 
 

@@ -237,7 +237,7 @@ def test_F42_script_and_fx_are_refused_with_the_remedy():
 
 
 class Plain(torch.Tensor):
-    """A subclass without a behaviour of its own."""
+    """A subclass that changes nothing."""
 
 
 def test_F46_overlapping_q_and_k_in_place_are_refused_where_the_formula_runs_too():
@@ -263,7 +263,7 @@ def test_F46_overlapping_q_and_k_in_place_are_refused_where_the_formula_runs_too
 
 
 def test_F43_the_documented_pair_of_an_interleaved_module_warns():
-    """Its freqs are laid out by halves, as documented; the module pairs neighbours."""
+    """Its freqs are laid out by halves, as documented, and the module pairs adjacent channels."""
     with pytest.warns(UserWarning, match=r"use rotate\(\)"):
         freqs, _ = RotaryEmbedding(8, interleaved=True)(5)
     with warnings.catch_warnings():

@@ -57,7 +57,7 @@ def test_ordinary_tensors_whatever_surrounds():
 
 def test_a_device_without_float64_gets_float32_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_constants, "has_float64", lambda device: False)
-    for given, wanted in ((torch.float64, torch.float32), (torch.int64, torch.int64), (torch.float32, torch.float32)):
-        assert Constants((1, 2), given).on(CPU).dtype == wanted
+    for given, expected in ((torch.float64, torch.float32), (torch.int64, torch.int64), (torch.float32, torch.float32)):
+        assert Constants((1, 2), given).on(CPU).dtype == expected
     monkeypatch.undo()
     assert Constants((1, 2), torch.float64).on(CPU).dtype == torch.float64

@@ -41,7 +41,7 @@ def quick(run: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[dic
 
 
 def test_every_line_of_the_targets_is_measured(run: ModuleType, quick: list[dict[str, Any]]):
-    """But for the hub's kernel, which is not at hand, and the installation, which takes longer than a test."""
+    """Except for the hub's kernel, which is not installed, and the installation, which takes longer than a test."""
     missing = [line for line in run.LINES if line.read(quick).text == "not measured"]
     assert [line.part for line in missing] == ["hub", "hub", "package"]
     assert {line.part for line in run.LINES} <= set(run.PARTS)

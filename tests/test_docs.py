@@ -14,7 +14,9 @@ import rotary
 from benchmarks import schemes
 from rotary.cli import main
 from test_guides import PAGES as GUIDES
+from test_guides import idle_blocks
 from test_readme import foreign_lines, foreign_rows
+from test_stale import anchors
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,6 +28,11 @@ OF_THE_ROOT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.m
 def test_examples_run(page: Path):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     assert doctest.testfile(str(page), module_relative=False, optionflags=flags, encoding="utf-8").failed == 0
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OF_THE_ROOT], ids=lambda page: page.stem)
+def test_every_block_of_python_runs_or_says_why_not(page: Path):
+    assert idle_blocks(page.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OF_THE_ROOT], ids=lambda page: page.stem)
@@ -66,13 +73,40 @@ def test_tests_that_pages_name_are_there():
             assert f"def {name}(" in tests, f"{page.name} names {name}"
 
 
+# --- tables of scripts -------------------------------------------------------------------------------------------------------
+
+
+def scripts(folder: Path) -> set[str]:
+    """The runnable modules of a folder: "benchmarks.cpu.run"."""
+    paths = [path for path in folder.rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
+    return {".".join(path.relative_to(folder.parent).with_suffix("").parts) for path in paths}
+
+
+def commands(table: str) -> set[str]:
+    """The modules of the commands in the first column of a table."""
+    started = re.findall(r"^\| `python (?:-m ([\w.]+)|-I ([\w/]+)\.py)", table, re.M)
+    return {module or path.replace("/", ".") for module, path in started}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_each_script_has_a_row_and_each_row_a_script(folder: str):
+    assert commands((ROOT / folder / "README.md").read_text(encoding="utf-8")) == scripts(ROOT / folder)
+
+
+def test_the_test_of_rows_can_fail(tmp_path: Path):
+    (tmp_path / "new.py").write_text('if __name__ == "__main__":\n    pass\n')
+    (tmp_path / "part.py").write_text("")
+    assert scripts(tmp_path) == {f"{tmp_path.name}.new"}
+    assert commands("| `python -m tools.new [FILE]` | ? | 1 | nothing |\n| `part.py` |") == {"tools.new"}
+
+
 # --- statements that go stale: counts and lists that prose repeats ------------------------------------------------------------
 
 
 def numbers(pattern: str, texts: Iterable[str]) -> set[tuple[int, ...]]:
-    """What the groups of a pattern match in any of the texts, as numbers."""
-    found = {match for text in texts for match in re.findall(pattern, text)}
-    return {tuple(int(n.replace(",", "")) for n in ([m] if isinstance(m, str) else m)) for m in found}
+    """The groups of a pattern in any of the texts, as numbers."""
+    matches = {match.groups() for text in texts for match in re.finditer(pattern, text)}
+    return {tuple(int(group.replace(",", "")) for group in groups) for groups in matches}
 
 
 def texts() -> list[str]:
@@ -173,13 +207,58 @@ def test_every_public_name_is_in_the_reference(name: str):
         assert missing == set()
 
 
-WORDS = """plane, pairing, table, cos_sin, turn, amplitude, attention factor, window, base, inv_freq, wavelength, positions, angle,
-scale (xPos), conjugate, backend, formula, scheme, kept, ramped, interpolated, critical dimension, reach, role, rotation spec,
-composite config, text model, mirror buffer, head_dim, dim, prefill, decode, packed, offset"""
+WORDS = """plane, pairing, angle, turn, conjugate, in place, head_dim, dim, packed projection, half a unit in the last place, base,
+inv_freq, wavelength, table, cos_sin, amplitude, attention factor, scale (xPos), role, positions, offset, packed, padded, prefill,
+decode, coordinate, axes, sections, axial, patch, grid, learned directions, tower, scheme, window, kept, ramped, interpolated,
+critical dimension, reach, cache, re-rotation, sink, store, slot, kernel, backend, formula, operator, norm, fused, instruction set,
+same bits, mirror buffer, rank, world, shard, DTensor, context parallel, zig-zag, patch (a model), rotation spec, layer of the hub,
+adapter, dialect, composite config, text model"""
+GLOSSARY = (DOCS / "glossary.md").read_text(encoding="utf-8")
 
 
 def test_the_glossary_explains_each_word_and_says_where_it_is_used():
-    page = (DOCS / "glossary.md").read_text(encoding="utf-8")
-    entries = dict(re.findall(r"^### ([^\n]*)\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL))
+    entries = dict(re.findall(r"^### ([^\n]*)\n(.*?)(?=^#|\Z)", GLOSSARY, re.MULTILINE | re.DOTALL))
     assert {word for heading in entries for word in heading.split(", ")} == set(re.split(r",\s", WORDS))
     assert [heading for heading, text in entries.items() if "](" not in text] == []
+
+
+def test_every_entry_of_the_glossary_is_linked_from_a_page():
+    linked = {anchor for page in PAGES for anchor in glossary_links(page.read_text(encoding="utf-8")).values()}
+    assert anchors(GLOSSARY) - linked - anchors("\n".join(re.findall(r"^##? .*$", GLOSSARY, re.MULTILINE))) == set()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_a_word_of_the_glossary_is_linked_where_a_page_uses_it_first(page: Path):
+    prose = without_code(page.read_text(encoding="utf-8"))
+    links = glossary_links(prose)
+    assert set(links.values()) <= anchors(GLOSSARY)
+    assert {text for text in links if used_before_its_link(text, prose)} == set()
+
+
+def glossary_links(text: str) -> dict[str, str]:
+    """The text of a link into the glossary -> the anchor."""
+    return {
+        " ".join(t.split()): a for t, a in re.findall(r"\[([^][]+)\]\((?:[./]|docs/)*glossary\.md#([\w-]+)\)", text)
+    }
+
+
+def without_code(page: str) -> str:
+    """Paragraphs alone, on one line: no code, no tables, no headings, no pictures."""
+    page = re.sub(
+        r"^```.*?^```|^    .*?$|^#.*?$|!\[[^]]*\]|<!--.*?-->|^\|.*?$", "", page, flags=re.MULTILINE | re.DOTALL
+    )
+    return " ".join(page.split())
+
+
+def used_before_its_link(text: str, prose: str) -> bool:
+    before = prose.partition(f"[{text}](")[0]
+    return (
+        re.search(rf"(?<![\w/-]){re.escape(text.strip('*`'))}(?![\w/-])", re.sub(r"\]\([^)]*\)|`[^`]*`", " ", before))
+        is not None
+    )
+
+
+def test_a_late_link_is_found():
+    prose = "A shard is cut. See [shard](../glossary.md#shard) and [rank](glossary.md#rank-world)."
+    assert glossary_links(prose) == {"shard": "shard", "rank": "rank-world"}
+    assert used_before_its_link("shard", prose) and not used_before_its_link("rank", prose)

@@ -176,7 +176,7 @@ def test_rotation_is_the_exact_one(interleaved: bool, use_xpos: bool):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_G4_one_rounding(dtype: torch.dtype):
+def test_half_precision_is_rounded_once(dtype: torch.dtype):
     rope = RotaryEmbedding(64)
     positions = torch.tensor([3, 100, 70_000, 1_000_003])
     x = heads(4, 64, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The examples beside the quickstart run, and end well."""
+"""The examples other than the quickstart run and exit with status 0."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ def test_make_examples_runs_every_example_and_the_page_says_what_each_needs():
     assert by_torchrun == [name for name in sorted(scripts) if "run me by torchrun" in (EXAMPLES / name).read_text()]
     page = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\]\((\w+\.py)\)", page)) == scripts
-    assert "--editable '.[examples]'" in makefile
+    assert "$(call EXTRA,examples)" in makefile

@@ -1,4 +1,4 @@
-"""The functions with ready tables: what they compute, beside another formula, and what they refuse."""
+"""The functions with ready tables: their results compared with another formula, and their errors."""
 
 from __future__ import annotations
 

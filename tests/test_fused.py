@@ -57,13 +57,13 @@ def test_values_and_gradients_are_those_of_torchs_norm(after: bool, offset: floa
     q, k, w, u = inputs(seq=7)
     cos, sin = tables(7)
     how: dict[str, Any] = {"weight_offset": offset, "after": after, "interleaved": interleaved}
-    found = fused.norm_rotate(q, k, cos, sin, q_weight=w, k_weight=u, eps=1e-5, **how)
-    wanted = tuple(by_torch(x, y, cos, sin, 1e-5, offset, after, interleaved) for x, y in ((q, w), (k, u)))
-    up = tuple(torch.randn_like(y) for y in wanted)
-    for a, b in zip(found, wanted, strict=True):
+    result = fused.norm_rotate(q, k, cos, sin, q_weight=w, k_weight=u, eps=1e-5, **how)
+    expected = tuple(by_torch(x, y, cos, sin, 1e-5, offset, after, interleaved) for x, y in ((q, w), (k, u)))
+    up = tuple(torch.randn_like(y) for y in expected)
+    for a, b in zip(result, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
     for a, b in zip(
-        torch.autograd.grad(found, (q, k, w, u), up), torch.autograd.grad(wanted, (q, k, w, u), up), strict=True
+        torch.autograd.grad(result, (q, k, w, u), up), torch.autograd.grad(expected, (q, k, w, u), up), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
@@ -113,11 +113,11 @@ def test_functorch_and_compiled_programs():
     def call(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return fused.norm_rotate(q, k, cos, sin, q_weight=w, k_weight=u, eps=1e-5)
 
-    wanted = call(q, k)
+    expected = call(q, k)
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")(q, k)
     exported = torch.export.export(_Module(call), (q, k)).module()(q, k)
-    for found in (compiled, exported, torch.func.vmap(call)(q, k)):
-        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    for result in (compiled, exported, torch.func.vmap(call)(q, k)):
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
     gradient = torch.func.grad(lambda q: call(q, k)[0].pow(3).sum())(q)
     leaf = q.clone().requires_grad_()
     call(leaf, k)[0].pow(3).sum().backward()
@@ -179,10 +179,10 @@ def test_in_place():
     q, k, w, u = inputs(torch.float32, grad=False)
     cos, sin = tables(dtype=torch.float32)
     how: dict[str, Any] = {"q_weight": w, "k_weight": u, "eps": 1e-5}
-    wanted, version = fused.norm_rotate(q, k, cos, sin, **how), q._version
+    expected, version = fused.norm_rotate(q, k, cos, sin, **how), q._version
     y, z = fused.norm_rotate(q, k, cos, sin, inplace=True, **how)
     assert y is q and z is k and q._version > version
-    assert torch.equal(q, wanted[0]) and torch.equal(k, wanted[1])
+    assert torch.equal(q, expected[0]) and torch.equal(k, expected[1])
     before = k.clone()
     with pytest.raises(RuntimeError, match="gradient is wanted"):
         fused.norm_rotate(q, k, cos, sin, inplace=True, **{**how, "k_weight": u.clone().requires_grad_()})
@@ -245,8 +245,8 @@ def store_arguments() -> dict[str, Any]:
 def test_stores_are_rotations_by_slot():
     given = store_arguments()
     q, k = fused.rotate_and_store(**given)
-    wanted = apply_rotary_qk(given["q"], given["k"], given["cos"], given["sin"])
-    assert torch.equal(q, wanted[0]) and torch.equal(k, wanted[1])
+    expected = apply_rotary_qk(given["q"], given["k"], given["cos"], given["sin"])
+    assert torch.equal(q, expected[0]) and torch.equal(k, expected[1])
     assert torch.equal(given["cache_k"][0, [4, 0], 0], k[0, 0, [0, 2]])
     assert torch.equal(given["cache_v"][0, [4, 0], 0], given["v"][0, 0, [0, 2]])
     assert int((given["cache_k"] != 0).any(-1).sum()) == 2
@@ -257,8 +257,8 @@ def test_stores_are_rotations_by_slot():
     assert y is given["q"] and z is given["k"] and torch.equal(z, k)
     compiled = store_arguments()
     call = torch.compile(lambda given: fused.rotate_and_store(**given), fullgraph=True, backend="aot_eager")
-    found, first = call(compiled), {**store_arguments(), "v": compiled["v"]}
-    assert torch.equal(found[0], fused.rotate_and_store(**first)[0])
+    result, first = call(compiled), {**store_arguments(), "v": compiled["v"]}
+    assert torch.equal(result[0], fused.rotate_and_store(**first)[0])
     assert torch.equal(compiled["cache_k"], first["cache_k"]) and torch.equal(compiled["cache_v"], first["cache_v"])
 
 
@@ -304,16 +304,16 @@ def test_the_sequence_is_the_second_dimension_from_the_end_of_three_as_well():
     """(heads, seq, head_dim): of a sequence that were counted from the front, no default would serve both ranks."""
     x, v, slots = torch.randn(2, 5, 10), torch.randn(2, 5, 10), torch.arange(5)
     cos, sin = tables(5, torch.float32)
-    wanted = apply_rotary_qk(x, x, cos, sin)[0]
+    expected = apply_rotary_qk(x, x, cos, sin)[0]
     _, k = fused.rotate_and_store(x, v, cos, sin, *torch.zeros(2, 1, 8, 2, 10), slots)
-    assert torch.equal(k, wanted)
+    assert torch.equal(k, expected)
     w = torch.randn(10)
     norm: dict[str, Any] = {"q_weight": w, "k_weight": w, "eps": 1e-5}
-    wanted = fused.norm_rotate(x[None], x[None], cos, sin, **norm)[0][0]
-    assert torch.equal(fused.norm_rotate(x, x, cos, sin, **norm)[0], wanted)
+    expected = fused.norm_rotate(x[None], x[None], cos, sin, **norm)[0][0]
+    assert torch.equal(fused.norm_rotate(x, x, cos, sin, **norm)[0], expected)
     cache_k, cache_v = torch.zeros(2, 1, 8, 2, 10)
     q, k = fused.norm_rotate_and_store(x, v, cos, sin, cache_k, cache_v, slots, q=x, **norm)
-    assert torch.equal(q, wanted) and torch.equal(k, wanted)
+    assert torch.equal(q, expected) and torch.equal(k, expected)
     assert torch.equal(cache_k[0, :5], k.transpose(0, 1)) and torch.equal(cache_v[0, :5], v.transpose(0, 1))
 
 
@@ -334,12 +334,12 @@ def test_stores_take_every_argument(way: str, norm: bool):
             "rounding": "model",
             "after": True,
         }
-    wanted = rotate(q, k, cos, sin, **how)
+    expected = rotate(q, k, cos, sin, **how)
     if way == "compiled":
         store = torch.compile(store, fullgraph=True, backend="aot_eager")
     caches, slots = torch.zeros(2, 1, 8, 2, 10), torch.tensor([5, 0, -1, 3, 2, 7])
-    found = store(k, v, cos, sin, *caches, slots, q=q, inplace=True, **how)
-    assert found[0] is q and found[1] is k and all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    result = store(k, v, cos, sin, *caches, slots, q=q, inplace=True, **how)
+    assert result[0] is q and result[1] is k and all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
     kept = slots >= 0
     for cache, x in zip(caches, (k, v), strict=True):
         assert torch.equal(cache[0, slots[kept]], x[kept]) and not cache[0, [1, 4, 6]].any()
@@ -367,12 +367,12 @@ def test_many_slots_are_checked_too():
 def test_a_chosen_backend_computes_the_backward_pass_too():
     q, k, w, u = inputs(torch.float32)
     cos, sin = tables(dtype=torch.float32)
-    found = []
+    result = []
     for name in ("eager", "native"):
         try:
             with use_backend(name):
                 y, _ = fused.norm_rotate(q, k, cos, sin, q_weight=w, k_weight=u, eps=1e-5)
         except RuntimeError as error:
             pytest.skip(str(error))
-        found.append(torch.autograd.grad(y.pow(2).sum(), (q, w)))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        result.append(torch.autograd.grad(y.pow(2).sum(), (q, w)))
+    assert all(torch.equal(a, b) for a, b in zip(*result, strict=True))

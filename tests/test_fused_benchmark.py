@@ -1,4 +1,4 @@
-"""The benchmark of rotary.fused: contenders compute the same, and its page has every line."""
+"""The benchmarks of rotary.fused: contenders compute the same, and their pages have every line of the results."""
 
 from __future__ import annotations
 

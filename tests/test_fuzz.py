@@ -1,4 +1,4 @@
-"""Whatever stands in a config or on the command line: an answer or a documented error, no traceback, no hang, no file.
+"""Any config and any command line give an answer or a documented error: no traceback, no hang, no file.
 
 `make fuzz` for the long run, 105,000 inputs; ROTARY_FUZZ is the number of configs that each test draws.
 """

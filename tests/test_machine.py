@@ -1,6 +1,6 @@
 """A state machine over one module: calls of every kind, casts, copies, moves and threads, in any order; no step changes a bit.
 
-After each step the module's tables are those of a fresh module that nothing was done to. Memory that nobody wrote holds NaN.
+After each step the module's tables are those of a fresh module. Memory that was not written contains NaN.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PARTS = st.sampled_from(["inv_freq", "scale"])
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """torch.empty gives NaN: whoever reads memory that nobody wrote is seen."""
+    """torch.empty gives NaN, so that reading memory that was not written is noticed."""
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.utils.deterministic.fill_uninitialized_memory and torch.empty(3).isnan().all()
@@ -70,10 +70,10 @@ class Life(RuleBasedStateMachine):
         leaf = wanted and not inplace
         q, k = q.requires_grad_(leaf), k.requires_grad_(leaf)
         expected = self.make().rotate(q.detach().clone(), k.detach().clone(), offset=offset, length=64)
-        found = self.rope.rotate(q, k, offset=offset, length=64, inplace=inplace)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        result = self.rope.rotate(q, k, offset=offset, length=64, inplace=inplace)
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
         if leaf:
-            (found[0].sum() + found[1].sum()).backward()
+            (result[0].sum() + result[1].sum()).backward()
 
     @rule(rows=st.lists(st.integers(1, 64), min_size=2, max_size=2))
     def rows_of_their_own(self, rows: list[int]) -> None:
@@ -127,8 +127,8 @@ class Life(RuleBasedStateMachine):
         if mode == "compile":
             x = torch.randn(1, 2, 5, 16)
             expected = self.make().rotate(x, length=64, **self.role)
-            found = torch.compile(self.rope.rotate, backend="eager")(x, length=64, **self.role)
-            assert torch.equal(found, expected)
+            result = torch.compile(self.rope.rotate, backend="eager")(x, length=64, **self.role)
+            assert torch.equal(result, expected)
             torch._dynamo.reset()
             return
         if mode == "poison":
@@ -163,13 +163,13 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def tables_still(self) -> None:
-        for found, expected in zip(self.rope.cos_sin(POSITIONS, length=64, **self.role), self.tables, strict=True):
-            assert torch.equal(found, expected)
+        for result, expected in zip(self.rope.cos_sin(POSITIONS, length=64, **self.role), self.tables, strict=True):
+            assert torch.equal(result, expected)
 
     @invariant()
     def pair_still(self) -> None:
-        for found, expected in zip(self.rope(9), self.pair, strict=True):
-            assert torch.equal(found, expected)
+        for result, expected in zip(self.rope(9), self.pair, strict=True):
+            assert torch.equal(result, expected)
 
     @invariant()
     def buffers_still(self) -> None:

@@ -109,7 +109,7 @@ def test_opcheck(op: Any, grad: bool, case: Case):
 @every_case
 @pytest.mark.parametrize("backend", [None, "eager"])
 def test_the_operators_have_the_bits_and_strides_of_the_functions(case: Case, backend: str | None):
-    wanted = case.wanted()
+    expected = case.wanted()
     xs, *rest = case.arguments()
     before = [x.clone() for x in xs]
 
@@ -124,7 +124,7 @@ def test_the_operators_have_the_bits_and_strides_of_the_functions(case: Case, ba
     else:
         with use_backend(backend):
             ys = rotate()
-    for x, y, w in zip(xs, ys, wanted, strict=True):
+    for x, y, w in zip(xs, ys, expected, strict=True):
         assert torch.equal(y, w) and y.dtype == w.dtype and y.stride() == w.stride()
         assert torch.equal(x, w)
 
@@ -178,9 +178,9 @@ def test_the_front_door_is_that_of_rotary(name: str):
     for arguments in wrong:
         with pytest.raises((TypeError, ValueError)) as said:
             theirs(*arguments)
-        with pytest.raises(said.type) as found:
+        with pytest.raises(said.type) as result:
             ours(*arguments)
-        assert str(found.value) == str(said.value)
+        assert str(result.value) == str(said.value)
 
 
 def test_the_front_door_settles_arguments():
@@ -194,13 +194,13 @@ def test_the_front_door_settles_arguments():
         ((q.transpose(1, 2), k.transpose(1, 2), cos, sin), {"seq_dim": -3}),
     ]
     for given, options in cases:
-        wanted = rotary.apply_rotary_qk(*given, **options)
-        assert equal(operators.apply_rotary_qk(*given, **options), wanted)
+        expected = rotary.apply_rotary_qk(*given, **options)
+        assert equal(operators.apply_rotary_qk(*given, **options), expected)
         compiled = torch.compile(operators.apply_rotary_qk, fullgraph=True, backend="aot_eager")
-        assert equal(compiled(*given, **options), wanted)
+        assert equal(compiled(*given, **options), expected)
         x, y = given[0].clone(), given[1].clone()
         written = operators.apply_rotary_qk(x, y, *given[2:], inplace=True, **options)
-        assert written[0] is x and written[1] is y and equal(written, wanted)
+        assert written[0] is x and written[1] is y and equal(written, expected)
     assert equal([operators.apply_rotary(q, cos, sin)], [rotary.apply_rotary(q, cos, sin)])
     x = q.clone()
     assert operators.apply_rotary(x, cos, sin, inplace=True) is x
@@ -209,17 +209,17 @@ def test_the_front_door_settles_arguments():
 
 def nodes(call: Callable[..., Any], *arguments: Any) -> tuple[list[Any], int]:
     """Operators of rotary that the compiler finds in a call, and how many graphs it makes."""
-    found: list[Any] = []
+    result: list[Any] = []
     count = 0
 
     def look(graph: torch.fx.GraphModule, _: Any) -> Any:
         nonlocal count
         count += 1
-        found.extend(n.target for n in graph.graph.nodes if n.op == "call_function" and "rotary" in str(n.target))
+        result.extend(n.target for n in graph.graph.nodes if n.op == "call_function" and "rotary" in str(n.target))
         return graph
 
     torch.compile(call, fullgraph=True, backend=look)(*arguments)
-    return found, count
+    return result, count
 
 
 def test_one_node_in_one_graph_for_who_chooses_it_and_none_by_default():
@@ -243,7 +243,7 @@ def test_lengths_that_change_compile_twice_at_most(backend: str | None):
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[Tensor, Tensor], Any]) -> list[list[Any]]:
-    """What `note` says of every (x, out) that a kernel is run on from now on, a list per run."""
+    """The results of `note` for every (x, out) that a kernel runs on from now on, a list per run."""
     run, seen = backends.run, []
 
     def noting(name: str | None, xs: Any, outs: Any, *rest: Any, **how: Any) -> None:
@@ -255,7 +255,7 @@ def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[Tensor, Tensor], Any]
 
 
 def test_the_compiler_hands_over_the_layout_of_eager_mode(monkeypatch: pytest.MonkeyPatch):
-    """Inductor lays out what it computes as it likes, these two sums differently from eager mode, unless told not to."""
+    """Inductor chooses the strides of its results, for these two sums others than eager mode, unless an operator forbids it."""
     seen = noted(monkeypatch, lambda x, _: x.stride())
     transposed, contiguous = torch.randn(2, 4, 3, 10).transpose(1, 2), torch.randn(2, 3, 4, 10)
     cos, sin = tables(dtype=torch.float32)
@@ -263,21 +263,21 @@ def test_the_compiler_hands_over_the_layout_of_eager_mode(monkeypatch: pytest.Mo
     def step(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         return operators.apply_rotary_qk(a + b, a.contiguous() + 1, cos, sin)
 
-    wanted = step(transposed, contiguous)
+    expected = step(transposed, contiguous)
     with torch._inductor.config.patch(force_disable_caches=True):  # cached code does not know of tags
-        found = torch.compile(step, fullgraph=True)(transposed, contiguous)
-    assert equal(found, wanted) and len(seen) == 2
+        result = torch.compile(step, fullgraph=True)(transposed, contiguous)
+    assert equal(result, expected) and len(seen) == 2
     if hasattr(torch.Tag, "needs_exact_strides"):
-        assert seen[0] == seen[1] and [y.stride() for y in found] == [y.stride() for y in wanted]
+        assert seen[0] == seen[1] and [y.stride() for y in result] == [y.stride() for y in expected]
 
 
 def test_a_compiled_call_in_place_writes_where_its_tensors_lie(monkeypatch: pytest.MonkeyPatch):
     q, k = inputs(torch.float32, grad=False)
-    wanted = rotary.apply_rotary_qk(q, k, *tables())
+    expected = rotary.apply_rotary_qk(q, k, *tables())
     seen = noted(monkeypatch, lambda x, out: (x.data_ptr(), out.data_ptr()))
     torch.compile(lambda *given: operators.apply_rotary_qk(*given, inplace=True), fullgraph=True)(q, k, *tables())
     assert seen == [[(q.data_ptr(), q.data_ptr()), (k.data_ptr(), k.data_ptr())]]
-    assert equal((q, k), wanted)
+    assert equal((q, k), expected)
 
 
 def test_no_copy_is_made_around_a_call_in_place():
@@ -290,12 +290,12 @@ def test_no_copy_is_made_around_a_call_in_place():
         return q + 1, k + 1
 
     weight = torch.randn(10)
-    found, (code,) = run_and_get_code(torch.compile(step, fullgraph=True), q, k, weight)
+    result, (code,) = run_and_get_code(torch.compile(step, fullgraph=True), q, k, weight)
     body = code[code.index("def call(") :].partition("\ndef ")[0]
     assert body.count("rotary.rotate_.default(") == 1
     assert body.count("= empty_strided") == 4
     assert "clone" not in body and "copy_" not in body
-    for a, b in zip(found, step(q, k, weight), strict=True):
+    for a, b in zip(result, step(q, k, weight), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -347,8 +347,8 @@ def test_gradients_have_the_bits_of_the_functions(compiler: str | None, inplace:
         sum(t.pow(2).sum() for t in (y, z)).backward()
         return [t.grad for t in (q, k, cos)]
 
-    found, wanted = gradients(operators.apply_rotary_qk), gradients(rotary.apply_rotary_qk)
-    for a, b in zip(found, wanted, strict=True):
+    result, expected = gradients(operators.apply_rotary_qk), gradients(rotary.apply_rotary_qk)
+    for a, b in zip(result, expected, strict=True):
         assert (a is None) == (b is None)
         if a is not None and (compiler != "inductor" or of not in ("tables", "all")):
             assert torch.equal(a, b)
@@ -365,10 +365,10 @@ def test_backward_is_the_conjugate_operator_and_keeps_tables_alone(monkeypatch: 
     assert {t.data_ptr() for t in saved} == {cos.data_ptr(), sin.data_ptr()}
     up = torch.randn_like(y), torch.randn_like(z)
     assert equal(torch.autograd.grad((y, z), (q, k), up), rotated(*up, cos, sin, conjugate=True))
-    wanted = operators.apply_rotary(up[0], cos, sin, conjugate=True)
+    expected = operators.apply_rotary(up[0], cos, sin, conjugate=True)
     seen = noted(monkeypatch, lambda x, _: x.shape)
     (only,) = torch.autograd.grad(rotated(q, k, cos, sin)[0], q, up[0])
-    assert torch.equal(only, wanted) and seen == [[q.shape, k.shape], [q.shape]]  # no zeros are made for z
+    assert torch.equal(only, expected) and seen == [[q.shape, k.shape], [q.shape]]  # no zeros are made for z
     seen = noted(monkeypatch, lambda x, _: x.stride(-1))
     expanded = torch.autograd.grad(sum(t.sum() for t in rotated(q, k, cos, sin)), (q, k))
     assert seen == [[1, 1], [1, 1]]  # what a sum hands back has no memory behind its channels, which no kernel reads
@@ -408,22 +408,22 @@ def test_activation_checkpointing():
 def test_functorch_takes_the_formula():
     q, k = inputs(grad=False)
     cos, sin = tables()
-    wanted = rotary.apply_rotary_qk(q, k, cos, sin)
+    expected = rotary.apply_rotary_qk(q, k, cos, sin)
     vmap, grad, jvp = torch.func.vmap, torch.func.grad, torch.func.jvp
-    assert equal(vmap(lambda q, k: rotated(q, k, cos, sin))(q, k), wanted)
-    assert torch.equal(vmap(lambda q: rotated(q, k[0], cos, sin)[0])(q), wanted[0])
+    assert equal(vmap(lambda q, k: rotated(q, k, cos, sin))(q, k), expected)
+    assert torch.equal(vmap(lambda q: rotated(q, k[0], cos, sin)[0])(q), expected[0])
     rows = torch.stack((cos, sin)), torch.stack((sin, cos))
     by_row = vmap(lambda q, cos, sin: operators.apply_rotary(q, cos, sin))(q, *rows)
     assert torch.equal(by_row, rotary.apply_rotary(q, *rows))
     x = q.clone()
     vmap(lambda x: operators.apply_rotary(x, cos, sin, inplace=True))(x)
-    assert torch.equal(x, wanted[0])
+    assert torch.equal(x, expected[0])
     leaf = q.clone().requires_grad_()
     rotary.apply_rotary(leaf, cos, sin).pow(3).sum().backward()
-    found = grad(lambda q: operators.apply_rotary(q, cos, sin).pow(3).sum())(q)
-    torch.testing.assert_close(found, leaf.grad, rtol=1e-13, atol=1e-13)
+    result = grad(lambda q: operators.apply_rotary(q, cos, sin).pow(3).sum())(q)
+    torch.testing.assert_close(result, leaf.grad, rtol=1e-13, atol=1e-13)
     primal, tangent = jvp(lambda q: operators.apply_rotary(q, cos, sin), (q,), (torch.ones_like(q),))
-    assert torch.equal(primal, wanted[0])
+    assert torch.equal(primal, expected[0])
     assert torch.equal(tangent, rotary.apply_rotary(torch.ones_like(q), cos, sin))
 
 
@@ -433,16 +433,16 @@ def test_without_gradients(mode: Any, made_inside: bool):
     compiled = torch.compile(rotated, fullgraph=True, backend="aot_eager")
     cos, sin = tables(dtype=torch.float32)
     q, k = inputs(torch.float32)
-    wanted = rotary.apply_rotary_qk(q.detach(), k.detach(), cos, sin)
+    expected = rotary.apply_rotary_qk(q.detach(), k.detach(), cos, sin)
     with mode():
         if made_inside:
             q, k = q + 0, k + 0
         for call in (rotated, compiled):
             ys = call(q, k, cos, sin)
-            assert equal(ys, wanted) and not any(y.requires_grad for y in ys)
+            assert equal(ys, expected) and not any(y.requires_grad for y in ys)
             x, y = q.clone(), k.clone()
             call(x, y, cos, sin, inplace=True)
-            assert equal((x, y), wanted)
+            assert equal((x, y), expected)
         if mode is torch.inference_mode:
             assert all(y.is_inference() for y in ys)
 
@@ -506,14 +506,14 @@ class Tagged(Tensor):
 
 def test_unusual_tensors():
     x, (cos, sin) = inputs(torch.float32, grad=False)[0], tables(dtype=torch.float32)
-    wanted = rotary.apply_rotary(x, cos, sin)
+    expected = rotary.apply_rotary(x, cos, sin)
     apply = operators.apply_rotary
     negative = torch.imag(torch.complex(x, -x).conj())
-    assert negative.is_neg() and torch.equal(apply(negative, cos, sin), wanted)
-    assert torch.equal(apply(x.as_subclass(Tagged), cos, sin), wanted)
+    assert negative.is_neg() and torch.equal(apply(negative, cos, sin), expected)
+    assert torch.equal(apply(x.as_subclass(Tagged), cos, sin), expected)
     assert apply(x.to("meta"), cos.to("meta"), sin.to("meta")).shape == x.shape
-    assert torch.equal(apply(nn.Parameter(x), cos, sin).detach(), wanted)
-    assert torch.equal(apply(x, cos.expand(2, 4, 4), sin.expand(2, 4, 4)), wanted)
+    assert torch.equal(apply(nn.Parameter(x), cos, sin).detach(), expected)
+    assert torch.equal(apply(x, cos.expand(2, 4, 4), sin.expand(2, 4, 4)), expected)
 
 
 class Attention(nn.Module):

@@ -56,7 +56,7 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for the package that owns the name `zeta`: a regular package with one of its own at zeta.nn."""
+    """A stand-in for the package named `zeta`: a regular package with a subpackage zeta.nn."""
     place = tmp_path_factory.mktemp("upstream")
     (place / "zeta" / "nn").mkdir(parents=True)
     (place / "zeta" / "__init__.py").write_text("UPSTREAM = True\n")
@@ -68,7 +68,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Environment:
-    """A fresh virtual environment that borrows torch from this one, behind everything of its own."""
+    """A fresh virtual environment that imports torch from this one, after its own packages."""
 
     def __init__(self, place: Path) -> None:
         venv.create(place, with_pip=False, symlinks=True)

@@ -1,4 +1,4 @@
-"""The user's page: its examples, in our words, and, where the page lies beside the checkout, in its own."""
+"""The documented page: its examples rewritten, and, if the page is next to the checkout, the page itself."""
 
 from __future__ import annotations
 

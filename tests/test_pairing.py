@@ -26,12 +26,12 @@ def test_weights_and_biases_of_a_projection():
     layer = torch.nn.Linear(6, 3 * 10, dtype=torch.float64)
     x = torch.randn(4, 6, dtype=torch.float64)
     half, neighbours = RotaryEmbedding(8), RotaryEmbedding(8, interleaved=True)
-    wanted = half.rotate(layer(x).view(4, 3, 10), seq_dim=0)
+    expected = half.rotate(layer(x).view(4, 3, 10), seq_dim=0)
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):
             parameter.copy_(half_to_interleaved(parameter, dim=8, head_dim=10, axis=0))
     got = neighbours.rotate(layer(x).view(4, 3, 10), seq_dim=0)
-    torch.testing.assert_close(interleaved_to_half(got, dim=8), wanted)
+    torch.testing.assert_close(interleaved_to_half(got, dim=8), expected)
 
 
 def test_the_drawing():

@@ -25,7 +25,7 @@ def queries(dtype: torch.dtype = torch.float32, dim: int = DIM) -> Tensor:
 
 
 def exact(dim: int = DIM) -> tuple[Tensor, Tensor]:
-    """float32 (TOKENS, dim/2) from mpmath: nobody's own tables."""
+    """float32 (TOKENS, dim/2) from mpmath, independent of all libraries."""
     rows = truth.table(range(TOKENS), [float(np.float32(f)) for f in truth.inv_freq(dim)])
     cos, sin = (torch.tensor([[float(pair[i]) for pair in row] for row in rows], dtype=torch.float32) for i in (0, 1))
     return cos, sin
@@ -37,7 +37,7 @@ def complex_multiplication(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def torchtune(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Its module's forward, written anew: neighbours, stacked, flattened."""
+    """torchtune's forward, rewritten: adjacent pairs, stacked, flattened."""
     pairs = x.unflatten(-1, (-1, 2))
     turned = (pairs[..., 0] * cos - pairs[..., 1] * sin, pairs[..., 1] * cos + pairs[..., 0] * sin)
     return torch.stack(turned, -1).flatten(-2)

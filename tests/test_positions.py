@@ -1,3 +1,5 @@
+"""Positions of text: counted, packed, padded."""
+
 from __future__ import annotations
 
 import pytest
@@ -48,9 +50,9 @@ def test_packed_reads_no_value_where_it_would_wait():
 
 def test_padded():
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]])
-    wanted = [[0, 0, 0, 1], [0, 1, 2, 2], [0, 0, 0, 0]]
+    expected = [[0, 0, 0, 1], [0, 1, 2, 2], [0, 0, 0, 0]]
     for dtype in (torch.int64, torch.bool, torch.uint8):
-        assert padded(mask.to(dtype)).tolist() == wanted
+        assert padded(mask.to(dtype)).tolist() == expected
     with pytest.raises(TypeError, match="float32"):
         padded(mask.float())
     with pytest.raises(ValueError, match=r"\(4,\)"):

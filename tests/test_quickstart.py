@@ -1,4 +1,4 @@
-"""The main job: `examples/quickstart.py` runs, says what it found, draws, and fails where a check of it fails."""
+"""The main example: `examples/quickstart.py` runs, prints its results, draws, and fails if one of its checks fails."""
 
 from __future__ import annotations
 

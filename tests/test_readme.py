@@ -1,11 +1,10 @@
-"""The README tells the truth: its tables are rows of the results, its links and commands exist. Its examples run as doctests."""
+"""The README is short, and true: its tables are rows of the results. Its examples run as doctests; test_stale.py tests its links,
+commands and names, as those of every page."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,14 +44,42 @@ def test_a_figure_changed_by_hand_is_found() -> None:
     assert foreign_lines(page) == ["no line of it"]
 
 
-@pytest.mark.parametrize("link", sorted({link for link in re.findall(r"\]\(([^)]+)\)", README) if ":" not in link}))
-def test_links_lead_somewhere(link: str) -> None:
-    assert (ROOT / link).exists()
+def test_it_has_at_most_2200_words() -> None:
+    assert len(README.split()) <= 2_200  # as `wc -w` counts them
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"\bmake (\w+)\b(?=`|  )", README))))
-def test_make_commands_exist(command: str) -> None:
-    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+def test_the_first_screen_has_a_sentence_two_numbers_the_installation_six_lines_a_picture_and_links() -> None:
+    screen = README.partition("\n## ")[0]
+    order = [
+        "# rotary",
+        "- **Accuracy.**",
+        "- **Speed.**",
+        "pip install .",
+        ">>> import torch",
+        "![Four panels",
+        "[Guide]",
+    ]
+    assert [screen.index(part) for part in order] == sorted(screen.index(part) for part in order)
+    assert screen.count(">>> ") == 6
+    assert (
+        "[plane](docs/glossary.md#plane)" in screen
+        and "plane" not in screen.partition("[plane]")[0].partition("](docs/pictures")[2]
+    )
+
+
+def test_limits_accuracy_and_speed_have_four_rows_each() -> None:
+    def section(heading: str) -> str:
+        return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+    assert len(re.findall(r"^- ", section("Limits"), re.MULTILINE)) == 4
+    assert len(re.findall(r"^\*\*", section("Use"), re.MULTILINE)) == 4
+    assert [
+        [len(table.splitlines()) - 2 for _, table in MARKED.findall(section(h))] for h in ("Accuracy", "Speed")
+    ] == [[4], [4, 4]]
+
+
+def test_the_two_commands_open_the_section_for_developers() -> None:
+    assert re.match(r"\n+    make run  .*\n    make test  ", README.partition("\n## Developing\n")[2])
 
 
 def test_the_versions_agree() -> None:

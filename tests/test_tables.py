@@ -41,7 +41,7 @@ def test_a_batch_keeps_its_rows(shape: tuple[int, ...], seq_dim: int):
 
 
 def test_a_batch_that_decodes_one_token_is_no_sequence():
-    """(batch, 1, 1, dim) and (seq, 1, 1, dim) look alike: seq_dim says which it is."""
+    """(batch, 1, 1, dim) and (seq, 1, 1, dim) have one shape: seq_dim tells them apart."""
     table = torch.rand(3, 1, 1, PLANES)
     assert tables.from_radians(table, doubled="no")[0].shape == (3, 1, PLANES)
     assert tables.from_radians(table, doubled="no", seq_dim=0)[0].shape == (3, PLANES)

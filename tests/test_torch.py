@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import rotary
 from rotary import _torch
 from rotary._torch import has_float64, plain_torch
 
@@ -68,6 +72,59 @@ def test_rotary_works_without(name: str):
     """Each private name of torch is removed in turn; what is left is slower or less detailed, and right."""
     run = subprocess.run((sys.executable, "-c", WITHOUT, name), capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip()) == (0, "rotated"), run.stderr[-2000:]
+
+
+# --- names that are reached by strings: tests/test_house.py sees imports and attributes -------------------------------------
+
+
+GUARDED = ("_torch.py", "_subclasses/dtensor.py")
+BY_NAME = {"getattr", "hasattr", "setattr", "delattr", "attrgetter", "import_module", "__import__", "find_spec"}
+MODULES = ("torch._", "triton.runtime", "triton.compiler", "triton.knobs", "triton.backends")
+
+
+def docstrings(tree: ast.Module) -> set[int]:
+    """The identities of strings that are statements, which are documentation."""
+    alone = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    return {id(value) for value in alone if isinstance(value, ast.Constant)}
+
+
+def reached_by_strings(package: Path) -> list[str]:
+    """Private names of torch and Triton in strings: arguments of getattr and the like, names of modules, names in C++."""
+    reached: list[str] = []
+    for path in sorted(package.rglob("*.py")):
+        file = path.relative_to(package).as_posix()
+        tree = ast.parse(path.read_text())
+        documentation = docstrings(tree)
+        for node in ast.walk(tree) if file not in GUARDED else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in BY_NAME:
+                texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                reached += [f"{file}: {text}" for text in texts if re.search(r"(^|\.)_(?!_|fields\b)", text)]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+                reached += [f"{file}: {node.value}" for module in MODULES if node.value.startswith(module)]
+    for path in sorted((*package.rglob("*.cpp"), *package.rglob("*.h"))):
+        file = path.relative_to(package).as_posix()
+        reached += [f"{file}: {name}" for name in re.findall(r'"(_(?!_)\w+)"', path.read_text())]
+    return sorted(set(reached))
+
+
+def test_no_private_name_is_reached_by_a_string_outside_of_its_file():
+    assert reached_by_strings(Path(rotary.__file__).parent) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        ("a.py", "import torch\ngetattr(torch, '_C')"),
+        ("a.py", "import importlib\nimportlib.import_module('torch._dynamo')"),
+        ("a.py", "import importlib\nNAME = 'torch._inductor.config'"),
+        ("a.py", "def f(x):\n    return hasattr(x, '_spec')"),
+        ("a.py", "NAME = 'triton.runtime.driver'"),
+        ("a.cpp", 'PyObject_GetAttrString(x, "_current_level");'),
+    ],
+)
+def test_the_test_of_strings_can_fail(tmp_path: Path, file: str, code: str):
+    (tmp_path / file).write_text(code)
+    assert len(reached_by_strings(tmp_path)) == 1
 
 
 def test_the_list_of_private_names_is_of_names_that_exist():

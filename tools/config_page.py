@@ -2,7 +2,7 @@
 
     python -m tools.config_page        10 seconds; writes the tables of docs/configs.md
 
-Each part of each config is looked at once. tests/config compares the two rotations.
+Each part of each config is read once. tests/config compares the two rotations.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def readings(config: Any, part: str | None = None) -> dict[str | None, Arguments
     except (TypeError, ValueError) as error:
         if "pass layer_type= one of " not in str(error):
             return str(error)
-        found: dict[str | None, Arguments] = {}
+        arguments: dict[str | None, Arguments] = {}
         for layer_type in str(error).rpartition("one of ")[2].split(", "):
             try:
-                found[layer_type] = read(config, part=part, layer_type=layer_type)
+                arguments[layer_type] = read(config, part=part, layer_type=layer_type)
             except ValueError as still:
                 if "do not rotate" not in str(still):
                     raise
-        return found
+        return arguments
 
 
 def modeling(config: Any) -> ModuleType | None:
@@ -107,9 +107,9 @@ def frequencies(module: torch.nn.Module, layer_type: str | None) -> tuple[Tensor
 def scores(
     config: Any, module: torch.nn.Module, layer_type: str | None, q: Tensor, k: Tensor, positions: Tensor
 ) -> Tensor | None:
-    """Scores q k^T of their rotation of q and k (1, heads, seq, dim), by whichever apply function of the file takes these tensors.
+    """Scores q k^T of their rotation of q and k (1, heads, seq, dim), by the first apply function of the file that takes these tensors.
 
-    Scores, because some of theirs leave the channels of q and k in another order, alike in both. None where no function takes them.
+    Scores, because some functions return the channels of q and k in another order, the same for both. None where no function takes them.
     """
     source = modeling(config)
     assert source is not None
@@ -152,21 +152,21 @@ def tables() -> str:
     refused: dict[str, set[str]] = {}
     still: set[str] = set()
     for name, part in parts():
-        found = readings(part)
-        if isinstance(found, dict):
-            for layer_type, said in sorted(found.items(), key=str):
+        reading = readings(part)
+        if isinstance(reading, dict):
+            for layer_type, said in sorted(reading.items(), key=str):
                 layer = "" if layer_type is None else f"{layer_type}: "
                 loaded.setdefault(name, []).append(layer + _described(said))
-        elif (named := _named_parts(part, found)) and any(isinstance(said, dict) for said in named.values()):
+        elif (named := _named_parts(part, reading)) and any(isinstance(said, dict) for said in named.values()):
             by_part[name] = [
                 f"{key}: {_described(next(iter(said.values()))) if isinstance(said, dict) else 'refused'}"
                 for key, said in named.items()
             ]
-        elif found.startswith("no rotary key"):
+        elif reading.startswith("no rotary key"):
             still.add(name)
         else:
             refused.setdefault(
-                re.sub(r"models of type .* are refused: |RotaryEmbedding\(.*?\)", _plainly, found), set()
+                re.sub(r"models of type .* are refused: |RotaryEmbedding\(.*?\)", _plainly, reading), set()
             ).add(name)
     lines = [
         f"{len(loaded)} load:",

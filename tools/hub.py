@@ -84,15 +84,15 @@ OWN = {"__init__.py": INIT, "layers.py": LAYERS, "transformers/__init__.py": ROO
 
 def needed(start: str = "transformers/layers.py") -> dict[str, str]:
     """path -> text of all files that a file of the library imports, and those that these import; with the folder's own."""
-    found = dict(OWN)
+    files = dict(OWN)
     left = [start]
     while left:
         path = left.pop()
-        if path in found:
+        if path in files:
             continue
-        found[path] = (SOURCE / path).read_text()
-        left += [other for other in _imported(path, found[path]) if (SOURCE / other).exists()]
-    return dict(sorted(found.items()))
+        files[path] = (SOURCE / path).read_text()
+        left += [other for other in _imported(path, files[path]) if (SOURCE / other).exists()]
+    return dict(sorted(files.items()))
 
 
 def _imported(path: str, text: str) -> list[str]:
@@ -110,7 +110,7 @@ def _imported(path: str, text: str) -> list[str]:
 
 
 def write(folder: Path) -> Path:
-    """Write the folder anew. ValueError where something else lies there."""
+    """Write the folder anew. ValueError where it exists and was not written by this script."""
     if folder.exists():
         if any(folder.iterdir()) and not (folder / "build.toml").exists():
             raise ValueError(f"{folder} is not empty and holds no build.toml: name another folder, or empty it")

@@ -23,7 +23,7 @@ BEGIN, END = "<!-- made by tools/model_page.py -->\n", "<!-- end -->"
 
 
 def tables(results: list[Outcome]) -> str:
-    """What stands between BEGIN and END."""
+    """The text between BEGIN and END."""
     counted: dict[str, list[str]] = {}
     unknown: list[str] = []
     for family in families.families():

@@ -57,6 +57,7 @@ TESTS = {  # file -> what is run against its mutants
     "_rotation/shards.py": "tests/test_distributed.py",
     "fused.py": "tests/test_fused.py",
     "_operators/norm.py": "tests/_operators/test_norm.py tests/test_fused.py",
+    "_operators/norm_gradient.py": "tests/_operators/test_norm.py tests/test_fused.py",
     "_operators/store.py": "tests/_operators/test_store.py tests/test_fused.py",
     "_inputs/fused.py": "tests/_inputs/test_fused.py tests/test_fused.py",
     "_fused/autograd.py": "tests/_fused/test_autograd.py tests/test_fused.py",
@@ -144,8 +145,8 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
     cosmic_ray("init", str(config), str(session))
     keep(session, each, annotations((copy / "src" / "rotary" / file).read_text()))
     cosmic_ray("exec", str(config), str(session))
-    with sqlite3.connect(session) as found:
-        outcomes = found.execute("select test_outcome, diff from work_results").fetchall()
+    with sqlite3.connect(session) as database:
+        outcomes = database.execute("select test_outcome, diff from work_results").fetchall()
     survivors = [(file, diff or "") for outcome, diff in outcomes if "SURVIVED" in str(outcome).upper()]
     told = [survivor for survivor in survivors if reason(*survivor) is None]
     return len(outcomes) - len(survivors) + len(told), told
@@ -156,29 +157,29 @@ Range = tuple[tuple[int, int], tuple[int, int]]
 
 def annotations(source: str) -> list[Range]:
     """((line, column), (line, column)) of every type annotation, which no program ever evaluates."""
-    found: list[Range] = []
+    ranges: list[Range] = []
     for node in ast.walk(ast.parse(source)):
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             if isinstance(part, ast.expr):
                 end = (part.end_lineno or part.lineno, part.end_col_offset or part.col_offset)
-                found.append(((part.lineno, part.col_offset), end))
-    return found
+                ranges.append(((part.lineno, part.col_offset), end))
+    return ranges
 
 
 def keep(session: Path, each: int, never: list[Range]) -> None:
     """Leave a sample of the mutants, the same each time, and none at a place that is never run."""
-    with sqlite3.connect(session) as found:
-        jobs = sorted(row[0] for row in found.execute("select job_id from mutation_specs"))
+    with sqlite3.connect(session) as database:
+        jobs = sorted(row[0] for row in database.execute("select job_id from mutation_specs"))
         order = {job: i for i, job in enumerate(jobs)}
-        specs = found.execute(
+        specs = database.execute(
             "select job_id, module_path, operator_name, occurrence, start_pos_row, start_pos_col from mutation_specs"
         )
         lines = sorted(specs.fetchall(), key=lambda row: (str(row[1:]), order[row[0]]))
         lines = [row for row in lines if not any(start <= (row[4], row[5]) <= end for start, end in never)]
         kept = {row[0] for row in random.Random(20).sample(lines, min(each, len(lines)))}
         gone = [(job,) for job in jobs if job not in kept]
-        found.executemany("delete from mutation_specs where job_id = ?", gone)
-        found.executemany("delete from work_items where job_id = ?", gone)
+        database.executemany("delete from mutation_specs where job_id = ?", gone)
+        database.executemany("delete from work_items where job_id = ?", gone)
 
 
 def main() -> int:

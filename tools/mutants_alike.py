@@ -12,10 +12,10 @@ PROBE = "a row of a probe more or fewer"
 DEVICE = "a device without float64, which no machine here has"
 
 ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or as taken out -> reason
-    "_angles/turns.py": {
-        "positions.numel() * planes >= 2 * _BLOCK": SPEED,
+    "_angles/eager.py": {
+        "count * planes >= 2 * _BLOCK": SPEED,
         "<= 2 % _BLOCK": SPEED,
-        'is not "cpu" or positions.numel()': IDENTITY,
+        'is not "cpu" or count': IDENTITY,
     },
     "_angles/frequencies.py": {"        /,": MARKER, "given_factor: float = 0.0": "read only where it is given"},
     "_angles/cos_sin.py": {
@@ -27,7 +27,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
     "_angles/xpos.py": {"power.dtype is torch.float32": "torch has one object for each dtype"},
     "_inputs/calls.py": {"table[ -1].ndim": TWICE, "table[0].ndim >= 3": TWICE, "q_table[0].shape[1] * 2": TWICE},
     "_inputs/shapes.py": {"x.dtype is torch.float64": "torch has one object for each dtype"},
-    "_inputs/fused.py": {"found else (0, ~1)": "the highest of no slots, which no check is below"},
+    "_inputs/fused.py": {"ordered else (0, ~1)": "the highest of no slots, which no check is below"},
     "_torch.py": {"torch.ones( 0,": DEVICE},
     "_operators/norm.py": {
         "2 * count + 3 * i + 2]": "a slice that ends with its list, or at the first tensor where it did",
@@ -85,7 +85,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
 
 
 def reason(file: str, diff: str) -> str | None:
-    """Why a mutant changes no answer, None where it may. A line that is taken out stands for itself."""
+    """Why a mutant changes no answer, None where it may. For a line that was deleted, the line itself is compared."""
     changed = [line for line in diff.splitlines() if line[:1] in ("+", "-") and line[:3] not in ("+++", "---")]
     changed = [line for line in changed if line[0] == "+"] or changed
     return next((why for part, why in ALIKE.get(file, {}).items() if any(part in line[1:] for line in changed)), None)

@@ -1,6 +1,7 @@
 """A hook of MkDocs: Markdown that reads right on the forge, turned into Markdown that reads right on the site.
 
-- A link that leaves docs/ leads to the repository. CONTRIBUTING.md and CHANGELOG.md are pages of the site, made from the files.
+- A link that leaves docs/ leads to the repository. CONTRIBUTING.md, RELEASING.md, SECURITY.md and CHANGELOG.md are pages of the site,
+  made from the files.
 - A Python block that starts with a prompt is highlighted as a session, without its remarks to doctest.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-OF_THE_ROOT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+OF_THE_ROOT = {f"{name}.md": f"{name.lower()}.md" for name in ("CONTRIBUTING", "RELEASING", "SECURITY", "CHANGELOG")}
 """Files beside docs/ that are pages of the site -> where they are there."""
 
 _LINK = re.compile(r"(\]\()([^)\s#]+)([^)\s]*\))")
@@ -40,7 +41,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def outside_code(markdown: str, change: Callable[[str], str]) -> str:
-    """change() applied to what stands between fenced blocks."""
+    """The text with change() applied outside of fenced blocks."""
     done, end = [], 0
     for fence in _FENCED.finditer(markdown):
         done += [change(markdown[end : fence.start()]), fence[0]]

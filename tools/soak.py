@@ -57,14 +57,14 @@ def soak(seconds: float, threads: int = THREADS) -> tuple[int, int, int]:
             rope, q, k, options, expected = draw.choice(works)
             if draw.random() < 0.3:
                 q, k = q.clone(), k.clone()
-                found = rope.rotate(q, k, inplace=True, **options)
+                rotated = rope.rotate(q, k, inplace=True, **options)
             elif draw.random() < 0.3:
                 q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
-                found = rope.rotate(q, k, **options)
-                (found[0].float().sum() + found[1].float().sum()).backward()
+                rotated = rope.rotate(q, k, **options)
+                (rotated[0].float().sum() + rotated[1].float().sum()).backward()
             else:
-                found = rope.rotate(q, k, **options)
-            wrong[i] += not all(torch.equal(a.detach(), b) for a, b in zip(found, expected, strict=True))
+                rotated = rope.rotate(q, k, **options)
+            wrong[i] += not all(torch.equal(a.detach(), b) for a, b in zip(rotated, expected, strict=True))
             counts[i] += 1
 
     workers = [threading.Thread(target=job, args=(i,)) for i in range(threads)]

@@ -1,6 +1,6 @@
 """Whether an installed rotary works, wherever it is: names, the documented path, a rotation, every kernel against the plain formula.
 
-    python -I tools/try_install.py [--native]        a second beside importing torch; writes nothing
+    python -I tools/try_install.py [--native]        a second more than importing torch; writes nothing
 
 Prints a line of JSON, the version of torch and what the native kernel says. Exit status 1 where an assertion fails, or with --native where
 the native kernel is off. tools/wheel.py and the build of the wheels run it. Python's -I keeps this folder and PYTHONPATH out of the way.

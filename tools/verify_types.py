@@ -1,4 +1,4 @@
-"""Whether whoever uses rotary sees a type on every public name, as pyright judges an installed package.
+"""Checks that every public name of the installed package has a type, by pyright.
 
     python -m tools.verify_types        15 seconds; writes nothing
 
@@ -34,7 +34,7 @@ def installed(place: Path) -> Path:
 
 
 def report(place: Path) -> dict[str, Any]:
-    """What pyright says of the package that is installed there. It asks the first `python` of PATH where packages are."""
+    """pyright's report on the package installed there; pyright asks the first `python` of PATH where packages are."""
     programs = installed(place)
     path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
     command = (sys.executable, "-m", "pyright", "--verifytypes", "rotary", "--ignoreexternal", "--outputjson")
@@ -66,12 +66,12 @@ def complaints(symbol: dict[str, Any], packages: Path) -> list[str]:
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = report(Path(folder))
+            listing = report(Path(folder))
         except Failed as error:
             print(f"verify_types: {error}")
             return 1
-    packages = Path(found["packageRootDirectory"]).parent
-    names = [symbol for symbol in found["symbols"] if public(symbol)]
+    packages = Path(listing["packageRootDirectory"]).parent
+    names = [symbol for symbol in listing["symbols"] if public(symbol)]
     partial = [symbol for symbol in names if not symbol["isTypeKnown"]]
     for symbol in partial:
         print(*complaints(symbol, packages) or [f"{symbol['name']}: a part of it has no whole type"], sep="\n")

@@ -30,7 +30,7 @@ NO_COMPILER = {"CXX": "/nonexistent/c++"}
 
 
 class Failed(Exception):
-    """A command that failed: what it said last."""
+    """A command that failed, with the end of its output."""
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ def copy_sources(to: Path) -> None:
 
 
 def build(place: Path) -> tuple[Path, Path]:
-    """(sdist, wheel) in dist/: the wheel is built from the sdist, in a folder that holds nothing else, and repaired by auditwheel."""
+    """(sdist, wheel) in dist/: the wheel is built from the sdist, in an empty folder, and repaired by auditwheel."""
     source, made = place / "source", place / "made"
     copy_sources(source)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", made, source)
@@ -99,15 +99,15 @@ def pythons() -> Iterator[tuple[str, Path | None]]:
     """Each supported version with a Python that runs and can make environments, or None."""
     check = "import sys, ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
     for version in ("{}.{}".format(*v) for v in VERSIONS):
-        found = None
+        interpreter = None
         for path in candidates(version):
             try:
                 if os.access(path, os.X_OK) and run(path, "-c", check).strip() == version:
-                    found = path
+                    interpreter = path
                     break
             except (Failed, OSError):  # a shim of a version that is not installed, or a Python without ensurepip
                 continue
-        yield version, found
+        yield version, interpreter
 
 
 class Environment:
@@ -136,7 +136,7 @@ class Environment:
         return match[1]
 
     def works(self) -> tuple[str, str]:
-        """(version of torch, what the native kernel says), after all that tools/try_install.py asserts."""
+        """(version of torch, state of the native kernel), after the assertions of tools/try_install.py."""
         version, native = json.loads(run(self.python, "-I", TRY, cwd=self.empty))
         if not self.info().startswith(native):
             raise Failed(f"`rotary info` says {self.info()!r}, rotary.backends() {native!r}")
@@ -150,12 +150,12 @@ def pinned() -> str:
 
 def torch(version: str, environment: Environment) -> Path:
     """The folder where torch is kept for a Python: the pinned version, or else the newest that its index has. Failed where none is."""
-    wanted = {f"torch-{pinned()}": f"torch=={pinned()}", "torch-newest": "torch>=2.6"}
-    for folder in (KEPT / version / name for name in wanted):
+    requirements = {f"torch-{pinned()}": f"torch=={pinned()}", "torch-newest": "torch>=2.6"}
+    for folder in (KEPT / version / name for name in requirements):
         if (folder / ".complete").exists():
             return folder
     failed = Failed()
-    for name, requirement in wanted.items():
+    for name, requirement in requirements.items():
         folder = KEPT / version / name
         shutil.rmtree(folder, ignore_errors=True)
         print(f"installing {requirement} for Python {version}", flush=True)
@@ -170,7 +170,7 @@ def torch(version: str, environment: Environment) -> Path:
 
 
 def rows(version: str, python: Path | None, sdist: Path, wheel: Path, place: Path) -> Iterator[Row]:
-    """What one Python says: of the wheel, of the sdist without a compiler, of the sdist with one."""
+    """The results with one Python: of the wheel, of the sdist without a compiler, of the sdist with one."""
     if python is None:
         yield Row(version, "", "", "", "not on this machine")
         return
@@ -200,9 +200,9 @@ def rows(version: str, python: Path | None, sdist: Path, wheel: Path, place: Pat
         yield row
 
 
-def table(found: list[Row]) -> str:
+def table(rows: list[Row]) -> str:
     """Rows of text in columns, in Markdown."""
-    lines = [["Python", "torch", "installed", "native", "result"], *(row.cells() for row in found)]
+    lines = [["Python", "torch", "installed", "native", "result"], *(row.cells() for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
@@ -211,7 +211,7 @@ def table(found: list[Row]) -> str:
 
 
 def main() -> int:
-    found: list[Row] = []
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             sdist, wheel = build(Path(folder))
@@ -222,10 +222,10 @@ def main() -> int:
         for version, python in pythons():
             for row in rows(version, python, sdist, wheel, Path(folder)):
                 print(*filter(None, row.cells()), sep="  ", flush=True)
-                found.append(row)
-    print(f"\n{table(found)}")
-    failed = [row for row in found if row.result.startswith("FAILED")]
-    tried = [row for row in found if row.installed]
+                rows.append(row)
+    print(f"\n{table(rows)}")
+    failed = [row for row in rows if row.result.startswith("FAILED")]
+    tried = [row for row in rows if row.installed]
     print(f"\nmake wheel: {'FAILED' if failed or not tried else 'passed'}")
     return 1 if failed or not tried else 0
 

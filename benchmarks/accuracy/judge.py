@@ -80,22 +80,22 @@ HARD = (0, 1, -1, 2**24 - 1, 2**24, 2**24 + 1, -(2**24) - 1, 2**31 - 1, 2**31, -
 
 
 def nearest_to_quarter_turns(frequency: float) -> list[int]:
-    """Positions to 2^31 that come nearer to a whole number of quarter turns than all before: cos or sin is next to zero there.
+    """Positions to 2^31 whose angle is nearer to a whole number of quarter turns than that of any smaller one: cos or sin is close to 0.
 
     The denominators of the convergents of frequency / (pi / 2).
     """
     if frequency == 0.0:
         return []
     rest, before, last = 2 * mpmath.mpf(abs(frequency)) / mpmath.pi, 0, 1
-    found: list[int] = []
+    result: list[int] = []
     while last <= FURTHEST:
-        found.append(last)
+        result.append(last)
         rest -= mpmath.floor(rest)
         if rest == 0:
             break
         rest = 1 / rest
         before, last = last, int(mpmath.floor(rest)) * last + before
-    return sorted(set(found))
+    return sorted(set(result))
 
 
 def _rounded(value: mpmath.mpf) -> np.longdouble:

@@ -51,14 +51,15 @@ def page(found: dict[str, Any]) -> str:
     return f"""# Accuracy
 
 Among {looked_at / 1e6:.0f} million values of cos and sin the largest error is {0.52 * share:.3f} units in the last
-place; rounding exact values costs 0.500. For amplitudes up to 1 that is **{worst:.2e}**. The error does not grow with
+place; rounding exact values costs 0.500 ([half a unit in the last place](glossary.md#half-a-unit-in-the-last-place)). For
+[amplitudes](glossary.md#amplitude) up to 1 that is **{worst:.2e}**. The error does not grow with
 the position, up to 2^31 in either direction. `make accuracy` measures all of this again and writes this page.
 
 ![Error by octave: float32 products from 3e-8 to 2, float64 until its bits run out, rotary flat](pictures/accuracy.png)
 
 ## What is promised, and what was found
 
-{_goals(found, worst, share)}
+{_promises(found, worst, share)}
 
 The angles are those of the float32 frequencies that a module shows (`inv_freq`). The
 [results](../benchmarks/results/accuracy.md) also answer a second question: what rounding a frequency to float32 costs.
@@ -69,8 +70,9 @@ cos and sin are [two polynomials in float64](design/0002-turns-in-fixed-point.md
 rounded by itself. For the same frequencies, tables of integer positions therefore have the same bits from the native
 library on every instruction set, from plain torch operations, from the GPU kernel, under torch.compile on a CPU, and with
 every version of torch, and so have the scales of xPos;
-`tests/_angles/test_exact.py` holds that. On an H200 (torch 2.11, Triton 3.6) none of 33,554,432 values of random angles
-differed from a CPU's in float64, by a Triton kernel of these operations and by torch's own on the GPU.
+`tests/_angles/test_exact.py` tests that. On an H100 (torch 2.11, Triton 3.6) none of 33,554,432 float64 values of random
+angles differed from a CPU's, neither from the kernel nor from torch operations
+([results](../benchmarks/results/gpu_polynomials.md)).
 
 Where it does not hold:
 
@@ -81,7 +83,7 @@ Where it does not hold:
 - *Real positions, `angles="float32"`, and directions given as a tensor* take torch's cos and sin, whose last bits depend
   on the processor and the version. Devices without float64 compute in float32.
 
-[What changed against torch's cos and sin](../benchmarks/results/polynomials.md), of which exact tables were made before.
+[The difference from torch's own cos and sin](../benchmarks/results/polynomials.md) is measured too.
 
 ## The references
 
@@ -107,14 +109,14 @@ in the last place of its binade.
 {_schemes(schemes)}
 
 The one row below 99.9 % is DynamicNTK at a context of 2^31 tokens, half a million windows. Its slowest plane turns by
-some 1e-10 rad a token; the last bit of fixed point, 2^-64 turn, is coarse beside that, so that more of its small sines
-are not correctly rounded. Their errors stay within the bound. In the other rows, schemes that depend on the length have
+some 1e-10 rad a token; the last bit of fixed point, 2^-64 turn, is coarse compared with that, so that more of its small
+sines are not correctly rounded. Their errors stay within the bound. In the other rows, schemes that depend on the length have
 the frequencies of 16,384 tokens.
 
 xPos multiplies each plane by its own amplitude:
 `test_tables_with_xpos_are_right_to_half_a_unit_of_the_amplitudes_binade`.
 
-## Beside others
+## Compared with others
 
 Base {int(SHOWN_BASE):,}, largest error over {found["positions"]} positions in the upper half of each range. Each
 implementation is compared with the frequencies that it shows itself, with the settings that give it the smallest error.
@@ -122,17 +124,17 @@ implementation is compared with the frequencies that it shows itself, with the s
 {_others(found)}
 
 Five implementations compute position × frequency in float32, as most models do. Their arithmetic is the same, and so is
-their error, about 3e-8 × position. Two can compute in float64, and are then correctly rounded until the bits run out.
-timm keeps positions in float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module is less exact
-than fixed point from 10^9 on; a cast of the model around it undoes float64.
+their error, about 3e-8 × position. Two can compute in float64, and are then correctly rounded up to some position. timm
+keeps positions in float32, which cannot hold 2^24 + 1. rotary-embedding-torch as a float64 module is less exact than fixed
+point from 10^9 on; a cast of the whole model also casts it to float32.
 
-- *torchtune, timm, torchscale*: their formulas, written anew. `tests/test_peers.py` compares those of timm and
+- *torchtune, timm, torchscale*: written from their formulas. `tests/test_peers.py` compares those of timm and
   torchscale with the packages where these are installed. torchscale's base is always 10,000.
 - *timm* places patches on grids. `build_rotary_pos_embed([n], in_pixels=False)` makes one axis with language
   frequencies. Its classes (`RotaryEmbedding`, `RotaryEmbeddingCat`, `RotaryEmbeddingMixed`, `RotaryEmbeddingDinoV3`,
   `RotaryEmbeddingMRope`) place height and width, and do not apply here.
-- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs: their tables are as exact as the exporter's, which are
-  float32 products wherever the model's are. The rotation below is theirs.
+- *ONNX Runtime* and ONNX's opset 23 take cos and sin as inputs, so that their tables are those of the exported model. The
+  rotation below is theirs.
 
 ## The rotation itself
 
@@ -148,48 +150,48 @@ float32 and round once. rotary-embedding-torch takes angles, not tables; here th
 """
 
 
-def _goals(found: dict[str, Any], worst: float, share: float) -> str:
+def _promises(found: dict[str, Any], worst: float, share: float) -> str:
     named = found["schemes"]
     exhaustive, schemes = found["exhaustive"].values(), named.values()
     values, wrong = (sum(e[key] for e in exhaustive) for key in ("values", "wrong"))
     fine = max(t["float64"] for t in (*exhaustive, *schemes))
-    beyond = found["rotation"]["G4"]["units beyond half a unit"]
+    beyond = found["rotation"]["one rounding"]["units beyond half a unit"]
     rows = [
         [
-            "G1",
             "every error ≤ 3.1e-8 to ±2^31 under every scheme, amplitude ≤ 1",
             f"{worst:.2e}",
-            "`test_G1_every_scheme`, `test_G1_error_of_float32_tables`",
+            "`test_float32_tables_under_every_scheme`, `test_error_of_float32_tables`",
         ],
         [
-            "G1",
             "≤ 0.52 units in the last place of the amplitude's binade",
             f"{0.52 * share:.3f}",
-            "`test_G1_every_scheme`",
+            "`test_float32_tables_under_every_scheme`",
         ],
-        ["G1", "≤ 1.0e-7 on devices without float64", f"{found['without_float64']:.1e}", "`test_without_float64`"],
-        ["G1", "float64 tables ≤ 1e-13", f"{fine:.1e}", "`test_float64_tables`, `test_every_position_by_a_stride`"],
-        ["G2", "≥ 99.9999 % correctly rounded to 2^17", f"{1 - wrong / values:.5%}", "`test_G2_below_two_to_the_17`"],
+        ["≤ 1.0e-7 on devices without float64", f"{found['without_float64']:.1e}", "`test_without_float64`"],
+        ["float64 tables ≤ 1e-13", f"{fine:.1e}", "`test_float64_tables`, `test_every_position_by_a_stride`"],
         [
-            "G2",
+            "≥ 99.9999 % correctly rounded to 2^17",
+            f"{1 - wrong / values:.5%}",
+            "`test_correct_rounding_below_two_to_the_17`",
+        ],
+        [
             "≥ 99.9 % correctly rounded to 2^31, positions uniform in their logarithm",
             f"{min(s['rounded'] for name, s in named.items() if name != FAR_CONTEXT):.3%}, but for one",
-            "`test_G2_sampled_to_two_to_the_31`",
+            "`test_correct_rounding_sampled_to_two_to_the_31`",
         ],
         [
-            "G3",
             "no cast, copy, move, mode, thread or order of calls changes a bit",
             "none",
-            "`test_G3_no_change_of_the_module_changes_a_bit`, `test_G3_surroundings`, `test_G3_threads_and_call_order`",
+            "`test_no_change_of_the_module_changes_a_bit`, `test_no_mode_around_a_call_changes_a_bit`, "
+            "`test_threads_and_call_order_change_no_bit`",
         ],
         [
-            "G4",
             "half precision: beyond half a unit in the last place ≤ 4 × 2^-24 (\\|x1\\| + \\|x2\\|)",
             f"{beyond:.2f} of 4",
-            "`test_G4_one_rounding`",
+            "`test_half_precision_is_rounded_once`",
         ],
     ]
-    return table(["goal", "promised", "found", "tests"], rows).replace("---: | ---: | ---:", "--- | ---: | ---")
+    return table(["promised", "found", "tests"], rows).replace("---: | ---:", "---: | ---")
 
 
 def _errors(scheme: dict[str, float]) -> list[float]:
@@ -238,7 +240,7 @@ def _rotation(found: dict[str, Any]) -> str:
     rows = [
         [name, *(f"{errors[dtype]:.1e}" if dtype in errors else "-" for dtype in ("float32", "bfloat16"))]
         for name, errors in found.items()
-        if name != "G4"
+        if name != "one rounding"
     ]
     return table(["", "float32", "bfloat16"], rows)
 

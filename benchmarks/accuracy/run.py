@@ -126,13 +126,13 @@ def exhaustive(base: int, upto: int = EXHAUSTIVE, stride: int = 1) -> dict[str, 
     """Positions 0, stride .. upto of one base: float32 and float64 tables against the long double judge, and it against mpmath."""
     rope = RotaryEmbedding(DIM, base=base)
     positions, inv_freq = np.arange(0, upto + 1, stride), rope.inv_freq.numpy()
-    found = {"float32": 0.0, "wrong": 0, "float64": 0.0, "values": 2 * positions.size * inv_freq.size}
+    result = {"float32": 0.0, "wrong": 0, "float64": 0.0, "values": 2 * positions.size * inv_freq.size}
     for part, exact in blocks(positions, inv_freq):
         worst, wrong = compare(rope.cos_sin(torch.from_numpy(part)), exact)
         fine, _ = compare(rope.cos_sin(torch.from_numpy(part), torch.float64), exact)
-        found["float32"], found["float64"] = max(found["float32"], worst), max(found["float64"], fine)
-        found["wrong"] += wrong
-    return found | {"judge": long_double_error(positions, inv_freq)}
+        result["float32"], result["float64"] = max(result["float32"], worst), max(result["float64"], fine)
+        result["wrong"] += wrong
+    return result | {"judge": long_double_error(positions, inv_freq)}
 
 
 def scheme(name: str, sampled: int = SAMPLED) -> dict[str, float]:
@@ -210,7 +210,7 @@ def against_others(base: int, found: Errors) -> None:
 
 def curves(base: int = 500_000, each: int = 64) -> dict[str, list[float]]:
     """Largest error in each octave 2^i .. 2^(i+1) of positions, i = 0 .. 30."""
-    found: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
+    result: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
     for octave in range(31):
         low = 2**octave
         positions = np.unique(
@@ -218,8 +218,8 @@ def curves(base: int = 500_000, each: int = 64) -> dict[str, list[float]]:
         )
         for name, implementation in IMPLEMENTATIONS.items():
             inv_freq, cos, sin = implementation(base, torch.from_numpy(positions))
-            found[name].append(compare((cos, sin), by_long_double(positions, inv_freq.numpy()))[0])
-    return found
+            result[name].append(compare((cos, sin), by_long_double(positions, inv_freq.numpy()))[0])
+    return result
 
 
 def turned(x: Tensor, exact: Pair, interleaved: bool) -> Tensor:
@@ -233,7 +233,7 @@ def turned(x: Tensor, exact: Pair, interleaved: bool) -> Tensor:
 
 def rotation() -> dict[str, dict[str, float]]:
     """Largest error of turned queries, elements normal with variance 1; all get rotary's tables of the same 2,048 far positions."""
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     rope = RotaryEmbedding(DIM, base=500_000)
     positions = np.arange(10**6, 10**6 + 2048)
     cos, sin = rope.cos_sin(torch.from_numpy(positions))
@@ -256,16 +256,16 @@ def rotation() -> dict[str, dict[str, float]]:
             contenders[name] = (name in rivals.OF_NEIGHBOURS, RIVALS[name](work, q, k, cos, sin))
         for name, (interleaved, run) in contenders.items():
             if run is not None:
-                wanted, given = turned(q, exact, interleaved), run()[0].double()
-                error = (given - wanted).abs()
-                found.setdefault(name, {})[str(dtype).removeprefix("torch.")] = float(error.max())
+                expected, given = turned(q, exact, interleaved), run()[0].double()
+                error = (given - expected).abs()
+                result.setdefault(name, {})[str(dtype).removeprefix("torch.")] = float(error.max())
                 if name == "rotary" and dtype == torch.bfloat16:
-                    found["G4"] = {"units beyond half a unit": beyond_half(q, wanted, error, dtype)}
-    return found
+                    result["one rounding"] = {"units beyond half a unit": beyond_half(q, expected, error, dtype)}
+    return result
 
 
 def beyond_half(x: Tensor, exact: Tensor, error: Tensor, dtype: torch.dtype) -> float:
-    """By how much errors exceed half a unit in the last place of the result, in units of 2^-24 (|x1| + |x2|): G4 allows four."""
+    """By how much errors exceed half a unit in the last place of the result, in units of 2^-24 (|x1| + |x2|); four are promised."""
     info = torch.finfo(dtype)
     ulp = info.eps * torch.exp2(exact.abs().clamp(min=info.smallest_normal).log2().floor())
     a, b = x.double().abs().chunk(2, -1)
@@ -311,32 +311,32 @@ Here the rounding of the frequency to float32 decides, which every implementatio
 
 def main() -> None:
     at = circumstances("transformers", "rotary-embedding-torch", "onnxruntime", "mpmath")
-    found: dict[str, Any] = {"exhaustive": {}, "schemes": {}}
+    result: dict[str, Any] = {"exhaustive": {}, "schemes": {}}
     others: Errors = {}
     steps: list[tuple[str, Callable[[], Any]]] = []
     for base in BASES:
         steps.append(
             (
                 f"every position to {EXHAUSTIVE:,}, base {base:,}",
-                lambda b=base: found["exhaustive"].update({str(b): exhaustive(b)}),
+                lambda b=base: result["exhaustive"].update({str(b): exhaustive(b)}),
             )
         )
     for name in SCHEMES:
-        steps.append((f"scheme {name}", lambda n=name: found["schemes"].update({n: scheme(n)})))
-    steps.append(("without float64", lambda: found.update(without_float64=without_float64())))
+        steps.append((f"scheme {name}", lambda n=name: result["schemes"].update({n: scheme(n)})))
+    steps.append(("without float64", lambda: result.update(without_float64=without_float64())))
     for base in BASES:
         steps.append((f"beside others, base {base:,}", lambda b=base: against_others(b, others)))
-    steps.append(("beside others, octave by octave", lambda: found.update(curves=curves())))
-    steps.append(("the rotation", lambda: found.update(rotation=rotation())))
+    steps.append(("beside others, octave by octave", lambda: result.update(curves=curves())))
+    steps.append(("the rotation", lambda: result.update(rotation=rotation())))
     for i, (words, step) in enumerate(steps, 1):
         start = time.perf_counter()
         step()
         print(f"{i:3}/{len(steps)}  {words:42} {time.perf_counter() - start:5.1f} s", flush=True)
-    found |= others
+    result |= others
     shape = {"dim": DIM, "bases": BASES, "magnitudes": MAGNITUDES, "positions": POSITIONS, "seed": SEED}
     shape |= {"exhaustive_to": EXHAUSTIVE, "sampled": SAMPLED, "furthest": FURTHEST}
-    record = {**at, **shape, **found}
-    write("accuracy", record, results(at, found))
+    record = {**at, **shape, **result}
+    write("accuracy", record, results(at, result))
     page.write()
     print(f"wrote {page.PAGE} and {page.PICTURE}")
 

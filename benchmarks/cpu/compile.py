@@ -50,7 +50,7 @@ WAYS = {
 
 
 def neighbours(way: Any) -> Any:
-    """The rotation between what stands around it in attention: a norm's multiplication before, a scale after."""
+    """The rotation between its neighbours in attention: a norm's multiplication before it, a scale after it."""
 
     def step(q: Tensor, k: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Pair:
         q, k = way(q * weight, k * weight, cos, sin)
@@ -85,25 +85,25 @@ def measure(work: Work, *, backward: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    # One thread: the compiler's own pool and torch's wait for each other on few cores, which is another question.
+    # One thread: on few cores the compiler's thread pool and torch's wait for each other, which is not measured here.
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
         for seq in (1, 128, 4096):
             for backward in (False, True):
                 way = "forward and backward" if backward else "forward"
                 title = f"{seq:,} tokens, {str(dtype)[6:]}, {way}"
-                found[title] = measure(Work(seq, dtype=dtype), backward=backward)
-                print(title, {name: f"{t.median * 1e6:.1f} us" for name, t in found[title].items()}, flush=True)
+                result[title] = measure(Work(seq, dtype=dtype), backward=backward)
+                print(title, {name: f"{t.median * 1e6:.1f} us" for name, t in result[title].items()}, flush=True)
     names = [*WAYS, "eager, the kernel"]
     rows = [
         [title, *(f"{timings[n].median * 1e6:,.1f} µs" if n in timings else "–" for n in names)]
-        for title, timings in found.items()
+        for title, timings in result.items()
     ]
     at = circumstances()
     said = f"{at['device']}; torch {at['versions']['torch']}; commit {at['commit']}.\n"
     said += "torch.compile(fullgraph=True), a multiplication before and after the rotation."
-    write("cpu_compile", {**at, "timings": found}, f"{said}\n\n{table(['', *names], rows)}")
+    write("cpu_compile", {**at, "timings": result}, f"{said}\n\n{table(['', *names], rows)}")
 
 
 if __name__ == "__main__":

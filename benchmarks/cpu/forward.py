@@ -1,4 +1,4 @@
-"""Ready tables, q and k rotated: every length beside every rival, and every dtype, head width and pairing beside a copy."""
+"""Ready tables, q and k rotated: every length compared with every rival, and every dtype, head width and pairing compared with a copy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def one_length(work: Work, state: str, effort: Effort, pages: str) -> Record:
 
 
 def breadth(effort: Effort, pages: str) -> list[Record]:
-    """In place beside copy_, in the cache and from memory: every dtype, head width and pairing at 512 tokens."""
+    """In place compared with copy_, in the cache and from memory: every dtype, head width and pairing at 512 tokens."""
     records: list[Record] = []
     for dtype in (*DTYPES, torch.float64):
         for head_dim, rotary_dim in WIDTHS:

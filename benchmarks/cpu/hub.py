@@ -1,4 +1,4 @@
-"""The CPU kernel of kernels-community/rotary (the kernels hub), built from its sources where they are at hand.
+"""The CPU kernel of kernels-community/rotary (the kernels hub), built from its sources if they are available.
 
 ROTARY_HUB_KERNELS names a checkout of github.com/huggingface/kernels-community. Sources, compiler flags and the Python around the
 kernel are read there, at every run; nothing of them is kept in this repository. The build lies in the folder for temporary files, under
@@ -66,7 +66,7 @@ def version() -> str:
 
 @cache
 def package() -> ModuleType:
-    """The hub's own Python package, apply_rotary_transformers and all, with its operators built here. OSError where a build fails."""
+    """The hub's Python package, including apply_rotary_transformers, with its operators built here. OSError where a build fails."""
     built = _build()
     torch.ops.load_library(built / f"{_OPERATORS}.so")
     sys.path.insert(0, str(built))

@@ -73,8 +73,8 @@ def select(records: list[Record], **fields: Any) -> list[Record]:
 
     def fits(record: Record) -> bool:
         return all(
-            key in record and (wanted(record[key]) if callable(wanted) else record[key] == wanted)
-            for key, wanted in fields.items()
+            key in record and (expected(record[key]) if callable(expected) else record[key] == expected)
+            for key, expected in fields.items()
         )
 
     return [record for record in records if fits(record)]

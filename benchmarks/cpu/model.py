@@ -25,7 +25,7 @@ def none(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, **options: Any) -> tupl
 
 
 def ours(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """In place where no gradient is wanted: a projection's output is nobody else's."""
+    """In place where no gradient is required: nothing else uses the output of a projection."""
     half = cos.shape[-1] // 2
     inplace = not torch.is_grad_enabled()
     return apply_rotary_qk(q, k, cos[..., :half], sin[..., :half], inplace=inplace)

@@ -1,4 +1,4 @@
-"""The two rivals that rotate in one pass, each against ours alone: ONNX Runtime, and the CPU kernel of the kernels hub."""
+"""The two rivals that rotate in one pass, each measured with ours only: ONNX Runtime, and the CPU kernel of the kernels hub."""
 
 from __future__ import annotations
 

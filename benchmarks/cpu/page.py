@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu.page     5 seconds; writes results/cpu.md, docs/pictures/cpu.png, and the marked parts of both pages
 
-A part stands between <!-- cpu: NAME --> and <!-- /cpu -->.
+A part is between <!-- cpu: NAME --> and <!-- /cpu -->.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.cpu.load import QUIET
 from benchmarks.cpu.measured import MEMORY, Record, ratios
-from benchmarks.cpu.report import machine, plot, report, summary
+from benchmarks.cpu.report import in_short, machine, plot, report, summary
 from benchmarks.cpu.rivals import COPY, EAGER, INPLACE
 from benchmarks.cpu.targets import spread, targets
 from benchmarks.record import RESULTS
@@ -36,16 +36,18 @@ def main() -> None:
 
 def parts(records: list[Record], at: dict[str, Any]) -> dict[str, str]:
     """Markdown of each part by its name."""
+    warning = f"\n\n{busy(at)}" if busy(at) else ""
     return {
         "headline": headline(records) + (" (Measured on a busy machine: not to be relied on.)" if busy(at) else ""),
         "machine": f"Measured on: {machine(at)}",
-        "summary": f"{_ROWS}\n{summary(records)}" + (f"\n\n{busy(at)}" if busy(at) else ""),
+        "in_short": f"{_ROWS}\n{in_short(records)}{warning}",
+        "summary": f"{_ROWS}\n{summary(records)}{warning}",
         "targets": f"{_ROWS}\n{targets(records)}",
     }
 
 
 def busy(at: dict[str, Any]) -> str:
-    """A warning where the machine did other things meanwhile; empty where it did not, or where nothing says."""
+    """A warning if the machine was busy with other work; empty if not, or if that was not recorded."""
     if at["busy"] is None or at["busy"] <= QUIET:
         return ""
     return (

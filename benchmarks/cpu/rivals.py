@@ -81,7 +81,7 @@ def of_the_hub(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
 
 
 def of_the_hub_in_place(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
-    """Its operator writing over q and k, whose halves are cut in the call, as its own function does."""
+    """The hub's operator in place; the halves of q and k are cut in the call, as in its own function."""
     if of_the_hub(work, cos, sin) is None:
         return None
     apply, half = hub.operators().apply_rotary, work.head_dim // 2
@@ -100,7 +100,7 @@ def of_the_hub_in_place(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
 
 
 def torchtune(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
-    """Its module's forward, written anew: (batch, seq, heads, dim), pairs of neighbours, float32, once for q and once for k."""
+    """torchtune's forward, rewritten: (batch, seq, heads, dim), adjacent pairs, float32, once for q and once for k."""
     if work.dim != work.head_dim:
         return None
     cache = torch.stack((cos, sin), -1)
@@ -120,7 +120,7 @@ def torchtune(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
 
 
 def rotary_embedding_torch(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
-    """Its apply function with angles made beforehand, as its own cache would; it takes their cos and sin in every call."""
+    """The library's apply function with angles made beforehand, as by its cache; it computes cos and sin in every call."""
     if cos.ndim == 3:
         return None
     angles = torch.atan2(sin.double(), cos.double()).float().repeat_interleave(2, -1)
@@ -128,7 +128,7 @@ def rotary_embedding_torch(work: Work, cos: Tensor, sin: Tensor) -> Maker | None
 
 
 def complex_product(work: Work, cos: Tensor, sin: Tensor) -> Maker | None:
-    """Meta's: neighbours viewed as complex numbers in float32, times cos + i sin."""
+    """Meta's code: adjacent channels viewed as complex numbers in float32, times cos + i sin."""
     if work.dim != work.head_dim:
         return None
     factor = torch.complex(cos, sin)[..., None, :, :]
@@ -167,7 +167,7 @@ def floor_and_ours(work: Work, cos: Tensor, sin: Tensor) -> dict[str, Maker]:
 
 
 def contenders(work: Work, rota: Rota[Inputs], rivals: dict[str, Rival]) -> dict[str, Contender]:
-    """The floor, ours, and each of the rivals that does this work, judged against the rotation in float64 first."""
+    """A copy as the floor, our call, and each rival that does this work; all are first compared with the rotation in float64."""
     cos, sin = work.tables()
     makers = floor_and_ours(work, cos, sin)
     for name, rival in rivals.items():
@@ -179,7 +179,7 @@ def contenders(work: Work, rota: Rota[Inputs], rivals: dict[str, Rival]) -> dict
 
 
 def check(name: str, work: Work, maker: Maker, cos: Tensor, sin: Tensor) -> None:
-    """RuntimeError if the rival does not compute the rotation. Of long sequences the first and last 64 tokens are looked at."""
+    """RuntimeError if the rival does not compute the rotation. Of long sequences the first and last 64 tokens are compared."""
     q, k = work.tensors()
     inputs = Inputs(q, k, torch.empty_like(q), torch.empty_like(k))
     ends = [*range(min(64, work.seq)), *range(max(work.seq - 64, 64), work.seq)]

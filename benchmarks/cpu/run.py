@@ -82,7 +82,7 @@ def around(load: Load) -> dict[str, Any]:
 
 
 def kernel() -> str:
-    """What `rotary info` says of the native kernel: its threads, and more where it has more to say."""
+    """The line of `rotary info` on the native kernel: its threads, and what is missing, if anything."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         rotary_command(["info", "--json"])

@@ -206,7 +206,7 @@ LINES = (
 
 
 def targets(records: list[Record]) -> str:
-    """The table in Markdown. A line that was not measured says so."""
+    """The table in Markdown. A target that was not measured is marked so."""
     answer = {True: "yes", False: "no", None: ""}
     rows: list[list[str]] = []
     for line in LINES:

@@ -1,4 +1,4 @@
-"""Is the rotation on a GPU as fast for every dtype, head width, pairing and layout as for the one that everybody measures?
+"""Is the rotation on a GPU as fast for every dtype, head width, pairing and layout as for the usual case?
 
     python -m benchmarks.gpu.breadth          2 minutes; writes results/gpu_breadth.json and results/gpu_breadth.md
 
@@ -116,10 +116,10 @@ def error(case: Case, cos: Tensor, sin: Tensor) -> float:
     how: dict[str, Any] = {"interleaved": case.interleaved, "inplace": case.mode == "in place"}
     if case.mode == "backward":
         leaf = torch.zeros_like(q).requires_grad_()
-        (found,) = torch.autograd.grad(apply_rotary_qk(leaf, k, cos, sin, **how)[0], leaf, q)
+        (result,) = torch.autograd.grad(apply_rotary_qk(leaf, k, cos, sin, **how)[0], leaf, q)
     else:
-        found = apply_rotary_qk(q, k, cos, sin, **how)[0]
-    return float((found.double() - exact).norm() / exact.norm())
+        result = apply_rotary_qk(q, k, cos, sin, **how)[0]
+    return float((result.double() - exact).norm() / exact.norm())
 
 
 def measure(case: Case) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Time(NamedTuple):
 
 @contextmanager
 def aside() -> Generator[None, None, None]:
-    """On a stream that is not the default one, after what is queued there, and before what comes next there."""
+    """Run on a stream other than the default one, after the work queued on the default stream and before its next work."""
     before, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(before)
     with torch.cuda.stream(side):
@@ -48,17 +48,17 @@ def aside() -> Generator[None, None, None]:
 
 
 def cold_calls(bytes_of_a_call: int) -> int:
-    """How many calls with tensors of their own go through the cache COLD times."""
+    """The number of calls on separate tensors that together fill the cache COLD times."""
     cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     return min(max(-(-COLD * cache // max(bytes_of_a_call, 1)), 2), MOST)
 
 
 def cold(calls: Sequence[Call]) -> Time:
-    """Each of calls once per replay. Their results are kept, so that each writes to memory of its own."""
+    """Time per call, each of calls once per replay. Their results are kept, so that each writes to separate memory."""
     graph, kept = record(calls, keep=True)
-    found = replay(graph, len(calls))
+    result = replay(graph, len(calls))
     del graph, kept
-    return found
+    return result
 
 
 def warm(call: Call) -> Time:
@@ -107,7 +107,7 @@ def replay(graph: torch.cuda.CUDAGraph, calls: int) -> Time:
 
 
 def host(call: Call, *, blocks: int = 21, calls: int = 200) -> Time:
-    """Microseconds until call returns, the device working on its own. Only for calls whose work is shorter than their launch."""
+    """Microseconds until call returns, while the device works. Only for calls whose work is shorter than their launch."""
     for _ in range(calls):
         call()
     times: list[float] = []
@@ -134,5 +134,5 @@ def launches(call: Call) -> int | None:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         call()
         torch.cuda.synchronize()
-    found = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    return len(found) or None
+    result = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(result) or None

@@ -79,7 +79,7 @@ def compiled(
     tables = (cos.shape, cos.stride(), cos.stride())
     geometry = tuple(launcher.Geometry(x.shape, x.stride(), None if in_place else x.stride(), *tables) for x in xs)
     with mock.patch.object(launcher, "_multiprocessors", return_value=MULTIPROCESSORS):
-        plan = launcher._plan.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, geometry)
+        plan = launcher._launches.__wrapped__(dtype, torch.device("cpu"), 2, interleaved, False, geometry)
     assert isinstance(plan, tuple) and len(plan) == 1, plan
     kind, tables = DTYPES[dtype], "fp64" if dtype == torch.float64 else "fp32"
     return build(plan[0].code, (kind, kind, tables, tables) * 2, chip, fused=fused)
@@ -146,15 +146,15 @@ def read(kernel: CompiledKernel) -> Code:
             (_TOOLS / "cuobjdump", "--dump-resource-usage", file.name), capture_output=True, text=True, check=True
         ).stdout
     registers, stack = (int(n) for n in re.search(r"REG:(\d+) STACK:(\d+)", told).groups())  # pyright: ignore
-    found = _INSTRUCTION.findall(kernel.asm["sass"])
+    result = _INSTRUCTION.findall(kernel.asm["sass"])
     accesses: Counter[str] = Counter()
-    for name, suffixes in found:
+    for name, suffixes in result:
         if name in ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LD", "ST"):
             width = re.search(r"\.(128|64|U16|S16|U8|S8|256)\b", suffixes)
             accesses[f"{name}.{width.group(1).lstrip('US') if width else '32'}"] += 1
-    count = Counter(name for name, _ in found)
+    count = Counter(name for name, _ in result)
     fused = len(_FUSED.findall(kernel.asm["sass"]))
-    return Code(len(found), registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
+    return Code(len(result), registers, stack, kernel.metadata.shared, count["BAR"], fused, accesses)
 
 
 def main() -> None:
@@ -203,7 +203,7 @@ def shown(code: Code) -> list[str]:
         kind: [f"{n} {k}" for k, n in sorted(code.accesses.items()) if k.startswith(kind)] for kind in ("LDG", "STG")
     }
     others = [f"{n} {k}" for k, n in sorted(code.accesses.items()) if not k.startswith(("LDG", "STG"))]
-    return [*(str(n) for n in code[:6]), *(", ".join(found) for found in (*kinds.values(), others))]
+    return [*(str(n) for n in code[:6]), *(", ".join(result) for result in (*kinds.values(), others))]
 
 
 if __name__ == "__main__":

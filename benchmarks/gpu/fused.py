@@ -89,8 +89,8 @@ def _judge_gradients(
         outs.append(torch.cat((a * c - b * s, b * c + a * s), -1))
     truth = torch.autograd.grad(outs, wide, [g.double() for g in grads])
     for name, call in calls.items():
-        found = torch.autograd.grad(call(*leaves[:2]), leaves, grads)
-        for one, exact in zip(found, truth, strict=True):
+        result = torch.autograd.grad(call(*leaves[:2]), leaves, grads)
+        for one, exact in zip(result, truth, strict=True):
             _judge(f"{name}, backward", one, exact)
 
 
@@ -109,12 +109,12 @@ def measure(tokens: int, backward: bool) -> dict[str, Any]:
     count = min(clock.cold_calls(4 * tokens * sum(HEADS) * HEAD_DIM), 64)
     every = [contenders(tokens, backward) for _ in range(count)]
     times = {name: clock.cold([calls[name] for calls in every]).median for name in every[0]}
-    found: dict[str, Any] = {"tokens": tokens, "mode": "backward" if backward else "forward", "device_us": times}
+    result: dict[str, Any] = {"tokens": tokens, "mode": "backward" if backward else "forward", "device_us": times}
     if tokens == 1 and not backward:
-        found["host_us"] = {
+        result["host_us"] = {
             name: clock.host(call, blocks=11, calls=100).median for name, call in contenders(1, False).items()
         }
-    return found
+    return result
 
 
 def report(result: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ def contenders(batch: int, seq: int) -> dict[str, Any]:
 
 
 def launch_alone(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
-    """What Triton's own launcher takes, once it is known what to launch."""
+    """The time of Triton's launcher alone, with the kernel and its arguments known."""
     from unittest import mock
 
     from rotary import apply_rotary_qk
@@ -133,7 +133,7 @@ def measure(calls: dict[str, Any], count: int, library: ctypes.CDLL) -> dict[str
                 for _ in range(count):
                     call()
                 times[name].append(1e6 * (time.perf_counter() - start) / count)
-    return {name: (statistics.median(found), launches[name]) for name, found in times.items()}
+    return {name: (statistics.median(result), launches[name]) for name, result in times.items()}
 
 
 def main() -> None:
@@ -143,9 +143,9 @@ def main() -> None:
     from benchmarks.record import circumstances, table, write
 
     shapes = {"1 token": (1, 1), "128 tokens": (1, 128), "256 rows of 1 token": (256, 1)}
-    found = {name: measure(contenders(*shape), count, library) for name, shape in shapes.items()}
-    names = next(iter(found.values()))
-    rows = [[name, str(names[name][1]), *(f"{found[shape][name][0]:.1f}" for shape in shapes)] for name in names]
+    result = {name: measure(contenders(*shape), count, library) for name, shape in shapes.items()}
+    names = next(iter(result.values()))
+    rows = [[name, str(names[name][1]), *(f"{result[shape][name][0]:.1f}" for shape in shapes)] for name in names]
     at = circumstances("triton")
     text = f"""# Host time of a rotation [us], with a driver that does nothing
 
@@ -156,7 +156,7 @@ def main() -> None:
 """
     print(text)
     if count == CALLS:
-        write("gpu_host", {**at, "found": found}, text)
+        write("gpu_host", {**at, "found": result}, text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a patched model's rotation costs on a GPU, where its tables have a column per channel and nothing may wait to compare them.
+"""What does a patched model's rotation cost on a GPU, by tables with a column per channel, which nothing may wait to compare?
 
     python -m benchmarks.gpu.models           under a minute; writes results/gpu_models.json and results/gpu_models.md
 
@@ -96,7 +96,7 @@ def measure(family: str, tokens: int, dtype: torch.dtype, backward: bool) -> dic
     count = min(clock.cold_calls(moved), 128)
     drawn_calls = [contenders(family, tokens, dtype, backward) for _ in range(count)]
     times = {name: clock.cold([calls[name] for calls in drawn_calls]).median for name in drawn_calls[0]}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "family": family,
         "tokens": tokens,
         "tables": str(dtype).removeprefix("torch."),
@@ -108,8 +108,8 @@ def measure(family: str, tokens: int, dtype: torch.dtype, backward: bool) -> dic
         cos, _ = wide_tables(tokens, dtype, FAMILIES[family])
         columns = cos.chunk(2, -1)
         calls["compared"] = lambda: (torch.equal(*columns), torch.equal(*columns), drawn_calls[0]["half width"]())
-        found["host_us"] = {name: clock.host(call, blocks=11, calls=100).median for name, call in calls.items()}
-    return found
+        result["host_us"] = {name: clock.host(call, blocks=11, calls=100).median for name, call in calls.items()}
+    return result
 
 
 def report(result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""rotary and its peers on a GPU behind one interface, each in the memory layout and with the tables that it wants.
+"""rotary and its peers on a GPU behind one interface, each with its own memory layout and tables.
 
 A peer that cannot be imported, or does not do what is asked, is left out with the reason. All are given the same queries and keys,
 (batch, seq, heads, head_dim) in memory as projections leave them, as views in the layout that each expects.
@@ -22,7 +22,7 @@ MODES = ("forward", "in place", "backward")
 
 
 class Tables(NamedTuple):
-    """What all peers are told: the position of each token, the pairing, and cos and sin for it (float32, half width)."""
+    """The input of all peers: the position of each token, the pairing, and cos and sin for it (float32, half width)."""
 
     positions: Tensor
     """(1 or batch, seq) int64, ascending by 1 along seq."""
@@ -38,7 +38,7 @@ class Tables(NamedTuple):
         return spread(self.cos).to(dtype), spread(self.sin).to(dtype)
 
     def by_position(self) -> Pair:
-        """(last position + 1, head_dim/2): a table of every position, for those who look rows up in the kernel."""
+        """(last position + 1, head_dim/2): a table of every position, for peers whose kernel looks rows up."""
         count = int(self.positions.max()) + 1
         rope = RotaryEmbedding(2 * self.cos.shape[-1], base=BASE, device=self.cos.device)
         return rope.cos_sin(torch.arange(count, device=self.cos.device))
@@ -57,7 +57,7 @@ FLAT = Layout(lambda t: t.flatten(0, 1).flatten(1), lambda t, shape: t.reshape(s
 
 
 class Peer(NamedTuple):
-    """make(tables, mode) -> the function of (q, k) to be timed, or a word about why there is none."""
+    """make(tables, mode) -> the function of (q, k) to be timed, or the reason why there is none."""
 
     make: Callable[[Tables, str], Rotation | str]
     layout: Layout
@@ -169,7 +169,7 @@ def absent() -> dict[str, str]:
     for name, module in needed.items():
         try:
             importlib.import_module(module)
-        except Exception as error:  # a peer's import may fail in any way of its own
+        except Exception as error:  # the import of a peer may raise anything
             missing[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             missing.update({other: missing[name] for other in PEERS if other == f"{name} under torch.compile"})
     return missing

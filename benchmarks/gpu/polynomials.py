@@ -39,15 +39,15 @@ def counted(made: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> dict[
 def main() -> None:
     torch.manual_seed(0)
     turns = torch.randint(-(2**63), 2**63 - 1, (VALUES // 64, 64))
-    wanted = eager.cos_sin_of_turns(turns, torch.float64)
-    found = {name: counted(make(turns.cuda()), wanted) for name, make in makers().items()}
+    expected = eager.cos_sin_of_turns(turns, torch.float64)
+    result = {name: counted(make(turns.cuda()), expected) for name, make in makers().items()}
     torch._dynamo.reset()
     inductor: Any = torch._inductor.config
     with inductor.patch({STRICT: True}):
-        found[f"torch.compile with {STRICT}"] = counted(torch.compile(polynomials.cos_sin)(turns.cuda()), wanted)
+        result[f"torch.compile with {STRICT}"] = counted(torch.compile(polynomials.cos_sin)(turns.cuda()), expected)
     at = circumstances("triton")
     rows = [
-        [name, f"{one['float64']:,}", f"{one['float32']:,}", f"{one['largest']:.1e}"] for name, one in found.items()
+        [name, f"{one['float64']:,}", f"{one['float32']:,}", f"{one['largest']:.1e}"] for name, one in result.items()
     ]
     page = f"""# Tables on a GPU beside those of a CPU
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 {table(["made by", "differ in float64", "differ in float32", "largest difference"], rows)}
 """
-    write("gpu_polynomials", {**at, "values": 2 * VALUES, "found": found}, page)
+    write("gpu_polynomials", {**at, "values": 2 * VALUES, "found": result}, page)
     print(page)
 
 

@@ -1,4 +1,4 @@
-"""results/gpu.md from the records of benchmarks.gpu.run: tables, and every target beside what was measured."""
+"""results/gpu.md from the records of benchmarks.gpu.run: tables, and every target with the measured figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.record import table
 Record = dict[str, Any]
 OURS, COMPILED, EAGER, FLASH = "rotary", "transformers under torch.compile", "transformers", "flash-attention"
 FORMULA, OPERATOR = "rotary under torch.compile", "rotary's operator under torch.compile"
-# Outside what is asked: ours as the compiler sees it is another spelling of the same library, not a peer.
+# Not compared: our formula under the compiler is this library too, not a peer.
 NOT_PEERS = (OURS, FORMULA, OPERATOR)
 LARGE = (4096, 32768, 131072)  # tokens
 SMALL = 256
@@ -65,10 +65,10 @@ def times(records: list[Record], show: Callable[[Record], str]) -> str:
     rows: list[list[str]] = []
     for shape in _values(records, "shape", _shape):
         for interleaved in (False, True):
-            found = {r["peer"]: r for r in records if _shape(r) == shape and r["interleaved"] == interleaved}
-            if found:
+            result = {r["peer"]: r for r in records if _shape(r) == shape and r["interleaved"] == interleaved}
+            if result:
                 name = f"{shape}, {'interleaved' if interleaved else 'half'}"
-                rows.append([name, *(show(found[peer]) if peer in found else "" for peer in peers)])
+                rows.append([name, *(show(result[peer]) if peer in result else "" for peer in peers)])
     return table(["", *peers], rows)
 
 
@@ -87,16 +87,16 @@ def summary(records: list[Record], copies: dict[str, Any]) -> str:
             cells: list[str] = []
             for mode in modes:
                 some = [r for r in records if within(r) and r["mode"] == mode and "cold" in r]
-                found = list(_ratios(some, peer, states=("cold",)))
-                cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
+                result = list(_ratios(some, peer, states=("cold",)))
+                cells.append(f"{min(result):.2f} to {max(result):.2f}" if result else "")
             if any(cells):
                 rows.append([f"{peer}, {span}", *cells])
     for where, copy in copies.items():
         cells = []
         for mode in modes:
             ours = [r for r in records if r["peer"] == OURS and r["mode"] == mode and "cold" in r]
-            found = [copy[0] / r["cold"][0] for r in ours if f"{r['heads']} heads {_shape(r)}" == where]
-            cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "")
+            result = [copy[0] / r["cold"][0] for r in ours if f"{r['heads']} heads {_shape(r)}" == where]
+            cells.append(f"{min(result):.2f} to {max(result):.2f}" if result else "")
         rows.append([f"a copy of the same bytes, {where}", *cells])
     return table(["", *modes], rows)
 
@@ -109,8 +109,8 @@ def spellings(records: list[Record]) -> str:
         cells: list[str] = []
         for mode in modes:
             some = [r for r in records if _shape(r) == shape and r["mode"] == mode and "cold" in r]
-            found = list(_ratios(some, FORMULA, OPERATOR))
-            cells.append(f"{min(found):.2f} to {max(found):.2f}" if found else "not measured")
+            result = list(_ratios(some, FORMULA, OPERATOR))
+            cells.append(f"{min(result):.2f} to {max(result):.2f}" if result else "not measured")
         rows.append([shape, *cells])
     return table(["", *modes], rows)
 

@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Queries and keys, read once and written once. Tables are not counted, here nor for anybody."""
+        """Queries and keys, read once and written once. Tables are not counted, for no peer."""
         return 2 * self.tokens * sum(HEADS[self.heads]) * HEAD_DIM * DTYPE.itemsize
 
     def draw(self) -> list[Tensor]:
@@ -76,7 +76,7 @@ def cases(tokens: list[int]) -> Iterator[Case]:
 
 
 def prepared(case: Case, rotate: Rotation, layout: Layout) -> Callable[[], Any]:
-    """A call on tensors of its own, with nothing left to do but what is to be timed; it returns (q, k) or their gradients."""
+    """A call on separate tensors that does only the work to be timed and returns (q, k) or their gradients."""
     q, k = (layout.view(t) for t in case.draw())
     if case.mode != "backward":
         return lambda: rotate(q, k)
@@ -93,20 +93,20 @@ def error(case: Case, made: Tables, rotate: Rotation, layout: Layout) -> float:
     seen = torch.arange(case.seq, device=DEVICE)
     seen = torch.cat((seen[:JUDGED], seen[max(JUDGED, case.seq - JUDGED) :]))
     part = made._replace(cos=made.cos[:, seen], sin=made.sin[:, seen])
-    wanted = [exact(t[:, seen], part, conjugate=back) for t in (q, k)]
+    expected = [exact(t[:, seen], part, conjugate=back) for t in (q, k)]
     given = [layout.view(t) for t in (q, k)]
     if back:
         leaves = [torch.zeros_like(t).requires_grad_() for t in given]
-        found = torch.autograd.grad(rotate(*leaves), leaves, given)
+        result = torch.autograd.grad(rotate(*leaves), leaves, given)
     else:
         with torch.no_grad():
-            found = rotate(*given)
-    found = [layout.back(f, t.shape)[:, seen] for f, t in zip(found, (q, k), strict=True)]
-    return max(float((f.double() - w).norm() / w.norm()) for f, w in zip(found, wanted, strict=True))
+            result = rotate(*given)
+    result = [layout.back(f, t.shape)[:, seen] for f, t in zip(result, (q, k), strict=True)]
+    return max(float((f.double() - w).norm() / w.norm()) for f, w in zip(result, expected, strict=True))
 
 
 def measure(case: Case, name: str, *, timed: bool) -> dict[str, Any]:
-    """What is known of one peer in one case: its times, or the word that says why there are none."""
+    """The record of one peer in one case: its times, or the reason why there are none."""
     peer = PEERS[name]
     made = tables(case.batch, case.seq, HEAD_DIM, interleaved=case.interleaved, device=DEVICE)
     record: dict[str, Any] = {**case._asdict(), "bytes": case.bytes, "peer": name}
@@ -181,7 +181,7 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
         try:
             with clock.aside() if timed else contextlib.nullcontext():
                 record = measure(case, name, timed=timed)
-        except Exception as error:  # a peer may fail in any way of its own; the others are measured all the same
+        except Exception as error:  # a peer may raise anything; the others are still measured
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": said}
         result["records"].append(record)
@@ -206,10 +206,10 @@ def asked_peers(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def earlier(at: dict[str, Any]) -> dict[str, Any]:
-    """What the file holds already, where it is of the same device, versions and commit: a run may be made in parts."""
+    """The records in the result file, if they are of the same device, versions and commit: a run may be made in parts."""
     path = results.RESULTS / "gpu.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return found if all(found.get(key) == value for key, value in at.items()) else {}
+    result = json.loads(path.read_text()) if path.exists() else {}
+    return result if all(result.get(key) == value for key, value in at.items()) else {}
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def contenders(tokens: int, device: str) -> dict[str, Callable[[], Any]]:
         with use_backend("eager"):
             return rope.cos_sin(positions)
 
-    found: dict[str, Callable[[], Any]] = {
+    result: dict[str, Callable[[], Any]] = {
         "rotary": lambda: rope.cos_sin(positions),
         "rotary by torch's operations": by_operations,
     }
@@ -42,22 +42,22 @@ def contenders(tokens: int, device: str) -> dict[str, Callable[[], Any]]:
             LlamaConfig(hidden_size=HEAD_DIM, num_attention_heads=1, rope_parameters=scheme)
         ).to(device)
         x = torch.empty(1, tokens, HEAD_DIM, dtype=torch.bfloat16, device=device)
-        found["transformers"] = lambda: llama(x, positions)
-    return found
+        result["transformers"] = lambda: llama(x, positions)
+    return result
 
 
 @torch.no_grad()
 def measure(device: str) -> dict[str, dict[str, dict[str, Any]]]:
     """tokens -> contender -> time on the device, on the host for few tokens, launches."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for tokens in TOKENS:
         for name, call in contenders(tokens, device).items():
-            one = found.setdefault(str(tokens), {}).setdefault(name, {})
+            one = result.setdefault(str(tokens), {}).setdefault(name, {})
             one["warm"], one["launches"] = clock.warm(call), clock.launches(call)
             if tokens <= HOST_UP_TO:
                 one["host"] = clock.host(call)
             print("tables", tokens, name, one, sep="   ", flush=True)
-    return found
+    return result
 
 
 def report(found: dict[str, dict[str, dict[str, Any]]]) -> str:

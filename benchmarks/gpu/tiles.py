@@ -65,26 +65,26 @@ def shapes() -> Iterator[Shape]:
 
 def candidates(shape: Shape) -> list[Tile]:
     size = getattr(torch, shape.dtype).itemsize
-    found: list[Tile] = []
+    result: list[Tile] = []
     for warps in (1, 2, 4, 8):
         for accesses in (0.5, 1, 2):  # of a thread, for each of the two channels of its planes
             tokens = int(accesses * 32 * warps * ACCESS // size // (shape.head_dim // 2))
-            found += [Tile(tokens, n, warps) for n in (1, 2, 4, 8) if tokens and 2 * accesses * n <= MOST_STAGED]
-    return found
+            result += [Tile(tokens, n, warps) for n in (1, 2, 4, 8) if tokens and 2 * accesses * n <= MOST_STAGED]
+    return result
 
 
 @contextmanager
 def fixed(tile: Tile | None) -> Generator[None, None, None]:
-    """The launcher takes this tile; its own where it is None."""
+    """The launcher takes this tile, or for None the one that it chooses."""
     before: Callable[..., Tile] = launcher.tile_of
-    launcher._plan.cache_clear()
+    launcher._launches.cache_clear()
     if tile is not None:
         launcher.tile_of = lambda *_: tile
     try:
         yield
     finally:
         launcher.tile_of = before
-        launcher._plan.cache_clear()
+        launcher._launches.cache_clear()
 
 
 def call(shape: Shape) -> list[Callable[[], Any]]:
@@ -105,10 +105,10 @@ def call(shape: Shape) -> list[Callable[[], Any]]:
 @torch.no_grad()
 def measure() -> dict[str, dict[str, float]]:
     """shape -> tile -> microseconds; "chosen" is the launcher's own."""
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     for shape in shapes():
         calls = call(shape)
-        one = found.setdefault(str(shape), {"bytes": shape.bytes})
+        one = result.setdefault(str(shape), {"bytes": shape.bytes})
         for tile in (None, *candidates(shape), None):
             name = "chosen" if tile is None else named(tile)
             with fixed(tile):
@@ -117,7 +117,7 @@ def measure() -> dict[str, dict[str, float]]:
         print(shape, *(f"{name}: {one[name]:.2f}" for name in best(one)), sep="   ", flush=True)
         del calls
         torch.cuda.empty_cache()
-    return found
+    return result
 
 
 def named(tile: Tile) -> str:

@@ -1,4 +1,4 @@
-"""Checks of single values: each returns the value to use, or raises an error that names the argument, what came, and the fix."""
+"""Checks of single values: each returns the value to use, or raises an error that names the argument, the value that came, and the fix."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ._torch import plain_torch
 T = TypeVar("T")
 
 WIDEST = 2**16
-"""Channels of a head, far more than any model has: a wrong head_dim in a config must not fill the memory with planes."""
+"""The most channels of a head that are accepted, far more than any model has: a wrong head_dim in a config must not fill the memory."""
 
 
 def describe(value: Any) -> str:
-    """A value as error messages show it: tensors and modules by type, dtype and shape, never by their numbers; the rest cut to fit.
+    """A value as error messages show it: tensors by type, dtype and shape, modules by type, other values by repr if that is short.
 
     >>> describe(torch.zeros(2, 8, 10, 64)), describe("half"), describe([0] * 1000)
     ('Tensor float32 (2, 8, 10, 64)', "str 'half'", 'list of 1000')
@@ -44,7 +44,7 @@ def describe(value: Any) -> str:
 
 
 def index(name: str, value: Any) -> int:
-    """A whole number: an int, a SymInt under tracing, or anything with __index__; not a bool, not a float, not a tensor of several."""
+    """An int, a SymInt under tracing, or anything with __index__, as an int; TypeError for bools, floats and tensors of several numbers."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return cast(int, value)
     try:
@@ -85,6 +85,7 @@ def count(name: str, value: Any, most: int = 2**63 - 1) -> int:
 
 
 def even_dim(dim: Any) -> int:
+    """A positive even number of channels, at most WIDEST."""
     value = index("dim", dim)
     if value > WIDEST:
         raise ValueError(f"dim must be at most {WIDEST:,} channels, got {value}; is it the size of one head?")
@@ -97,13 +98,13 @@ def number(name: str, value: Any, *, at_least: float | None = None) -> float:
     """A finite real number, positive or, where at_least is given, at least that."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {describe(value)}")
-    wanted = "> 0" if at_least is None else f">= {at_least}"
+    bound = "> 0" if at_least is None else f">= {at_least}"
     try:
         result = float(value)
     except OverflowError:
-        raise ValueError(f"{name} must be a finite number {wanted}, got one too large for a float") from None
+        raise ValueError(f"{name} must be a finite number {bound}, got one too large for a float") from None
     if not math.isfinite(result) or (value <= 0 if at_least is None else value < at_least):
-        raise ValueError(f"{name} must be a finite number {wanted}, got {value}")
+        raise ValueError(f"{name} must be a finite number {bound}, got {value}")
     return result
 
 
@@ -201,7 +202,7 @@ def rescaled_base(base: Any, factor: Any, dim: int) -> float:
 
 
 def frequencies(inv_freq: Any) -> tuple[tuple[float, ...], bool]:
-    """Frequencies given by the caller, and whether they are float64: those of a float64 tensor are, all others float32 values."""
+    """The caller's frequencies as numbers, and True if they are float64, which those of a float64 tensor are; all others become float32."""
     if isinstance(inv_freq, Tensor):
         if inv_freq.requires_grad:
             raise ValueError(
@@ -240,7 +241,7 @@ def frequencies(inv_freq: Any) -> tuple[tuple[float, ...], bool]:
 
 
 def number_of_any_sign(name: str, value: Any) -> float:
-    """A real number that fits a float; it may be negative, zero, infinite or NaN."""
+    """A real number as a float; it may be negative, zero, infinite or NaN."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {describe(value)}")
     try:
@@ -265,20 +266,21 @@ def dense(name: str, value: Tensor) -> None:
 
 
 def positions(value: Tensor) -> None:
-    """Raise for positions that are no numbers, or of a dtype that cannot tell neighbours apart."""
+    """Raise for positions that are not numbers, or in half precision, where successive positions are one number."""
     if value.dtype in (torch.float32, torch.float64):
         if value.layout is not torch.strided or value.is_nested:
             dense("positions", value)
         return
     if value.is_floating_point():
         raise TypeError(
-            f"positions must be integers, float32 or float64, got {value.dtype}, in which 256 and 257 or their like are one number: "
-            f"cast them where they are made"
+            f"positions must be integers, float32 or float64, got {value.dtype}, in which large successive positions are one number "
+            f"(256 and 257 in bfloat16): compute them in another dtype"
         )
     integers("positions", value)
 
 
 def integers(name: str, value: Tensor) -> None:
+    """Raise unless value is a dense integer tensor."""
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} must be an integer tensor, got {value.dtype}")
     if value.layout is not torch.strided or value.is_nested:

@@ -18,28 +18,28 @@ from ._torch import has_float64, plain_torch, tracing
 class Constants:
     """Numbers, and the tensors made from them.
 
-    Immutable: a copy is the object itself, a pickle holds the numbers alone. Where threads race to make one tensor, the first stays.
+    Immutable: a copy is the object itself, a pickle has the numbers alone. Where threads race to make one tensor, all use the first.
     """
 
-    __slots__ = ("_made", "dtype", "values")
+    __slots__ = ("_tensors", "dtype", "values")
 
     def __init__(self, values: Sequence[Any], dtype: torch.dtype) -> None:
         self.values = values
         self.dtype = dtype
-        self._made: dict[torch.device, Tensor] = {}
+        self._tensors: dict[torch.device, Tensor] = {}
 
     def on(self, device: torch.device, *, traced: bool | None = None) -> Tensor:
-        """The tensor on that device; in float32 where it was to be float64 and the device has none.
+        """The tensor on that device; float32 in place of float64 on a device without float64.
 
-        traced: what tracing() says, where the caller has asked already. A traced tensor is made anew and never kept.
+        traced: the answer of tracing(), if the caller has it. A traced tensor is made anew and not cached.
         """
         if tracing() if traced is None else traced:
             return self._make(device)
-        made = self._made.get(device)
-        if made is None:
+        tensor = self._tensors.get(device)
+        if tensor is None:
             with plain_torch():
-                made = self._made.setdefault(device, self._make(device))
-        return made
+                tensor = self._tensors.setdefault(device, self._make(device))
+        return tensor
 
     def _make(self, device: torch.device) -> Tensor:
         dtype = torch.float32 if self.dtype == torch.float64 and not has_float64(device) else self.dtype

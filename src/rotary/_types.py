@@ -1,4 +1,4 @@
-"""Types that several rooms share. Shapes: P = dim/2 planes; the batch is dimension 0 of every tensor that has one."""
+"""Types that several rooms share. P = dim/2 planes; the batch is dimension 0 of every tensor that has one."""
 
 from __future__ import annotations
 

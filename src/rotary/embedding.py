@@ -1,4 +1,4 @@
-"""RotaryEmbedding: the documented module. Its state is its arguments; its buffers mirror them, and no computation reads them."""
+"""RotaryEmbedding: the documented module. Its state is its arguments; its buffers are copies that no computation reads."""
 
 from __future__ import annotations
 
@@ -115,17 +115,17 @@ class RotaryEmbedding(Built):
         self._set_up(spectrum, xpos if _checks.flag("use_xpos", use_xpos) else None, interleaved, device)
 
     def replace(self, **arguments: Any) -> RotaryEmbedding:
-        """A new module with some constructor arguments changed, on the same device by default; this one stays as it is.
+        """A new module with some constructor arguments changed, on the same device by default. This one does not change.
 
-        TypeError for an unknown argument, for a module made from given frequencies, which has no base to keep, and for a subclass with
-        a constructor of its own.
+        TypeError for an unknown argument, for a module without a base (from_inv_freq, axial), and for a subclass with a constructor
+        of its own.
 
         >>> RotaryEmbedding(64).replace(base=500_000, interleaved=True)
         RotaryEmbedding(64, base=500000, interleaved=True)
         """
         if self.base is None:
             how = "axial" if self.parts else "from_inv_freq"
-            raise TypeError(f"this module was made without a base: make another by RotaryEmbedding.{how}")
+            raise TypeError(f"this module has no base: make another by RotaryEmbedding.{how}")
         if type(self).__init__ is not RotaryEmbedding.__init__:
             raise TypeError(f"{type(self).__name__} has a constructor of its own: call it with the changed arguments")
         unknown = arguments.keys() - {*_REPLACEABLE, "device"}
@@ -146,8 +146,8 @@ class RotaryEmbedding(Built):
         scale: with use_xpos (seq_len, dim) float32, zeta^((position - seq_len // 2) / scale_base), centred as documented; otherwise
             0-d, the attention factor, 1.0 without a scheme that has one.
 
-        device: where the results lie, by default where the module does. Radians in float32 lose precision with the position,
-        whatever is done; cos_sin() and rotate() do not. TypeError where seq_len is no integer, ValueError where it is negative.
+        device: of the results, by default that of the module. Radians in float32 lose precision with the position; cos_sin() and
+        rotate() do not. TypeError if seq_len is no integer, ValueError if it is negative.
 
         >>> freqs, scale = RotaryEmbedding(64, use_xpos=True)(10)
         >>> freqs.shape, scale.shape
@@ -165,7 +165,7 @@ class RotaryEmbedding(Built):
         n = _checks.length("seq_len", seq_len)
         if self.interleaved:
             warnings.warn(
-                "forward() lays freqs out by halves, as documented, and this module pairs channels (2j, 2j + 1): use rotate(), or "
+                "forward() returns freqs in two halves, as documented, and this module pairs channels (2j, 2j + 1): use rotate(), or "
                 "cos_sin() with apply_rotary(interleaved=True)",
                 stacklevel=4,  # past the two frames of nn.Module.__call__
             )
@@ -181,25 +181,25 @@ class RotaryEmbedding(Built):
     ) -> CosSin:
         """Tables (cos, sin), each (..., dim/2), for positions 0 .. n - 1 where an int n is given, or for a tensor (...).
 
-        positions: integers, exact; or float64 or float32, taken as what they hold. With axes a tensor is (..., coordinates), and an int
+        positions: integers, exact; or real numbers, float64 or float32. With axes a tensor is (..., coordinates), and an int
             counts on every coordinate.
 
         The amplitude is folded in: the attention factor, and the decay of xPos. Note that cos_sin(99) makes 99 rows, positions 0 to 98,
         while rotate(offset=99) and cos_sin(torch.tensor(99)) mean position 99.
 
-        dtype: float32 or float64 hold what was computed, half precisions its rounding. |error| <= 3.1e-8 in float32 for every
+        dtype: float32 or float64; half precisions are rounded from float32. |error| <= 3.1e-8 in float32 for every
             |position| <= 2^31 and amplitude <= 1, about 5e-16 in float64.
         role: "query" or "key", required with use_xpos, ignored without.
         length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it. None means the trained window,
             where positions are an int within it; beyond it, and for positions in a tensor, it is a ValueError.
 
         Real positions are multiplied by the frequencies in float64: |error| <= 3.1e-8 in float32 for an angle up to 1e7 rad, for an
-        interpolation_factor of 1. They get gradients where they require them.
+        interpolation_factor of 1. They receive gradients.
 
         These tables turn unrotated tensors. Keys that are rotated already have the amplitude: under YaRN, LongRoPE or any attention
         factor, tables of a difference of positions would apply it twice. Move such keys by rerotate.
 
-        TypeError for positions in half precision, which cannot tell neighbours apart, or a missing role.
+        TypeError for positions in half precision, which cannot hold neighbouring positions, or a missing role.
         """
         if not is_compiling():
             tables = call.tables_at(self._tables.plan, positions, self.inv_freq, dtype, role, length)
@@ -280,19 +280,19 @@ class RotaryEmbedding(Built):
         q, k: (batch, heads, seq, head_dim), or any layout with channels last, the sequence at seq_dim and the batch, where there is
             one, at dimension 0; float64, float32, float16 or bfloat16; heads may differ. k longer than q: q takes the last positions.
             For (batch, seq, heads, head_dim) pass seq_dim=1: with as many heads as tokens the shapes cannot tell.
-            Nested (jagged) q and k of the same documents: positions count in each. DTensors: what is given beside is of the whole.
+            Nested (jagged) q and k of the same documents: positions count in each. DTensors: the other arguments refer to the whole tensor.
         offset: position of k's first row: int, 0-d or (batch,) integer tensor. Negative positions turn backwards.
         positions: instead of offset, (seq,) or (1 or batch, seq) numbers of k's length, as in cos_sin; with axes (seq, coordinates) or
             (1 or batch, seq, coordinates). offset and cu_seqlens count the same number on every coordinate, as for text.
         cu_seqlens: (documents + 1,) int32 or int64: packed documents, cut alike in all rows, q and k equally long; positions count
             from offset (int or (documents,)) in each.
         length: tokens in the whole context, as in cos_sin; such schemes require it where positions, offset or cu_seqlens are a tensor.
-        role: "query" or "key", which one tensor alone is; required for it with use_xpos.
-        conjugate: turn by minus the angles, which undoes a rotation that has no amplitude.
+        role: what a single tensor is, "query" or "key"; required with use_xpos where k is None.
+        conjugate: turn by minus the angles, which inverts a rotation whose amplitude is 1.
         inplace: write over q and k and return the same objects.
 
-        Returns tensors of q's and k's dtypes and the strides of empty_like; the arithmetic is float32 (float64 for float64), rounded
-        once. Decoding token by token with offsets gives the bits of one prefill, packed documents those of each alone.
+        Returns tensors with the dtypes of q and k and the strides of empty_like, computed in float32 (float64 for float64) and rounded
+        once. Decoding token by token with offsets gives the bits of one prefill; packed documents have the bits of each alone.
 
         TypeError or ValueError, with value, shape and remedy, for what does not fit; RuntimeError where writing in place would be wrong.
         """

@@ -40,10 +40,10 @@ def apply_rotary(
 
     x: (..., seq, head_dim) or any layout with the sequence at seq_dim and channels last; float64, float32, float16 or bfloat16.
         The batch is dimension 0. dim <= head_dim: channels past dim pass through bit for bit. Or nested (jagged), with tables that
-        are jagged alike, or dense ones of which each document takes the first rows. Or a DTensor, with tables of the whole: plain,
-        alike in every process, or DTensors, Replicate or cut as x is; the result is placed as x is.
-    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype (half precisions warn once), on x's device; used as they are
-        given, in float64 for a float64 x and in float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
+        are jagged with the same documents, or dense, whose first rows then serve each document. Or a DTensor, with tables of the whole:
+        plain and the same in every process, or DTensors, replicated or cut as x is; the result has the placements of x.
+    cos, sin: (seq, dim/2) or (1 or batch, seq, dim/2), any floating dtype (half precisions warn once), on x's device; converted to
+        float64 for a float64 x and to float32 otherwise. Rows of their own per batch need a seq_dim other than 0. Where
         they require a gradient they get it.
     interleaved: planes are channels (2j, 2j + 1); otherwise (j, j + dim/2).
     conjugate: turn by minus the angle: the adjoint, and where cos^2 + sin^2 = 1 the inverse.

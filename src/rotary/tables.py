@@ -5,6 +5,8 @@
     from_complex      cos + i sin                   Meta's freqs_cis
     from_joined       cos and sin side by side      vLLM's cos_sin_cache (rows, dim), rows by position ids
 
+Tables of this library come from RotaryEmbedding.cos_sin; they are made in _angles/cos_sin.py.
+
 The results are views of the arguments, or computed from them by operations that have gradients. How a table is doubled is an argument,
 checked against its values on the CPU; on another device, and under tracing, values are not read.
 """

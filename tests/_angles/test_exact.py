@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from _rotation.test_contract import DEVICE, SETS, chosen, interpreted
 from rotary import RotaryEmbedding, cos_sin_of, scaling, use_backend
 from rotary._angles import exact, native
+from rotary._angles.frequencies import Spectrum
 from rotary._native import library
 from support.step_by_step import step_by_step
 
@@ -45,15 +47,21 @@ def bits(x: Tensor) -> Tensor:
 def compare(kernel: str, make: Callable[[str], tuple[Tensor, Tensor]], monkeypatch: pytest.MonkeyPatch) -> None:
     """make(device) by that kernel, and by plain torch operations; the kernel must have been asked, and must not have declined."""
     with use_backend("eager"):
-        wanted = make("cpu")
+        expected = make("cpu")
     filled: list[bool] = []
-    fill = exact._filled
+    tables_by = exact._tables_by
+
+    def recorded(*arguments: Any) -> Any:
+        tables = tables_by(*arguments)
+        filled.append(tables is not None)
+        return tables
+
     with monkeypatch.context() as patched:
-        patched.setattr(exact, "_filled", lambda *given: (made := fill(*given), filled.append(made is not None))[0])
+        patched.setattr(exact, "_tables_by", recorded)
         with use_backend(kernel):
-            found = make(DEVICE[kernel])
+            result = make(DEVICE[kernel])
     assert filled and all(filled), f"{kernel} was not asked"
-    for a, b in zip(found, wanted, strict=True):
+    for a, b in zip(result, expected, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype and a.device.type == DEVICE[kernel]
         assert torch.equal(bits(a), bits(b)), f"{int((bits(a) != bits(b)).sum())} of {a.numel()} values differ"
 
@@ -153,7 +161,7 @@ def test_no_rows(kernel: str):
 
 
 def test_turns_that_are_there_already(kernel: str, monkeypatch: pytest.MonkeyPatch):
-    """Dense directions and moved keys have turns of their own for each position and plane."""
+    """Dense directions and moved keys have turns for each position and plane, and no words to multiply by."""
     directions = [[0.5, 0.25], [1.0, -3.0], [0.1, 0.7]]
     positions = some_positions(12).view(6, 2)
     for dtype in DTYPES:
@@ -181,10 +189,10 @@ def test_native_tables_have_the_bits_of_the_operations(
 ):
     rope, at = RotaryEmbedding(2 * planes), torch.tensor(positions)
     with use_backend("eager"):
-        wanted = rope.cos_sin(at, dtype)
+        expected = rope.cos_sin(at, dtype)
     with chosen(f"native {name}"), use_backend("native"):
-        found = rope.cos_sin(at, dtype)
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(found, wanted, strict=True))
+        result = rope.cos_sin(at, dtype)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(result, expected, strict=True))
 
 
 @needs_library
@@ -197,17 +205,18 @@ def test_long_native_tables_in_threads_have_the_bits_of_each_row_alone():
 
 @needs_library
 def test_the_native_tables_may_be_counted_without_positions():
-    """What a caller in C uses: row r stands at first + r, on every coordinate."""
+    """A caller in C may pass no positions: row r has position first + r, on every coordinate."""
     rope = RotaryEmbedding(48, axes=(0,) * 8 + (1,) * 16)
-    spectrum, cpu = rope._tables.spectrum, torch.device("cpu")
-    high, axes, amplitude = (c.on(cpu) for c in (spectrum._one_word, spectrum._axes, spectrum._amplitude))
+    spectrum = Spectrum(48, 10_000.0, axes=rope.axes)
+    high, axes = torch.tensor(spectrum.turns_per_token[0]), torch.tensor(spectrum.axes)
+    amplitude = torch.tensor([spectrum.attention_factor], dtype=torch.float64)
     cos, sin = torch.empty(2, 5, 24), torch.empty(2, 5, 24)
     both = torch.cat((high, high))
     call = native._call or native._bind()
     addresses = (0, axes.data_ptr(), both.data_ptr(), 0, amplitude.data_ptr(), 0, cos.data_ptr(), sin.data_ptr())
     assert call(native._pack(0, 1, 2, 5, 24, 0, 2, 1, -3, *addresses)) == 0
-    wanted = rope.cos_sin(torch.arange(-3, 2)[:, None].expand(5, 2))
-    for table, row in zip((cos, sin), wanted, strict=True):
+    expected = rope.cos_sin(torch.arange(-3, 2)[:, None].expand(5, 2))
+    for table, row in zip((cos, sin), expected, strict=True):
         assert torch.equal(table[0], row) and torch.equal(table[1], row)
 
 
@@ -242,7 +251,7 @@ def test_no_address_is_taken_of_what_something_traces(tracer: str, monkeypatch: 
     def refuse(*given: object) -> None:
         raise AssertionError("the kernel was called")
 
-    monkeypatch.setattr(exact, "_filled", refuse)
+    monkeypatch.setattr(exact, "_tables_by", refuse)
     TRACERS[tracer](RotaryEmbedding(8))
     with step_by_step(), pytest.raises(AssertionError, match="the kernel was called"):
         RotaryEmbedding(8).cos_sin(torch.arange(3))

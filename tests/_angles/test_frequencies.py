@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 class Scaled:
-    """A static scheme of the test's own."""
+    """A static scheme."""
 
     window = None
 
@@ -38,7 +38,7 @@ def test_schemes_apply_from_left_to_right_and_their_factors_multiply():
     for angles in ("exact", "float32"):
         schemes = Scaled(2.0, 1.5), Scaled(4.0, 3.0)
         chained = Spectrum(8, 100.0, schemes, angles=angles)
-        # transformers has no chains: its own arithmetic is that of the first scheme alone, and the others follow by their formula
+        # transformers has no chains: the first scheme takes its arithmetic, the others their formula
         called = ["in_float32", torch.float32] if angles == "float32" else [torch.float64] * 2
         assert [scheme.called for scheme in schemes] == [[kind] for kind in called]
         assert chained.attention_factor == 4.5

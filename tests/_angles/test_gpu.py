@@ -1,4 +1,4 @@
-"""Tables made by a GPU kernel: exact, and taken for every exact table. test_exact.py holds their bits."""
+"""Tables made by a GPU kernel: exact, and used for every exact table. test_exact.py compares their bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support import truth
 
 pytestmark = pytest.mark.skipif(launcher.unavailable() is not None, reason=str(launcher.unavailable()))
 HARD = (0, 1, -1, 2**24 - 1, 2**24, 2**24 + 1, -(2**24) - 1, 2**31 - 1, -(2**31), 1_000_000)
-G1 = 3.1e-8
+FLOAT32_BOUND = 3.1e-8
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_F4_exact_at_every_position(base: float, launched: list):
     cos, sin = (t.cpu() for t in rope.cos_sin(torch.tensor(positions, device=DEVICE["triton"])))
     for i, row in enumerate(truth.table(positions, rope.inv_freq.tolist())):
         for j, (c, s) in enumerate(row):
-            assert abs(c - cos[i, j].item()) <= G1 and abs(s - sin[i, j].item()) <= G1
+            assert abs(c - cos[i, j].item()) <= FLOAT32_BOUND and abs(s - sin[i, j].item()) <= FLOAT32_BOUND
     assert launched == [(40, 48)]
 
 
@@ -51,7 +51,10 @@ def test_around_every_eighth_of_a_turn():
     cos, sin = (table.cpu() for table in made)
     for j, turns in enumerate(near):
         angle = 2 * mpmath.pi * mpmath.mpf(turns) / mpmath.mpf(2) ** 64
-        assert abs(mpmath.cos(angle) - cos[0, j].item()) <= G1 and abs(mpmath.sin(angle) - sin[0, j].item()) <= G1
+        assert (
+            abs(mpmath.cos(angle) - cos[0, j].item()) <= FLOAT32_BOUND
+            and abs(mpmath.sin(angle) - sin[0, j].item()) <= FLOAT32_BOUND
+        )
     assert (cos[0, near.index(0)], sin[0, near.index(0)]) == (1, 0)
     assert (cos[0, near.index(2**62)], sin[0, near.index(2**62)]) == (0, 1)
     assert (cos[0, near.index(-(2**63))], sin[0, near.index(-(2**63))]) == (-1, 0)

@@ -51,8 +51,8 @@ def some_turns(n: int) -> list[int]:
 def test_F57_every_operation_is_rounded_by_itself():
     turns = some_turns(4000)
     cos, sin = polynomials.cos_sin(torch.tensor(turns))
-    wanted = torch.tensor([by_floats(t) for t in turns], dtype=torch.float64)
-    assert bits(cos) == bits(wanted[:, 0].contiguous()) and bits(sin) == bits(wanted[:, 1].contiguous())
+    expected = torch.tensor([by_floats(t) for t in turns], dtype=torch.float64)
+    assert bits(cos) == bits(expected[:, 0].contiguous()) and bits(sin) == bits(expected[:, 1].contiguous())
 
 
 def test_cos_and_sin_are_right_to_less_than_a_unit_of_float64():

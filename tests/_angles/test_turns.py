@@ -1,4 +1,4 @@
-"""Exact angles against exact arithmetic: G1 and G2, in both precisions, on every kind of position."""
+"""Exact angles compared with exact arithmetic: errors and correct rounding, in both precisions, at every kind of position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rotary._angles.turns import ONE_TURN, in_one_word, turns, turns_per_token
 from support import truth
 
 BASES = (1e4, 5e5, 1e6)
-G1 = 3.1e-8
+FLOAT32_BOUND = 3.1e-8
 HARD = (0, 1, -1, 2**24 - 1, 2**24, 2**24 + 1, -(2**24) - 1, 2**31 - 1, -(2**31), 1_000_000)
 
 
@@ -66,15 +66,15 @@ def test_words_hold_every_float32_frequency_to_two_to_the_minus_95(divisor: floa
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_G1_error_of_float32_tables(base: float):
+def test_error_of_float32_tables(base: float):
     inv_freq = frequencies(base)
     positions = [*HARD, *signed_log_uniform(150, int(base))]
     cos, sin = tables(positions, inv_freq, torch.float32)
     assert cos.dtype == sin.dtype == torch.float32
-    assert worst(positions, inv_freq, cos, sin) <= G1
+    assert worst(positions, inv_freq, cos, sin) <= FLOAT32_BOUND
 
 
-def test_G1_where_cos_is_nearest_to_zero():
+def test_error_where_cos_is_nearest_to_zero():
     """Positions nearest to odd multiples of a quarter turn; the error stays absolute, however small cos becomes."""
     inv_freq = frequencies(1e4)[7:8]
     quarter = mpmath.pi / 2 / mpmath.mpf(inv_freq.item())
@@ -83,7 +83,7 @@ def test_G1_where_cos_is_nearest_to_zero():
     positions = near
     cos, sin = tables(positions, inv_freq, torch.float32)
     assert cos.abs().max() < 1e-2 and cos.abs().min() < 1e-3
-    assert worst(positions, inv_freq, cos, sin) <= G1
+    assert worst(positions, inv_freq, cos, sin) <= FLOAT32_BOUND
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -99,7 +99,7 @@ def test_divisor_is_exact_too():
     positions = [*HARD, *signed_log_uniform(40, 2)]
     for divisor in (4.0, 3.7):
         cos, sin = tables(positions, inv_freq, torch.float32, divisor)
-        assert worst(positions, inv_freq, cos, sin, divisor) <= G1
+        assert worst(positions, inv_freq, cos, sin, divisor) <= FLOAT32_BOUND
 
 
 def test_positions_far_beyond_two_to_the_31():
@@ -146,7 +146,7 @@ def _correctly_rounded(positions: np.ndarray, inv_freq: torch.Tensor) -> float:
     return right / total
 
 
-def test_G2_below_two_to_the_17():
+def test_correct_rounding_below_two_to_the_17():
     rng = np.random.default_rng(0)
     positions = rng.choice(2**17, 8000, replace=False)
     assert (
@@ -154,7 +154,7 @@ def test_G2_below_two_to_the_17():
     )  # the exhaustive run, 99.9999 %, is benchmarks/accuracy/run.py
 
 
-def test_G2_sampled_to_two_to_the_31():
+def test_correct_rounding_sampled_to_two_to_the_31():
     rng = np.random.default_rng(1)
     sign = rng.choice((-1, 1), 4000)
     log_uniform = (sign * 2 ** rng.uniform(0, 31, 4000)).astype(np.int64)

@@ -1,3 +1,5 @@
+"""xPos: its scale, its range, and where it is centred."""
+
 from __future__ import annotations
 
 import copy

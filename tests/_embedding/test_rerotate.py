@@ -16,6 +16,7 @@ from torch import Tensor
 from rotary import RotaryEmbedding, apply_rotary
 from rotary.scaling import NTK, DynamicNTK, LongRoPE, YaRN
 from support import truth
+from support.shown import frequencies
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 FRESH = {torch.float64: 20.0, torch.float32: 5.0, torch.float16: 2.01, torch.bfloat16: 2.01}
@@ -30,7 +31,6 @@ SCHEMES = {
     "longrope": LongRoPE([1.0, 1.0, 1.0, 1.0], [1.5, 2.0, 4.0, 8.0], WINDOW, factor=8.0),
     "dynamic": DynamicNTK(2.0, WINDOW),
 }
-CPU = torch.device("cpu")
 
 
 def raw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -40,14 +40,14 @@ def raw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tenso
 
 def exact(x: Tensor, rope: RotaryEmbedding, positions: list[int], length: int | None = None) -> Tensor:
     """x (seq, head) rotated afresh in exact arithmetic, as float64."""
-    inv_freq, factor = rope._tables.spectrum.frequencies(CPU, length)
+    inv_freq, factor = frequencies(rope, length)
     rows = []
     for row, p in zip(x.tolist(), positions, strict=True):
         pairs = [truth.cos_sin(p, f) for f in inv_freq.tolist()]
         if rope.use_xpos:
             scales = truth.xpos_scale(-p, rope.dim, rope.scale_base)
             pairs = [(c * s, d * s) for (c, d), s in zip(pairs, scales, strict=True)]
-        pairs = [(c * float(factor), d * float(factor)) for c, d in pairs]
+        pairs = [(c * factor, d * factor) for c, d in pairs]
         rows.append([float(v) for v in truth.rotated(row, pairs, rope.interleaved)])
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -343,7 +343,7 @@ FIVE = torch.arange(5)
         (lambda k: ROPE.rerotate(k.bool(), 0, 1), TypeError, "floating point"),
         (lambda k: ROPE.rerotate([1.0], 0, 1), TypeError, "k must be a tensor"),
         (lambda k: ROPE.rerotate(k, 0, 1, new="yarn"), TypeError, "new must be a RotaryEmbedding.*'yarn'"),
-        (lambda k: ROPE.rerotate(k, 0, 1, new=RotaryEmbedding(4)), ValueError, "turn in 8 channels.*turns 4"),
+        (lambda k: ROPE.rerotate(k, 0, 1, new=RotaryEmbedding(4)), ValueError, "rotated in 8 channels.*rotates 4"),
         (
             lambda k: ROPE.rerotate(k, 0, 1, new=RotaryEmbedding(DIM, interleaved=True)),
             ValueError,

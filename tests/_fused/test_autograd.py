@@ -51,28 +51,24 @@ def test_gradients_of_what_needs_one(needed: str, kernels: list[str | None]):
     given = dict(zip("qkwu", inputs(), strict=True))
     for name in needed:
         given[name].requires_grad_()
-    ys, wanted = call(*given.values()), judged(*given.values())
+    ys, expected = call(*given.values()), judged(*given.values())
     assert len(kernels) == 1, "one launch for both"
-    for y, z in zip(ys, wanted, strict=True):
+    for y, z in zip(ys, expected, strict=True):
         assert torch.equal(y, z) and y.requires_grad == z.requires_grad
     if not needed:
         return
     ups = [torch.randn_like(y) for y in ys]
+    leaves = [given[name] for name in needed]
+
+    def gradients(outs: Any, indices: list[int]) -> Any:
+        some, some_ups = [outs[i] for i in indices], [ups[i] for i in indices]
+        return torch.autograd.grad(some, leaves, some_ups, retain_graph=True, allow_unused=True)
+
     for used in ([0, 1], [0], [1]):
-        some = [i for i in used if ys[i].requires_grad]
-        if not some:
+        indices = [i for i in used if ys[i].requires_grad]
+        if not indices:
             continue
-        grads = [
-            torch.autograd.grad(
-                [outs[i] for i in some],
-                [given[name] for name in needed],
-                [ups[i] for i in some],
-                retain_graph=True,
-                allow_unused=True,
-            )
-            for outs in (ys, wanted)
-        ]
-        for a, b in zip(*grads, strict=True):
+        for a, b in zip(gradients(ys, indices), gradients(expected, indices), strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -82,15 +78,15 @@ def test_gradients_of_what_needs_one(needed: str, kernels: list[str | None]):
 @pytest.mark.parametrize("in_place", [False, True])
 def test_one_tensor_alone(in_place: bool, kernels: list[str | None]):
     _, k, _, u = inputs()
-    wanted = judged(k, k, None, u)[1]
+    expected = judged(k, k, None, u)[1]
     (y,) = autograd.norm_rotate((k,), (u,), (OTHER,), NORM, **WHERE, in_place=in_place)
-    assert torch.equal(y, wanted) and (y is k) == in_place and len(kernels) == 1
+    assert torch.equal(y, expected) and (y is k) == in_place and len(kernels) == 1
     if not in_place:
         given = k.requires_grad_(), u.requires_grad_()
         (y,) = autograd.norm_rotate((k,), (u,), (OTHER,), NORM, **WHERE)
         up = torch.randn_like(y)
-        found, wanted = (torch.autograd.grad(z, given, up) for z in (y, judged(k, k, None, u)[1]))
-        for a, b in zip(found, wanted, strict=True):
+        result, expected = (torch.autograd.grad(z, given, up) for z in (y, judged(k, k, None, u)[1]))
+        for a, b in zip(result, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
         assert len(kernels) == 3
 
@@ -119,13 +115,13 @@ def test_weights_that_no_kernel_can_read_take_the_formula(kind: str, kernels: li
     assert autograd.plain((None, weight)) == autograd.plain((weight, w)) == (kind == "parameter")
     if kind in ("meta", "sparse"):
         return
-    wanted = judged(q, k, w, u)
-    for y, z in zip(call(q, k, weight, u), wanted, strict=True):
+    expected = judged(q, k, w, u)
+    for y, z in zip(call(q, k, weight, u), expected, strict=True):
         assert torch.equal(y, z)
     assert len(kernels) == (kind == "parameter")
     with torch.no_grad():
         assert call(q, k, weight, u, in_place=True)[0] is q
-    assert torch.equal(q, wanted[0]) and torch.equal(k, wanted[1])
+    assert torch.equal(q, expected[0]) and torch.equal(k, expected[1])
 
 
 def test_a_backend_that_is_named_computes_forward_and_backward(kernels: list[str | None]):
@@ -156,20 +152,20 @@ def test_what_may_not_be_written_over(kernels: list[str | None]):
 
 def test_second_gradients_and_batched_ones_take_the_formula(kernels: list[str | None]):
     given = [t.requires_grad_() for t in inputs()]
-    ys, wanted = call(*given), judged(*given)
+    ys, expected = call(*given), judged(*given)
     ups = [torch.randn_like(y, requires_grad=True) for y in ys]
     kernels.clear()
-    firsts = [torch.autograd.grad(outs, given, ups, create_graph=True) for outs in (ys, wanted)]
+    firsts = [torch.autograd.grad(outs, given, ups, create_graph=True) for outs in (ys, expected)]
     seconds = [torch.autograd.grad(sum(g.square().sum() for g in first), (*given, *ups)) for first in firsts]
     for a, b in zip(*firsts, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     for a, b in zip(*seconds, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     many = [torch.randn(3, *y.shape) for y in ys]
-    found = torch.autograd.grad(call(*given), given, many, is_grads_batched=True)
+    result = torch.autograd.grad(call(*given), given, many, is_grads_batched=True)
     for i in range(3):
         one = torch.autograd.grad(judged(*given), given, [m[i] for m in many])
-        for a, b in zip(found, one, strict=True):
+        for a, b in zip(result, one, strict=True):
             torch.testing.assert_close(a[i], b, rtol=1e-5, atol=1e-5)
 
 

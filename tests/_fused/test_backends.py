@@ -1,4 +1,4 @@
-"""Which kernel of norm, rotation and write runs, and what is said where a chosen one does not serve."""
+"""Which kernel of norm, rotation and write runs, and the error where a named one does not serve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, ran: list[str]) -> Callable[..., Callable[[Any], str | None]]:
-    """Kernels that serve or not in place of these, and a call of one."""
+    """Replaces the kernels by ones that serve or decline, and calls one."""
 
     def put(**kernels: str | None) -> Callable[[Any], str | None]:
         made = {

@@ -56,13 +56,13 @@ def run(name: str, work: rotation.Work, norm: Norm, weighted: bool) -> None:
     outs = xs if in_place else tuple(rotation._moved(out, "cpu") for out in work.outs)
     weights = tuple(weight_of(x, i) if weighted else None for i, x in enumerate(xs))
     how = {"seq_dim": work.how["seq_dim"], "interleaved": work.how["interleaved"]}
-    found = find_kernel(name)
+    result = find_kernel(name)
     before = [memory(out).clone() for out in outs]
-    assert found.norm_rotate(xs, outs, weights, work.tables, norm, **how) is None, work.said()
+    assert result.norm_rotate(xs, outs, weights, work.tables, norm, **how) is None, work.said()
     for x, out, old, weight, table in zip(work.xs, outs, before, weights, work.tables, strict=True):
         judge = formula if name == "eager" else eager.formula
-        wanted = judge(x, weight, *table, norm, **how)
-        assert alike(out, wanted), f"{name} {norm}, weight {weighted}: {work.said()}"
+        expected = judge(x, weight, *table, norm, **how)
+        assert alike(out, expected), f"{name} {norm}, weight {weighted}: {work.said()}"
         kept = torch.ones(old.numel(), dtype=torch.bool)
         kept.as_strided(out.shape, out.stride(), out.storage_offset()).fill_(False)
         assert not ((rotation._bits(memory(out)) != rotation._bits(old)) & kept).any(), work.said()
@@ -197,7 +197,7 @@ def test_any_layout(kernel: str, work: rotation.Work, norm: Norm, weighted: bool
 def test_bits_of_the_weights_gradient_know_no_threads_and_no_layout():
     x, grad = torch.randn(2, 300, 5, 128), torch.randn(2, 300, 5, 128)
     cos = sin = torch.randn(300, 64)
-    weight, found = torch.randn(128), []
+    weight, result = torch.randn(128), []
 
     def total(x: Tensor, grad: Tensor, seq_dim: int) -> Tensor:
         into = torch.empty(128)
@@ -220,16 +220,16 @@ def test_bits_of_the_weights_gradient_know_no_threads_and_no_layout():
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found += [total(x, grad, 1), total(x.transpose(1, 2), grad.transpose(1, 2), 2)]
+        result += [total(x, grad, 1), total(x.transpose(1, 2), grad.transpose(1, 2), 2)]
     torch.set_num_threads(before)
-    assert all(torch.equal(found[0], other) for other in found)
+    assert all(torch.equal(result[0], other) for other in result)
     exact = (
         eager.gradients(grad, x, weight, cos, sin, NORMS["once"], seq_dim=1, interleaved=False)[1]
         .double()
         .sum((0, 1, 2))
     )
     # Of single sums some cancel; of all of them together the error is a few roundings of float32.
-    assert float((found[0].double() - exact).norm() / exact.norm()) <= 1e-6
+    assert float((result[0].double() - exact).norm() / exact.norm()) <= 1e-6
 
 
 def test_rsqrt_of_torch_rounds_root_and_quotient_correctly():
@@ -289,12 +289,12 @@ def test_stores(kernel: str, cache: str, dtype: torch.dtype):
         )
         assert done is None and cache_k._version > versions[0] and cache_v._version > versions[1]
         for x, weight, y in zip((q, k), weights, outs, strict=True):
-            wanted = torch.empty_like(x)
+            expected = torch.empty_like(x)
             if norm is None:
-                rotation.eager.rotate((x,), (wanted,), (table,), **how, conjugate=False)
+                rotation.eager.rotate((x,), (expected,), (table,), **how, conjugate=False)
             else:
-                eager.norm_rotate((x,), (wanted,), (weight,), (table,), norm, **how)
-            assert torch.equal(y, wanted)
+                eager.norm_rotate((x,), (expected,), (weight,), (table,), norm, **how)
+            assert torch.equal(y, expected)
         expected_k, expected_v = torch.zeros(7, 4, 3, 16, dtype=dtype), torch.zeros(7, 4, 3, 6, dtype=dtype)
         keys, values = by_token(outs[1], seq_dim), by_token(v, seq_dim)
         for b, s in itertools.product(range(batch), range(seq)):
@@ -312,7 +312,7 @@ def test_a_head_too_wide_for_the_loops_is_served_by_the_formula():
     native = find_kernel("native")
     if native.unavailable() is not None:
         pytest.skip("no native library")
-    wanted = eager.formula(q, None, cos, sin, NORMS["once"], seq_dim=2, interleaved=False)
-    assert torch.equal(fused.norm_rotate(q, q, cos, sin, q_weight=None, k_weight=None, eps=1e-5)[0], wanted)
+    expected = eager.formula(q, None, cos, sin, NORMS["once"], seq_dim=2, interleaved=False)
+    assert torch.equal(fused.norm_rotate(q, q, cos, sin, q_weight=None, k_weight=None, eps=1e-5)[0], expected)
     with use_backend("native"), pytest.raises(RuntimeError, match="1024 channels"):
         fused.norm_rotate(q, q, cos, sin, q_weight=None, k_weight=None, eps=1e-5)

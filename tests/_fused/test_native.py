@@ -1,4 +1,4 @@
-"""The CPU kernel of norm, rotation and write beside its arithmetic: what it does not serve, and writes that autograd must see."""
+"""The CPU kernel of norm, rotation and write apart from its arithmetic: unserved tensors, and writes that autograd must see."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ NOT_SERVED: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
 def test_what_is_not_served_has_its_reason(call: Callable[..., str | None], name: str):
     make, reason = NOT_SERVED[name]
     given = {"x": torch.randn(2, 5, 3, 8), **make()}
-    found = call(**given)
-    assert found is not None and reason in found
+    result = call(**given)
+    assert result is not None and reason in result
     assert call(torch.randn(2, 5, 3, 8)) is None
 
 
@@ -100,7 +100,7 @@ def test_gradients_of_the_wanted_weights_over_chunks_of_rows(rows: int, wanted: 
     xs = torch.randn(rows, 8), torch.randn(rows, 8)
     grads, weights = (torch.randn(rows, 8), torch.randn(rows, 8)), (torch.randn(16)[::2], torch.randn(8))
     tables = ((torch.randn(rows, 4), torch.randn(rows, 4)),) * 2
-    found = []
+    result = []
     for kernel in (native, eager):
         of_xs = tuple(torch.full_like(x, torch.nan) for x in xs)
         of_weights = tuple(torch.full((8,), torch.nan) if want else None for want in wanted)
@@ -108,8 +108,8 @@ def test_gradients_of_the_wanted_weights_over_chunks_of_rows(rows: int, wanted: 
             grads, xs, of_xs, of_weights, weights, tables, NORM, seq_dim=0, interleaved=False
         )
         assert done is None
-        found.append([*of_xs, *(t for t in of_weights if t is not None)])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        result.append([*of_xs, *(t for t in of_weights if t is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*result, strict=True))
 
 
 @pytest.mark.parametrize("stepped", ["cache_k", "cache_v", "values", None])

@@ -19,7 +19,7 @@ TABLE = torch.randn(3, 4), torch.randn(3, 4)
 
 
 def given() -> dict[str, Tensor]:
-    """q and k (tokens, heads, head_dim), v and caches as they are stored, each in memory of its own."""
+    """q and k (tokens, heads, head_dim), v and caches as they are stored, in separate memory."""
     return {
         "q": torch.randn(3, 2, 8),
         "k": torch.randn(3, 2, 8),

@@ -28,10 +28,10 @@ def random(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 15, 16, 17, 31, 32, 33, 80, 128, 300])
 def test_by_halves(size: int):
     t = random(3, size)
-    wanted = np.array([halved(list(row)) for row in t], np.float32)
-    assert np.array_equal(sums.by_halves(torch.from_numpy(t)).numpy(), wanted[:, None])
-    assert np.array_equal(sums.by_halves(torch.from_numpy(t), 1).numpy(), wanted[:, None])
-    assert np.array_equal(sums.by_halves(torch.from_numpy(t.T.copy()), 0).numpy(), wanted[None])
+    expected = np.array([halved(list(row)) for row in t], np.float32)
+    assert np.array_equal(sums.by_halves(torch.from_numpy(t)).numpy(), expected[:, None])
+    assert np.array_equal(sums.by_halves(torch.from_numpy(t), 1).numpy(), expected[:, None])
+    assert np.array_equal(sums.by_halves(torch.from_numpy(t.T.copy()), 0).numpy(), expected[None])
 
 
 @pytest.mark.parametrize("seq", [0, 1, 9, 22, 40])
@@ -48,6 +48,6 @@ def test_over_rows(seq: int, seq_dim: int):
         for row in chunk:
             total = total + row
         added.append(total)
-    wanted = np.array([halved([total[i] for total in added]) for i in range(5)], np.float32)
-    found = sums.over_rows(torch.from_numpy(t).permute(*axes, 3), seq_dim)
-    assert found.shape == (5,) and np.array_equal(found.numpy(), wanted)
+    expected = np.array([halved([total[i] for total in added]) for i in range(5)], np.float32)
+    result = sums.over_rows(torch.from_numpy(t).permute(*axes, 3), seq_dim)
+    assert result.shape == (5,) and np.array_equal(result.numpy(), expected)

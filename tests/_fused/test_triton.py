@@ -23,7 +23,7 @@ SIZES = (
     (12, 8),
     (10, 10),
     (4, 0),
-)  # head_dim, channels that turn: the sum fills up, and some channels stand still
+)  # head_dim, channels that turn: the sum fills up, and some channels do not turn
 
 
 def work_of(dtype: torch.dtype) -> torch.dtype:
@@ -89,10 +89,10 @@ def test_triton_every_form(dtype: torch.dtype, dim: int, turned: int):
     for interleaved, after, model, weights, offset in forms[first::step]:
         drawn, norm = Drawn(dtype, dim, turned, weights), Norm(1e-5, offset, model, after)
         how: dict[str, Any] = {"seq_dim": 2, "interleaved": interleaved}
-        outs, wanted = empty(drawn.xs), empty(drawn.xs)
-        eager.norm_rotate(drawn.xs, wanted, drawn.weights, drawn.tables, norm, **how)
+        outs, expected = empty(drawn.xs), empty(drawn.xs)
+        eager.norm_rotate(drawn.xs, expected, drawn.weights, drawn.tables, norm, **how)
         assert triton.norm_rotate(drawn.xs, outs, drawn.weights, drawn.tables, norm, **how) is None
-        same(outs, wanted)
+        same(outs, expected)
 
 
 @pytest.mark.parametrize("seq_dim", [0, 1, 2])
@@ -102,11 +102,11 @@ def test_triton_in_place_and_in_every_layout(seq_dim: int):
     x, weight = torch.randn(shape).to(DEVICE), torch.rand(16).to(DEVICE)
     cos, sin = torch.randn(2, 5, 8).to(DEVICE)
     how: dict[str, Any] = {"seq_dim": seq_dim, "interleaved": True}
-    wanted = torch.empty_like(x)
-    eager.norm_rotate((x,), (wanted,), (weight,), ((cos, sin),), norm, **how)
+    expected = torch.empty_like(x)
+    eager.norm_rotate((x,), (expected,), (weight,), ((cos, sin),), norm, **how)
     version = x._version
     assert triton.norm_rotate((x,), (x,), (weight,), ((cos, sin),), norm, **how) is None
-    same((x,), (wanted,))
+    same((x,), (expected,))
     assert x._version > version
 
 

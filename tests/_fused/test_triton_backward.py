@@ -14,7 +14,7 @@ from rotary._fused import eager, sums, triton, triton_backward
 from rotary._fused.work import Norm
 
 __all__ = ["pytestmark"]
-FORMS = (  # dtype, head_dim, channels that turn, interleaved, after, model, which has a weight, which one wants a gradient, offset
+FORMS = (  # dtype, head_dim, channels that turn, interleaved, after, model, which has a weight, which weight requires a gradient, offset
     (torch.float32, 16, 16, False, False, False, 3, 3, 0.0),
     (torch.bfloat16, 16, 16, True, False, True, 3, 3, 0.0),
     (torch.bfloat16, 12, 8, False, True, True, 3, 2, 0.0),
@@ -38,11 +38,11 @@ def gradients(kernel: Any, grads: Any, drawn: Drawn, wanted: int, norm: Norm, **
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(map(str, form)))
 def test_triton_gradients_of_every_form(form: Any):
-    dtype, dim, turned, interleaved, after, model, weights, wanted, offset = form
+    dtype, dim, turned, interleaved, after, model, weights, expected, offset = form
     drawn, norm = Drawn(dtype, dim, turned, weights), Norm(1e-5, offset, model, after)
     grads = tuple(Drawn.tensor(dtype, x.shape[1], dim) for x in drawn.xs)
     how: dict[str, Any] = {"seq_dim": 2, "interleaved": interleaved}
-    same(*(gradients(kernel, grads, drawn, wanted, norm, **how) for kernel in (triton, eager)))
+    same(*(gradients(kernel, grads, drawn, expected, norm, **how) for kernel in (triton, eager)))
 
 
 def test_triton_gradients_of_many_chunks_in_every_layout():
@@ -65,9 +65,9 @@ def test_triton_adds_chunks_by_halves():
     torch.manual_seed(1)
     for q, k in ((256, 257), (1500, 1)):
         partial = torch.randn(q + k, 6).to(DEVICE)
-        found = tuple(torch.empty(6, device=DEVICE) for _ in "qk")
-        triton_backward._add(partial, found, [q, k])
-        for part, one in zip(partial.cpu().split((q, k)), found, strict=True):
+        result = tuple(torch.empty(6, device=DEVICE) for _ in "qk")
+        triton_backward._add(partial, result, [q, k])
+        for part, one in zip(partial.cpu().split((q, k)), result, strict=True):
             assert torch.equal(one.cpu(), sums.over_chunks(part))
 
 
@@ -88,23 +88,23 @@ def test_triton_gradients_by_autograd_and_the_definition():
     def call(q: Tensor, k: Tensor, w: Tensor, u: Tensor) -> Any:
         return fused.norm_rotate(q, k, cos, sin, q_weight=w, k_weight=u, eps=1e-5)
 
-    found = {}
+    result = {}
     for name in ("triton", "eager"):
         with use_backend(name):
-            found[name] = torch.autograd.grad(call(*leaves), leaves, up)
+            result[name] = torch.autograd.grad(call(*leaves), leaves, up)
     with use_backend("triton"):
         compiled = torch.compile(call, fullgraph=True, backend="aot_eager")(*leaves)
-        same(torch.autograd.grad(compiled, leaves, up), found["triton"])
+        same(torch.autograd.grad(compiled, leaves, up), result["triton"])
         y, _ = call(*leaves)
         (of_sum,) = torch.autograd.grad(y.sum(), leaves[0])  # arrives expanded, with stride 0
         (first,) = torch.autograd.grad(call(*leaves)[0], leaves[0], torch.ones_like(y), create_graph=True)
         torch.testing.assert_close(of_sum, first.detach())
         assert torch.autograd.grad(first.square().sum(), leaves[0])[0].isfinite().all()  # by the formula
-    same(found["triton"], found["eager"])
+    same(result["triton"], result["eager"])
     exact = [t.detach().double().requires_grad_() for t in leaves]
     outs = [truth(x, w, cos.double(), sin.double(), 1e-5) for x, w in zip(exact[:2], exact[2:], strict=True)]
-    wanted = torch.autograd.grad(outs, exact, [g.double() for g in up])
-    for a, b in zip(found["triton"], wanted, strict=True):
+    expected = torch.autograd.grad(outs, exact, [g.double() for g in up])
+    for a, b in zip(result["triton"], expected, strict=True):
         assert float((a.double() - b).norm() / b.norm()) < 1e-6
 
 

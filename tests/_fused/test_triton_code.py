@@ -26,6 +26,6 @@ pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reaso
 )
 def test_triton_each_row_is_read_once(turned: int, interleaved: bool, backward: bool, accesses: dict[str, int]):
     made = code.compiled_fused(torch.bfloat16, (4096, 128, turned), interleaved=interleaved, chip=90, backward=backward)
-    found = code.read(made)
-    assert dict(found.accesses) == accesses
-    assert found.stack == found.shared == found.barriers == 0
+    result = code.read(made)
+    assert dict(result.accesses) == accesses
+    assert result.stack == result.shared == result.barriers == 0

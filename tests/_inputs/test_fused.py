@@ -1,6 +1,6 @@
 """The borders of the arguments of rotary.fused: what is just accepted, what is just refused, and how it is passed on.
 
-tests/test_fused.py holds what users meet; here are the numbers next to each limit.
+tests/test_fused.py has the calls of users; here are the numbers next to each limit.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ GIVEN = {
     ],
 )
 def test_numbers_that_are_accepted(changes: dict[str, Any], norm: Norm):
-    found = for_norm(**{**GIVEN, **changes})
-    assert found == norm and [type(value) for value in found] == [float, float, bool, bool]
+    result = for_norm(**{**GIVEN, **changes})
+    assert result == norm and [type(value) for value in result] == [float, float, bool, bool]
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def stored(k: Tensor, axis: int, **changes: Any) -> Any:
 )
 def test_layouts_that_are_stored(shape: tuple[int, ...], axis: int):
     k = torch.randn(shape)
-    found = stored(k, axis)
-    assert found.values.shape[2:] == (3, 10) and found.values.shape[:2] == found.slots.shape
+    result = stored(k, axis)
+    assert result.values.shape[2:] == (3, 10) and result.values.shape[:2] == result.slots.shape
     for slots in (torch.arange(8).to(torch.int16), torch.arange(8).to(torch.uint8), torch.arange(8, dtype=torch.int32)):
         again = stored(k, axis, slots=slots).slots
         assert again.dtype == (torch.int32 if slots.dtype == torch.int32 else torch.int64), "all that kernels read"
-        assert torch.equal(again, found.slots.to(again.dtype))
+        assert torch.equal(again, result.slots.to(again.dtype))
     values = stored(k, axis, v=k[..., :4], cache_v=torch.zeros(4, 3, 3, 4)).values
-    assert values.shape == (*found.values.shape[:3], 4)
+    assert values.shape == (*result.values.shape[:3], 4)
     for name in ("v", "cache_k", "cache_v"):
         with pytest.raises(TypeError, match=f"{name} is torch.float64, k is torch.float32"):
             stored(k, axis, **{name: torch.zeros(4, 3, 3, 10).double()})

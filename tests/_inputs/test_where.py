@@ -46,7 +46,7 @@ def test_rows_of_a_length_go_with_rows_of_positions():
 
 
 def test_one_row_is_not_taken_for_a_whole_batch():
-    """One offset in a (1,) tensor and a batch of two: nobody knows which row was meant; of one row, or without a batch, all is clear."""
+    """One offset in a (1,) tensor and a batch of two: it is unclear which row is meant. With one row, or without a batch, it is clear."""
     one = torch.tensor([4])
     for x in (torch.zeros(2, 5, 8), torch.zeros(2, 3, 5, 8)):
         with pytest.raises(ValueError, match="offset has 1 row, x with shape .* has a batch of 2"):

@@ -101,7 +101,7 @@ def missing(*programs: str) -> str | None:
 
 
 def built(folder: Path, compiler: str) -> Path:
-    """A library by that compiler. SystemExit with what it said where there is none."""
+    """A library by that compiler. SystemExit with its message where it fails."""
     library = folder / build.LIBRARY
     environment = {k: v for k, v in os.environ.items() if k not in ("CC", "CFLAGS", "CXXFLAGS", "LDFLAGS")}
     command = (sys.executable, build.__file__, library)
@@ -114,7 +114,7 @@ def built(folder: Path, compiler: str) -> Path:
 def replay(
     library: Path, folder: Path, of: Iterable[bytes], compiler: str = "c++", runner: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """What replay.cpp, compiled by that compiler in that folder, says of these cases."""
+    """The output of replay.cpp, compiled by that compiler in that folder, for these cases."""
     program, file = folder / "replay", folder / "cases"
     link = (f"-L{library.parent}", f"-l:{library.name}", f"-Wl,-rpath,{library.parent}")
     subprocess.run((compiler, "-std=c++17", "-O1", str(HERE / "replay.cpp"), *link, "-o", str(program)), check=True)

@@ -47,7 +47,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sources of a few lines in place of ours, and nothing of the environment that these tests run in."""
+    """Sources of a few lines in place of the library's, and none of this environment's variables."""
     folder = tmp_path / "sources"
     folder.mkdir()
     (folder / "small.cpp").write_text(SMALL)
@@ -72,7 +72,7 @@ def script(path: Path, body: str) -> str:
 
 
 def loaded(library: Path) -> str:
-    """What LOAD prints, in a process of its own: flushing, where it is on, stays on in the thread that loaded the library."""
+    """The output of LOAD in another process: flushing, once it is on, stays on in the thread that loaded the library."""
     run = subprocess.run((sys.executable, "-c", LOAD, str(library)), capture_output=True, text=True, check=True)
     return run.stdout.strip()
 
@@ -252,9 +252,9 @@ needs_sets = pytest.mark.skipif(not build.instruction_sets(), reason="no instruc
 @needs_sets
 def test_every_instruction_set_is_compiled_with_its_own_flags(library: Path):
     assert build.build(library) is None
-    found = ctypes.CDLL(str(library))
-    assert found.rotary_baseline() == 1
-    assert all(getattr(found, f"rotary_{name}")() == 2 for name in build.instruction_sets())
+    result = ctypes.CDLL(str(library))
+    assert result.rotary_baseline() == 1
+    assert all(getattr(result, f"rotary_{name}")() == 2 for name in build.instruction_sets())
 
 
 @needs_compiler
@@ -270,9 +270,9 @@ def test_a_compiler_without_an_instruction_set_builds_the_baseline_and_says_so(
     assert (
         reason.startswith(f"built without {' and '.join(build.instruction_sets())}: ") and "what is AVX-512?" in reason
     )
-    found = ctypes.CDLL(str(library))
-    assert found.rotary_baseline() == 1
-    assert not hasattr(found, "rotary_avx2")
+    result = ctypes.CDLL(str(library))
+    assert result.rotary_baseline() == 1
+    assert not hasattr(result, "rotary_avx2")
 
 
 def test_every_file_counts_in_the_number_of_the_sources(tmp_path: Path):

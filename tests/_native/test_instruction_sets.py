@@ -1,4 +1,4 @@
-"""The instruction sets of the native library: which one computes, and that each keeps the bits where the battery cannot look.
+"""The instruction sets of the native library: which one computes, and that each keeps the bits in cases that the battery does not have.
 
 The battery itself, tests/_rotation/test_contract.py, runs once for every set that this processor has.
 """
@@ -100,14 +100,14 @@ def test_flushing_denormal_numbers_moves_no_bit_of_half_precision(instructions: 
             x = EVERY_HALF[torch.randperm(2**16, generator=generator)].view(512, 128)
             cos, sin = (scale * torch.randn(512, 60, generator=generator) for _ in range(2))
             with use_backend("native"):
-                wanted = apply_rotary(x, cos, sin, interleaved=interleaved)
+                expected = apply_rotary(x, cos, sin, interleaved=interleaved)
                 if not torch.set_flush_denormal(True):
                     pytest.skip("this processor does not flush denormal numbers")
                 flushed = apply_rotary(x, cos, sin, interleaved=interleaved)
                 torch.set_flush_denormal(False)
-            differs = (wanted.view(torch.int16) != flushed.view(torch.int16)) & ~(wanted.isnan() & flushed.isnan())
+            differs = (expected.view(torch.int16) != flushed.view(torch.int16)) & ~(expected.isnan() & flushed.isnan())
             assert not differs.any()
-            assert scale == 1 or ((wanted != 0) & (wanted.abs() < 2.0**-14)).float().mean() > 0.05
+            assert scale == 1 or ((expected != 0) & (expected.abs() < 2.0**-14)).float().mean() > 0.05
     finally:
         torch.set_flush_denormal(False)
         torch.set_num_threads(before)
@@ -116,7 +116,7 @@ def test_flushing_denormal_numbers_moves_no_bit_of_half_precision(instructions: 
 @pytest.mark.parametrize("interleaved", [False, True], ids=["half", "interleaved"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_nan_of_a_table_stays_one_whatever_its_bits(instructions: str, dtype: torch.dtype, interleaved: bool):
-    """Rounding carries a NaN of bfloat16 whose bits are all ones into a zero, where nothing stands against it."""
+    """Rounding without a check carries a NaN of bfloat16 whose bits are all ones into a zero."""
     patterns = [-1, 0x7FFFFFFF, 0x7FFF8000, 0x7F800001, -0x7FFFFF, 0x7FC00000]
     bits = torch.tensor(patterns, dtype=torch.int64).to(torch.int32)
     for planes in (1, 3, 4, 8, 16, 37, 64):
@@ -141,13 +141,13 @@ def test_a_nan_of_a_table_stays_one_beside_a_norm(instructions: str, dtype: torc
         nan = patterns[:, None].expand(-1, planes).contiguous().view(torch.float32)
         nan[:, : planes // 2] = 0.5
         table, how = (nan, torch.randn(len(patterns), planes)), {"seq_dim": 0, "interleaved": interleaved}
-        weight, found, of_x = torch.randn(channels).to(dtype), torch.empty_like(x), torch.empty_like(x)
-        assert native.norm_rotate((x,), (found,), (weight,), (table,), norm, **how) is None
-        wanted = eager.formula(x, weight, *table, norm, **how)
-        assert wanted.isnan().any() and torch.equal(found.isnan(), wanted.isnan()), (channels, planes, norm)
+        weight, result, of_x = torch.randn(channels).to(dtype), torch.empty_like(x), torch.empty_like(x)
+        assert native.norm_rotate((x,), (result,), (weight,), (table,), norm, **how) is None
+        expected = eager.formula(x, weight, *table, norm, **how)
+        assert expected.isnan().any() and torch.equal(result.isnan(), expected.isnan()), (channels, planes, norm)
         assert native.norm_rotate_backward((grad,), (x,), (of_x,), (None,), (weight,), (table,), norm, **how) is None
-        wanted = eager.gradients(grad, x, weight, *table, norm, **how)[0]
-        assert torch.equal(of_x.isnan(), wanted.isnan()), (channels, planes, norm)
+        expected = eager.gradients(grad, x, weight, *table, norm, **how)[0]
+        assert torch.equal(of_x.isnan(), expected.isnan()), (channels, planes, norm)
 
 
 @pytest.mark.skipif(
@@ -175,5 +175,5 @@ def test_no_function_of_a_set_can_take_the_place_of_another(source: str, tmp_pat
     symbols = subprocess.run(
         ("nm", "--defined-only", "-C", str(object_file)), capture_output=True, text=True, check=True
     )
-    found = [line for line in symbols.stdout.splitlines() if len(line.split()) > 2 and line.split()[1] in "TWVuDBRi"]
-    assert found and all(f"rotary::{name}::" in line for line in found), found
+    result = [line for line in symbols.stdout.splitlines() if len(line.split()) > 2 and line.split()[1] in "TWVuDBRi"]
+    assert result and all(f"rotary::{name}::" in line for line in result), result

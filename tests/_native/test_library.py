@@ -61,5 +61,5 @@ def test_a_library_that_flushes_denormal_numbers_is_refused_and_undone(tmp_path:
     source, file = tmp_path / "flushes.cpp", tmp_path / "librotary.so"
     source.write_text(FLUSHES)
     subprocess.run(("c++", "-shared", "-fPIC", str(source), "-o", str(file)), check=True)
-    found = loaded(file)
-    assert "flush denormal numbers to zero" in found and found.endswith("| True")
+    result = loaded(file)
+    assert "flush denormal numbers to zero" in result and result.endswith("| True")

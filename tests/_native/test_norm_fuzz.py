@@ -144,15 +144,15 @@ def spoilt(made: Case, draw: random.Random) -> None:
 
 
 def wanted(made: Case) -> Iterator[tuple[Tensor, Tensor]]:
-    """What was found, and what plain torch makes of the same (itself held to numpy in tests/_fused/test_contract.py)."""
+    """The results, and those of plain torch (which tests/_fused/test_contract.py compares with numpy)."""
     how = {"seq_dim": made.header["seq_dim"], "interleaved": bool(made.header["interleaved"])}
     for of in made.tensors:
-        found, table = of["out"], (of["cos"], of["sin"])
+        result, table = of["out"], (of["cos"], of["sin"])
         if not made.backward:
-            yield found, eager.formula(of["before"], of["weight"], *table, made.norm, **how)
+            yield result, eager.formula(of["before"], of["weight"], *table, made.norm, **how)
             continue
         of_x, of_rows = eager.gradients(of["grad"], of["before"], of["weight"], *table, made.norm, **how)
-        yield found, of_x
+        yield result, of_x
         if of["sums"] is not None and of["x"].shape[-1]:
             yield sums.over_chunks(of["sums"]), sums.over_rows(of_rows, how["seq_dim"])
 
@@ -190,8 +190,8 @@ def test_F37_norm_and_rotation_answer_rightly_or_decline_whatever_they_are_given
             refused += status > 0
             continue
         assert made.call() == 0, f"call {number}: {made.header} {made.fields}"
-        for found, right in wanted(made):
-            assert found.numel() == 0 or alike(found, right), f"call {number}: {made.header} {made.fields}"
+        for result, right in wanted(made):
+            assert result.numel() == 0 or alike(result, right), f"call {number}: {made.header} {made.fields}"
         answered += not empty
     assert answered > CALLS // 4 and refused > CALLS // 8
 
@@ -245,7 +245,7 @@ def test_F37_a_write_into_a_cache_answers_rightly_or_declines_whatever_it_is_giv
                     if slots[b, s] >= 0:
                         candidates.setdefault(int(slots[b, s]), []).append(of[b, s])
             for slot in range(capacity):
-                found, old = cache[slot // page, slot % page], before[slot // page, slot % page]
-                assert any(alike(found, row) for row in candidates.get(slot, [old])), f"call {number}: {sizes}"
+                result, old = cache[slot // page, slot % page], before[slot // page, slot % page]
+                assert any(alike(result, row) for row in candidates.get(slot, [old])), f"call {number}: {sizes}"
         answered += written
     assert answered > CALLS // 8 and refused > CALLS // 4

@@ -155,8 +155,8 @@ def test_F37_native_tables_answer_rightly_or_decline_whatever_they_are_given():
             continue
         assert call(numbers, addresses_of(memory)) == 0, numbers
         if values:
-            for found, wanted in zip((cos, sin), expected(numbers, memory), strict=True):
-                assert torch.equal(found, wanted), numbers
+            for result, wanted in zip((cos, sin), expected(numbers, memory), strict=True):
+                assert torch.equal(result, wanted), numbers
             answered += 1
     library.use_instruction_set(before)
     assert answered > CALLS // 5 and refused > CALLS // 8

@@ -42,9 +42,9 @@ def test_functorch(rope: RotaryEmbedding):
     def loss(q: Tensor) -> Tensor:
         return (rope.rotate(q, k)[0] ** 3).sum()
 
-    wanted = q.clone().requires_grad_()
-    loss(wanted).backward()
-    torch.testing.assert_close(torch.func.grad(loss)(q), wanted.grad, rtol=1e-13, atol=1e-13)
+    expected = q.clone().requires_grad_()
+    loss(expected).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(q), expected.grad, rtol=1e-13, atol=1e-13)
     per_row = torch.func.vmap(lambda q, k: rope.rotate(q, k)[0])(q, k)
     assert torch.equal(per_row, rope.rotate(q, k)[0])
     positions = torch.tensor([[0, 1, 2, 3], [7, 8, 9, 10]])
@@ -118,11 +118,11 @@ def test_conjugate_is_the_adjoint(interleaved: bool):
 def test_in_place_returns_the_same_objects_and_bumps_versions():
     rope = RotaryEmbedding(8)
     q, k = inputs(torch.float32, grad=False)
-    wanted = rope.rotate(q, k)
+    expected = rope.rotate(q, k)
     versions = q._version, k._version
     y, z = rope.rotate(q, k, inplace=True)
     assert y is q and z is k
-    assert torch.equal(q, wanted[0]) and torch.equal(k, wanted[1])
+    assert torch.equal(q, expected[0]) and torch.equal(k, expected[1])
     assert q._version > versions[0] and k._version > versions[1]
     with torch.inference_mode():
         x = torch.randn(4, 10)
@@ -192,10 +192,10 @@ def test_one_bad_tensor_of_two_leaves_both_unwritten():
 
 def test_a_leaf_may_be_written_where_gradients_are_off():
     leaf = torch.randn(4, 10, requires_grad=True)
-    wanted = RotaryEmbedding(10).rotate(leaf.detach())
+    expected = RotaryEmbedding(10).rotate(leaf.detach())
     with torch.no_grad():
         RotaryEmbedding(10).rotate(leaf, inplace=True)
-    assert torch.equal(leaf, wanted)
+    assert torch.equal(leaf, expected)
 
 
 # --- tensors no pointer may be taken of -------------------------------------------------------------------------------------------------
@@ -208,12 +208,12 @@ class Tagged(Tensor):
 def test_unusual_tensors_are_answered():
     rope = RotaryEmbedding(8)
     x = torch.randn(2, 4, 8)
-    wanted = rope.rotate(x)
-    assert torch.equal(rope.rotate(x.as_subclass(Tagged)), wanted)
+    expected = rope.rotate(x)
+    assert torch.equal(rope.rotate(x.as_subclass(Tagged)), expected)
     negative = torch.imag(torch.complex(x, -x).conj())  # a view with the negative bit
-    assert negative.is_neg() and torch.equal(rope.rotate(negative), wanted)
+    assert negative.is_neg() and torch.equal(rope.rotate(negative), expected)
     assert rope.rotate(x.to("meta")).shape == x.shape
-    assert torch.equal(rope.rotate(nn.Parameter(x)).detach(), wanted)
+    assert torch.equal(rope.rotate(nn.Parameter(x)).detach(), expected)
 
 
 def test_checkpointing_gives_the_same_gradient():

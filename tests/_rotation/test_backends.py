@@ -1,3 +1,5 @@
+"""Which kernel rotates: chosen by device, by use_backend(), and refused with the reason."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,7 +15,7 @@ from support.step_by_step import step_by_step
 
 
 class Recorder:
-    """A kernel that serves what it is told to, and keeps count."""
+    """A kernel that serves or declines as set, and counts its calls."""
 
     def __init__(self, unavailable: str | None = None, refusal: str | None = None) -> None:
         self.reason, self.refusal, self.calls = unavailable, refusal, 0
@@ -51,10 +53,10 @@ def test_names_and_reasons(cpu):
 
 def test_the_device_chooses(cpu):
     kernel = cpu(Recorder())
-    wanted = ROPE.rotate(X)
+    expected = ROPE.rotate(X)
     assert kernel.calls == 1
     with use_backend("eager"):
-        assert torch.equal(ROPE.rotate(X), wanted)
+        assert torch.equal(ROPE.rotate(X), expected)
     assert kernel.calls == 1
 
 

@@ -34,7 +34,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def both_ways(run: Callable[[], Any]) -> tuple[tuple[Any, ...], tuple[Any, ...], list[str]]:
-    """What comes of a call as users make it, what comes of it step by step, and what served the first."""
+    """The outcome of a call as users make it, its outcome step by step, and the functions that served the first."""
     with counted() as served:
         whole = outcome(run)
     with step_by_step():
@@ -324,8 +324,8 @@ def test_queries_and_keys_of_one_projection_go_whole_in_place():
         with use_backend("eager"):
             expected = apply_rotary_qk(q, k, cos, sin)
         with counted() as served:
-            found = apply_rotary_qk(q, k, cos, sin, inplace=True)
-        assert served == ["rotate"] and all(map(torch.equal, found, expected))
+            result = apply_rotary_qk(q, k, cos, sin, inplace=True)
+        assert served == ["rotate"] and all(map(torch.equal, result, expected))
 
 
 @settings(max_examples=150, deadline=None)
@@ -339,15 +339,14 @@ def test_memory_is_shared_where_the_search_in_python_says_so(
 ):
     """In place is served exactly where no element is written twice."""
     memory = torch.randn(200)
-    rows = max(len(first), len(second))
-    x, y = (
-        memory.as_strided(
-            (*[1] * (rows - len(dims)), *(n for n, _ in dims), 2),
-            (*[1] * (rows - len(dims)), *(s for _, s in dims), 1),
-            at,
-        )
-        for dims, at in ((first, 0), (second, start))
-    )
+    ndim = max(len(first), len(second))
+
+    def view(dims: list[tuple[int, int]], start: int) -> Tensor:
+        """(size, stride) of each dimension but the channels, filled up in front with dimensions of size 1."""
+        filled = [(1, 1)] * (ndim - len(dims)) + dims
+        return memory.as_strided([*(size for size, _ in filled), 2], [*(stride for _, stride in filled), 1], start)
+
+    x, y = view(first, 0), view(second, start)
     y = y[..., : x.shape[-2], :] if y.shape[-2] > x.shape[-2] else y
     x = x[..., : y.shape[-2], :]
     cos, sin = torch.ones(x.shape[-2], 1), torch.zeros(x.shape[-2], 1)
@@ -389,7 +388,7 @@ def test_the_error_of_the_thread_pool_is_raised():
 
 @pytest.mark.parametrize(
     ("name", "answer", "words"),
-    [("exchange_api", None, "has no C exchange table"), ("questions", None, "does not say what is on")],
+    [("exchange_api", None, "has no C exchange table"), ("questions", None, "does not tell which modes")],
 )
 def test_a_torch_that_cannot_be_read_takes_the_other_way_and_says_why(
     name: str, answer: None, words: str, monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,7 @@ def chosen(kernel: str) -> Iterator[str]:
 
 
 def interpreted(kernel: str) -> bool:
-    """Whether this kernel runs in software that stands for a GPU, thousands of times slower: a part of the battery has to do."""
+    """True if this kernel runs in a software GPU, thousands of times slower: then a part of the battery is run."""
     return kernel == "triton" and DEVICE[kernel] == "cpu"
 
 
@@ -107,14 +107,14 @@ def run(kernel: str, work: Work) -> str | None:
 
 def _judge_by_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
     for x, y, table in zip(work.xs, ys, work.tables, strict=True):
-        wanted = torch.empty_like(x, memory_format=torch.contiguous_format)
-        eager.rotate((x,), (wanted,), (table,), **work.how)
+        expected = torch.empty_like(x, memory_format=torch.contiguous_format)
+        eager.rotate((x,), (expected,), (table,), **work.how)
         dim = 2 * table[0].shape[-1]
         # In place nothing past dim is written, so that it is equal in every bit either way.
-        assert torch.equal(_bits(y[..., dim:]), _bits(wanted[..., dim:])), (
+        assert torch.equal(_bits(y[..., dim:]), _bits(expected[..., dim:])), (
             f"{kernel}, channels past {dim}: {work.said()}"
         )
-        differs = (_bits(y) != _bits(wanted)) & ~(y.isnan() & wanted.isnan())
+        differs = (_bits(y) != _bits(expected)) & ~(y.isnan() & expected.isnan())
         if kernel == "triton" and DEVICE[kernel] == "cuda" and differs.any():
             differs &= ~within_bound(x, y, table, work.how)
         assert not differs.any(), f"{kernel}: {int(differs.sum())} of {y.numel()} differ: {work.said()}"
@@ -127,8 +127,8 @@ def _judge_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
         a, b, cos, sin = (_numpy(t) for t in _planes(x, table, work.how))
         sign = -1 if work.how["conjugate"] else 1
         with np.errstate(all="ignore"):
-            wanted = a * cos - b * (sign * sin), b * cos + a * (sign * sin)
-        for y_part, part in zip(_planes(y, table, work.how)[:2], wanted, strict=True):
+            expected = a * cos - b * (sign * sin), b * cos + a * (sign * sin)
+        for y_part, part in zip(_planes(y, table, work.how)[:2], expected, strict=True):
             assert part.dtype == (np.float64 if x.dtype == torch.float64 else np.float32)
             rounded = _rounded(part, x.dtype)
             differs = (_bits(y_part) != _bits(rounded)) & ~(y_part.isnan() & rounded.isnan())
@@ -200,7 +200,7 @@ def _memory(t: Tensor) -> Tensor:
 
 
 def _moved(t: Tensor, device: str) -> Tensor:
-    """A copy that lies in its memory as t does."""
+    """A copy with the strides of t."""
     return _memory(t).clone().to(device).as_strided(t.shape, t.stride(), t.storage_offset())
 
 
@@ -452,12 +452,12 @@ def test_steps_longer_than_32_bits(kernel: str):
     table = numbers((2, 8), torch.float32), numbers((2, 8), torch.float32)
     values = numbers((3, 2, 16), torch.float16)
     x.copy_(values)
-    wanted = torch.empty_like(values)
+    expected = torch.empty_like(values)
     how = How(seq_dim=1, interleaved=True, conjugate=False)
-    eager.rotate((values,), (wanted,), (table,), **how)
+    eager.rotate((values,), (expected,), (table,), **how)
     table = table[0].to(device), table[1].to(device)
     assert find_kernel(kernel).rotate((x,), (x,), (table,), **how) is None
-    assert torch.equal(x.cpu(), wanted)
+    assert torch.equal(x.cpu(), expected)
 
 
 def test_channels_with_steps_are_served_or_refused_untouched(kernel: str):

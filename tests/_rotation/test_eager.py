@@ -36,9 +36,9 @@ def test_the_formula_has_the_bits_of_the_kernel(shape: str):
         for dtype in DTYPES:
             for work in works(shapes, shapes[0][-1] // 4 * 2, dtype, how, tables=tables, make=special):
                 for x, table in zip(work.xs, work.tables, strict=True):
-                    y, wanted = eager.formula(x, *table, **how), torch.empty_like(x)
-                    eager.rotate((x,), (wanted,), (table,), **how)
-                    torch.testing.assert_close(y, wanted, rtol=0, atol=0, equal_nan=True)
+                    y, expected = eager.formula(x, *table, **how), torch.empty_like(x)
+                    eager.rotate((x,), (expected,), (table,), **how)
+                    torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_available():

@@ -1,4 +1,4 @@
-"""The native kernel beside everything that is not arithmetic: which tensors reach an address, threads, forks, a library that is off."""
+"""The native kernel apart from its arithmetic: tensors that it does not serve, threads, forks, a library that is unavailable."""
 
 from __future__ import annotations
 

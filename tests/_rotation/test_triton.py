@@ -25,7 +25,7 @@ ROPE = RotaryEmbedding(64)
 
 
 class Software(NamedTuple):
-    """What the software GPU has seen since a test began: programs of each launch, kernels it was given; and the launcher's own."""
+    """Records of the software GPU since a test began: programs of each launch, kernels; and those of the launcher."""
 
     launches: list[int]
     texts: list[str]
@@ -44,14 +44,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Software]:
         codes.append(make(*arguments))
         return codes[-1]
 
-    launcher._plan.cache_clear()
+    launcher._launches.cache_clear()
     monkeypatch.setattr(launcher, "_code", noting)
     monkeypatch.setattr(launcher, "_multiprocessors", lambda device: 16)
     monkeypatch.setattr(software_gpu, "launches", [])
     monkeypatch.setattr(software_gpu, "texts", [])
     with use_backend("triton"):
         yield Software(software_gpu.launches, software_gpu.texts, codes)
-    launcher._plan.cache_clear()
+    launcher._launches.cache_clear()
 
 
 def tensors(batch: int, seq: int, heads: int = 4, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def test_one_launch_for_queries_and_keys_forward_and_backward(gpu: Software):
 
 
 def test_nothing_is_compiled_twice_for_another_length_batch_offset_direction_or_number_of_heads(gpu: Software):
-    """Two kernels are for small and for large work, and nothing else comes of sizes: Triton alone would specialise 1, and 16 n."""
+    """There are two kernels, for small and for large work. Triton by itself would compile others for sizes of 1 and of 16 n."""
     for seq in (1, 2, 3, 16, 17, 31, 48, 300):
         for batch in (1, 2):
             rotate(batch, seq, offset=7 * seq, conjugate=seq % 2 == 0)
@@ -99,11 +99,11 @@ def test_nothing_is_compiled_twice_for_another_length_batch_offset_direction_or_
 
 def test_the_second_launch_goes_past_triton_with_the_same_arguments(gpu: Software, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
-    wanted = rotate(2, 5, offset=3)
+    expected = rotate(2, 5, offset=3)
     monkeypatch.setattr(launcher, "_kernel", lambda: pytest.fail("Triton's own way was taken again"))
     torch.manual_seed(0)
     again = rotate(2, 5, offset=3)
-    assert len(gpu.launches) == 2 and all(torch.equal(a, b) for a, b in zip(again, wanted, strict=True))
+    assert len(gpu.launches) == 2 and all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
 
 
 def test_memory_that_is_not_aligned_does_not_take_the_code_for_memory_that_is(gpu: Software):
@@ -113,9 +113,9 @@ def test_memory_that_is_not_aligned_does_not_take_the_code_for_memory_that_is(gp
     first = ROPE.rotate(shifted)
     code = gpu.codes[-1]
     assert code.direct is None  # nor is it kept for those that are
-    wanted = ROPE.rotate(aligned)
-    assert code.direct is not None and torch.equal(first, wanted)
-    assert torch.equal(ROPE.rotate(shifted), wanted) and gpu.codes[-1] is code
+    expected = ROPE.rotate(aligned)
+    assert code.direct is not None and torch.equal(first, expected)
+    assert torch.equal(ROPE.rotate(shifted), expected) and gpu.codes[-1] is code
 
 
 def test_every_program_has_work(gpu: Software):
@@ -142,10 +142,10 @@ def test_tables_of_queries_and_keys_with_strides_of_their_own(gpu: Software):
     whole = torch.randn(6, 32), torch.randn(6, 32)
     odd = tuple(torch.randn(6, 33)[:, :32] for _ in range(2))
     for first, second in ((whole, odd), (odd, whole)):
-        found = apply_rotary_qk(q, k, *first, key_cos=second[0], key_sin=second[1])
+        result = apply_rotary_qk(q, k, *first, key_cos=second[0], key_sin=second[1])
         with use_backend("eager"):
-            wanted = apply_rotary_qk(q, k, *first, key_cos=second[0], key_sin=second[1])
-        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+            expected = apply_rotary_qk(q, k, *first, key_cos=second[0], key_sin=second[1])
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 def test_F30_rows_and_tables_further_apart_than_32_bits(gpu: Software):
@@ -155,8 +155,8 @@ def test_F30_rows_and_tables_further_apart_than_32_bits(gpu: Software):
     cos, sin = torch.randn(3, 4), torch.randn(3, 4)
     for strides in ((8, step, 8, 1), (8, 64, step, 1)):
         x = memory.as_strided((1, 3, 3, 8), strides).copy_(torch.randn(1, 3, 3, 8))
-        wanted = apply_rotary(x.clone(), cos, sin)
-        assert torch.equal(apply_rotary(x, cos, sin, inplace=True), wanted)
+        expected = apply_rotary(x.clone(), cos, sin)
+        assert torch.equal(apply_rotary(x, cos, sin, inplace=True), expected)
     far = [memory[n:].as_strided((3, 4), (step, 1)).copy_(t) for n, t in ((0, cos), (64, sin))]
     x = torch.randn(1, 3, 3, 8)
     assert torch.equal(apply_rotary(x, far[0], far[1]), apply_rotary(x, cos, sin))
@@ -166,7 +166,7 @@ def test_sizes_beyond_32_bits_are_refused():
     shape, strides, table = (2**20, 1, 2**12, 8), (2**15, 8, 8, 1), ((2**12, 4), (4, 1), (4, 1))
     for size, said in ((shape, "more than 2147482624"), ((1, 1, 1, 2**17), "more than 65536 channels")):
         geometry = launcher.Geometry(torch.Size(size), strides, None, *table)
-        plan = launcher._plan(torch.float32, torch.device("cpu"), 2, False, False, (geometry,))
+        plan = launcher._launches(torch.float32, torch.device("cpu"), 2, False, False, (geometry,))
         assert isinstance(plan, str) and said in plan
     table = torch.empty(0)
     assert not gpu_tables.fill(SimpleNamespace(batch=2, rows=2**30), table, table)  # type: ignore[arg-type]
@@ -178,8 +178,8 @@ def test_writing_over_a_tensor_is_told_to_autograd(gpu: Software):
     assert apply_rotary(x, cos, sin, inplace=True)._version == before + 1
     with torch.inference_mode():
         inside = torch.randn(1, 2, 5, 64)
-        wanted = apply_rotary(inside, cos, sin)
-        assert torch.equal(apply_rotary(inside, cos, sin, inplace=True), wanted)
+        expected = apply_rotary(inside, cos, sin)
+        assert torch.equal(apply_rotary(inside, cos, sin, inplace=True), expected)
 
 
 def test_a_profilers_hook_sees_every_launch(gpu: Software):

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reaso
 @pytest.mark.parametrize("interleaved", [False, True], ids=["half", "interleaved"])
 def test_no_spills_and_wide_accesses(chip: int, interleaved: bool):
     compiled = code.compiled(torch.bfloat16, (4096, 128, 128), interleaved=interleaved, chip=chip)
-    found = code.read(compiled)
-    assert found.stack == 0 and not any(name.startswith(("LDL", "STL")) for name in found.accesses)
-    assert found.fused == 0
-    moved = {name: n for name, n in found.accesses.items() if name.startswith(("LDG", "STG"))}
+    result = code.read(compiled)
+    assert result.stack == 0 and not any(name.startswith(("LDL", "STL")) for name in result.accesses)
+    assert result.fused == 0
+    moved = {name: n for name, n in result.accesses.items() if name.startswith(("LDG", "STG"))}
     assert moved and set(moved) == {"LDG.128", "STG.128"}
 
 
@@ -36,9 +36,9 @@ def test_every_load_comes_before_every_store(interleaved: bool):
 @pytest.mark.parametrize("shape", ["80, 32 of them turned", "256, 64 of them turned", "512, 64 of them turned", "512"])
 def test_long_tails_and_heads_neither_spill_nor_narrow_the_accesses(shape: str, dtype: torch.dtype):
     for interleaved in (False, True):
-        found = code.read(code.compiled(dtype, code.SHAPES[shape], interleaved=interleaved, chip=90))
-        moved = {name for name in found.accesses if name.startswith(("LDG", "STG"))}
-        assert found.stack == 0 and found.fused == 0 and moved == {"LDG.128", "STG.128"}
+        result = code.read(code.compiled(dtype, code.SHAPES[shape], interleaved=interleaved, chip=90))
+        moved = {name for name in result.accesses if name.startswith(("LDG", "STG"))}
+        assert result.stack == 0 and result.fused == 0 and moved == {"LDG.128", "STG.128"}
 
 
 def test_in_place_is_the_same_code():

@@ -40,7 +40,7 @@ def by_formula(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int, how: dict[str,
 
     for plane in range(dim // 2):
         i = (2 * plane, 2 * plane + 1) if how["interleaved"] else (plane, plane + dim // 2)
-        c = (2 * plane, 2 * plane + 1) if how["neighbours"] else (plane, plane + dim // 2)
+        c = (2 * plane, 2 * plane + 1) if how["adjacent"] else (plane, plane + dim // 2)
         sign = -1.0 if how["conjugate"] else 1.0
         a, b = x[..., i[0]].to(work), x[..., i[1]].to(work)
         ys[i[0]] = a * column(cos, c[0]) - b * (sign * column(sin, c[0]))
@@ -49,7 +49,7 @@ def by_formula(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int, how: dict[str,
 
 
 def options() -> list[dict[str, bool]]:
-    names = ("interleaved", "conjugate", "neighbours")
+    names = ("interleaved", "conjugate", "adjacent")
     return [dict(zip(names, bits, strict=True)) for bits in itertools.product((False, True), repeat=3)]
 
 
@@ -88,7 +88,7 @@ def test_triton_reads_both_columns_of_a_plane_in_every_layout(layout: str):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("table_dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_triton_takes_tables_of_every_dtype(dtype: torch.dtype, table_dtype: torch.dtype):
-    how = {"interleaved": False, "conjugate": False, "neighbours": False}
+    how = {"interleaved": False, "conjugate": False, "adjacent": False}
     q, k, cos, sin, seq_dim = made("transposed", dtype, table_dtype, 12, True)
     for x, y in zip((q, k), rotated(q, k, cos, sin, seq_dim, how), strict=True):
         assert y.dtype == dtype
@@ -114,24 +114,24 @@ def test_triton_gradients_are_those_of_the_formula_and_have_gradients():
 
 @needs_triton
 def test_triton_gradient_that_arrives_expanded_or_with_more_dimensions_than_the_kernel_has():
-    how = {"interleaved": False, "conjugate": False, "neighbours": False}
+    how = {"interleaved": False, "conjugate": False, "adjacent": False}
     q, k, cos, sin, seq_dim = made("contiguous", torch.float32, torch.float32, 16, True)
     q, k = q.requires_grad_(), k.requires_grad_()
     y, _ = rotated(q, k, cos, sin, seq_dim, how)
-    (found,) = torch.autograd.grad(y.sum(), q)
-    (wanted,) = torch.autograd.grad(by_formula(q, cos, sin, seq_dim, how).sum(), q)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    (result,) = torch.autograd.grad(y.sum(), q)
+    (expected,) = torch.autograd.grad(by_formula(q, cos, sin, seq_dim, how).sum(), q)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     x = torch.randn(2, 3, 4, 5, 16, device=DEVICE, requires_grad=True)
     (y,) = wide.rotate((x,), ((cos[0], sin[0]),), seq_dim=3, **how)
     weight = torch.randn(3, 4, 2, 5, 16, device=DEVICE).permute(2, 0, 1, 3, 4)[:, :, torch.tensor([3, 0, 1, 2])]
-    (found,) = torch.autograd.grad(y, x, weight.transpose(1, 2).contiguous().transpose(1, 2))
-    (wanted,) = torch.autograd.grad(by_formula(x, cos[0], sin[0], 3, how), x, weight)
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    (result,) = torch.autograd.grad(y, x, weight.transpose(1, 2).contiguous().transpose(1, 2))
+    (expected,) = torch.autograd.grad(by_formula(x, cos[0], sin[0], 3, how), x, weight)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
 
 
 @needs_triton
 def test_triton_reads_tables_again_at_every_call():
-    how = {"interleaved": False, "conjugate": False, "neighbours": False}
+    how = {"interleaved": False, "conjugate": False, "adjacent": False}
     q, k, cos, sin, seq_dim = made("transposed", torch.float32, torch.float32, 16, False)
     for step in range(2):
         cos.data.fill_(float(step))
@@ -139,7 +139,7 @@ def test_triton_reads_tables_again_at_every_call():
 
 
 def test_what_the_triton_kernel_does_not_serve_is_left_to_others():
-    how = {"interleaved": False, "conjugate": False, "neighbours": False}
+    how = {"interleaved": False, "conjugate": False, "adjacent": False}
     q, k, cos, sin, seq_dim = made("transposed", torch.float32, torch.float32, 16, True)
     assert rotated(q, k.double(), cos, sin, seq_dim, how) is None
     assert rotated(q, k, cos, sin.double(), seq_dim, how) is None

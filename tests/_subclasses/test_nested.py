@@ -102,7 +102,7 @@ def test_the_strided_layout_is_refused_by_name():
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ({"inplace": True}, TypeError, "not written over: leave inplace out"),
+        ({"inplace": True}, TypeError, "cannot be rotated in place: leave inplace out"),
         ({"cu_seqlens": torch.tensor([0, 11])}, TypeError, "leave cu_seqlens out"),
         ({"positions": torch.arange(11)}, ValueError, "positions must be jagged with the documents of x"),
         ({"k": torch.randn(3, 6, 2, DIM)}, TypeError, "k is Tensor: both must be"),

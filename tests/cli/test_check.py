@@ -43,6 +43,15 @@ def test_a_config_without_findings(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines[1] == "rotation   32 of 32 channels, base 500,000, half pairing, no scheme"
 
 
+def test_a_config_without_a_window_names_a_remedy_that_this_command_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = {key: value for key, value in LLAMA.items() if key != "max_position_embeddings"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    error = printed(capsys, 2, str(tmp_path))
+    assert "write one into it, or pass `rotary show` --window" in error
+
+
 def test_warnings_are_no_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     scaling = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 500000.0, "original_max_position_embeddings": 8192}
     name = folder(tmp_path, rope_parameters=scaling, max_position_embeddings=131072)

@@ -135,7 +135,9 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     raised(ValueError, r"cos with shape .* needs \(Replicate\)", lambda: apply_rotary(heads, *cut))
     raised(ValueError, r"needs \(Shard\(0\)\)", lambda: apply_rotary(q, *(place(t, mesh, [Shard(1)]) for t in tables)))
     raised(
-        ValueError, "whose sum is not made yet", lambda: apply_rotary(q, *(place(t, mesh, [Partial()]) for t in tables))
+        ValueError,
+        "summands that are not reduced yet",
+        lambda: apply_rotary(q, *(place(t, mesh, [Partial()]) for t in tables)),
     )
     raised(
         ValueError,
@@ -165,12 +167,12 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     )
     raised(
         ValueError,
-        "positions lies on",
+        "positions is on",
         lambda: rope.rotate(q, positions=place(torch.arange(SEQ), other, [Replicate(), Replicate()])),
     )
     raised(
         ValueError,
-        "cos lies on",
+        "cos is on",
         lambda: apply_rotary(q, *(place(t, other, [Replicate(), Replicate()]) for t in tables)),
     )
     leaf = place(x, mesh, [Shard(2)]).requires_grad_()

@@ -1,7 +1,7 @@
 """Triton's interpreter, made to round to bfloat16 as the hardware does.
 
 Triton 3.9's own (triton.runtime.interpreter, `_convert_float`) cuts the low bits off instead of rounding to nearest, and loses
-denormals: a defect of the interpreter alone, which would otherwise be blamed on the kernel. Import this after setting
+denormals: a defect of the interpreter alone, which would otherwise look like one of the kernel. Import this after setting
 TRITON_INTERPRET=1 and before the first launch.
 """
 

@@ -91,17 +91,17 @@ def parse(text: str) -> Program:
         at += size
     threads = re.search(r"\.reqntid (\d+)", head)
     assert threads, "how many threads a program has is not said"
-    found: list[Instruction] = []
+    instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     text = ""
     for line in body.splitlines():
         line = line.split("//")[0].strip()
         if line.startswith("$") and line.endswith(":"):
-            labels[line[:-1]] = len(found)
+            labels[line[:-1]] = len(instructions)
         elif line and not line.startswith("."):
             *whole, text = f"{text} {line}".split(";")
-            found += [_instruction(statement.strip()) for statement in whole if statement.strip(" }")]
-    return Program(tuple(found), labels, offsets, tuple(size for _, size in parameters), int(threads[1]))
+            instructions += [_instruction(statement.strip()) for statement in whole if statement.strip(" }")]
+    return Program(tuple(instructions), labels, offsets, tuple(size for _, size in parameters), int(threads[1]))
 
 
 def _instruction(statement: str) -> Instruction:
@@ -326,7 +326,7 @@ class Machine:
         self.compute(i, np.bitwise_not)
 
     def _prmt(self, i: Instruction) -> None:
-        """Four bytes picked from the eight of two words: a nibble each of the selector says which."""
+        """Four bytes picked from the eight of two words: each by a nibble of the selector."""
         to, *operands = i.operands
         assert len(i.words) == 1, "modes of prmt"
         a, b, selector = (np.broadcast_to(self.value(o, "b32"), self.shape) for o in operands)
@@ -382,7 +382,7 @@ class Machine:
             memory[offsets] = self.accesses[-1].value[...] = words[here].view(np.uint8)
 
     def _ldmatrix(self, i: Instruction) -> None:
-        """Matrices of 8 rows of 8 half words: threads 8 m .. 8 m + 7 of a warp say where the rows of matrix m lie, each gets two words."""
+        """Matrices of 8 rows of 8 half words: threads 8 m .. 8 m + 7 of a warp have the addresses of the rows of matrix m."""
         for register, addresses in self.matrices(i, *i.operands):
             halves = np.zeros((*self.shape, 2), np.uint16)
             for half, address in enumerate(addresses):
@@ -412,13 +412,13 @@ class Machine:
 
     def address(self, i: Instruction, operand: str) -> Array:
         base, _, more = operand.strip("[] ").partition("+")
-        found = self.value(base.strip(), "b64" if "global" in i.words else "b32").astype(np.int64) + int(more or 0)
-        return np.broadcast_to(found, self.shape)
+        address = self.value(base.strip(), "b64" if "global" in i.words else "b32").astype(np.int64) + int(more or 0)
+        return np.broadcast_to(address, self.shape)
 
     def places(self, i: Instruction, address: Array, width: int) -> Iterator[tuple[Array, Array, Array]]:
         """(active threads, memory, offset in it of each byte: (threads, width)) of one access, for each tensor that it falls into.
 
-        It is noted as a read; who writes says so in self.accesses[-1].
+        It is recorded as a read; an instruction that writes changes self.accesses[-1].
         """
         space = next(word for word in i.words if word in ("param", "global", "shared"))
         left = self.active(i)
@@ -495,14 +495,14 @@ def _round(value: Array, into: str) -> Array:
 
 
 def _merged(tensors: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Memory that several tensors look at, once."""
-    found: list[tuple[int, int]] = []
+    """The memory of these tensors, parts that several of them share merged."""
+    merged: list[tuple[int, int]] = []
     for start, stop in sorted(t for t in tensors if t[0] < t[1]):
-        if found and start < found[-1][1]:
-            found[-1] = found[-1][0], max(stop, found[-1][1])
+        if merged and start < merged[-1][1]:
+            merged[-1] = merged[-1][0], max(stop, merged[-1][1])
         else:
-            found.append((start, stop))
-    return found
+            merged.append((start, stop))
+    return merged
 
 
 def _bytes(start: int, stop: int) -> Array:

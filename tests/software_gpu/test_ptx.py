@@ -78,8 +78,8 @@ def words(n: int = 32, dtype: torch.dtype = torch.int32) -> Tensor:
     ],
 )
 def test_integers(body: str, wanted):
-    found = run(body + "st.global.b32 [%rd3], %r5;", out=words(), argument=-5).tolist()
-    assert found == [(int(wanted(t, -5)) + 2**31) % 2**32 - 2**31 for t in range(32)]
+    result = run(body + "st.global.b32 [%rd3], %r5;", out=words(), argument=-5).tolist()
+    assert result == [(int(wanted(t, -5)) + 2**31) % 2**32 - 2**31 for t in range(32)]
 
 
 def test_loops_that_all_threads_run_alike():
@@ -107,11 +107,11 @@ def test_half_precisions_round_as_torch_does(kind: str):
         f"ld.global.b32 %r5, [%rd3]; cvt.rn.{kind}.f32 %rs1, %r5; mov.b16 %rs2, 0;"
         "mov.b32 %r6, {%rs1, %rs2}; st.global.b32 [%rd3], %r6;"
     )
-    found = run(down, out=x.clone()).view(torch.int16)[::2].view(TORCH[kind])
-    assert torch.equal(found, x.to(TORCH[kind]))
+    result = run(down, out=x.clone()).view(torch.int16)[::2].view(TORCH[kind])
+    assert torch.equal(result, x.to(TORCH[kind]))
     up = f"ld.global.b32 %r5, [%rd3]; mov.b32 {{%rs1, %rs2}}, %r5; cvt.f32.{kind} %r6, %rs1; st.global.b32 [%rd3], %r6;"
-    padded = torch.stack((found.view(torch.int16), torch.zeros(32, dtype=torch.int16)), -1).view(torch.float32)[:, 0]
-    assert torch.equal(run(up, out=padded.clone()), found.float())
+    padded = torch.stack((result.view(torch.int16), torch.zeros(32, dtype=torch.int16)), -1).view(torch.float32)[:, 0]
+    assert torch.equal(run(up, out=padded.clone()), result.float())
 
 
 def test_floats_round_once_per_operation():
@@ -130,9 +130,9 @@ def test_matrices_go_to_shared_memory_and_back(trans: str):
         "and.b32 %r5, %r4, 7; shl.b32 %r6, %r5, 4; stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r6], {%r4}; bar.sync 0;"
         f"ldmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 {{%r7}}, [%r6]; st.global.b32 [%rd3], %r7;"
     )
-    found = run(body, out=words(), shared=128).view(torch.int16).view(8, 8)
-    wanted = words().view(torch.int16).view(8, 8)
-    assert torch.equal(found, wanted.T.contiguous() if trans else wanted)
+    result = run(body, out=words(), shared=128).view(torch.int16).view(8, 8)
+    expected = words().view(torch.int16).view(8, 8)
+    assert torch.equal(result, expected.T.contiguous() if trans else expected)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_what_is_not_known_is_named(instruction: str, name: str):
 
 
 def test_addresses_are_64_bits_wide():
-    far = torch.from_numpy(np.empty(2**30 + 32, np.int32))  # pages that nobody touches cost nothing
+    far = torch.from_numpy(np.empty(2**30 + 32, np.int32))  # pages that are never written take no memory
     run(
         "cvt.s64.s32 %rd4, %r1; shl.b64 %rd5, %rd4, 2; add.s64 %rd6, %rd3, %rd5; st.global.b32 [%rd6], %r4;",
         out=far,

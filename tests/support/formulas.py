@@ -39,12 +39,12 @@ def dynamic_factor(factor: float, length: int, window: int) -> mpf:
 
 def by_turns(planes: Planes, factor: float, window: int, slow: float, fast: float) -> Planes:
     """Peng et al. 2023, equations 17 to 20; Llama 3 with slow = 1 and fast = 4."""
-    found = []
+    result = []
     for theta in planes:
         r = turns(theta, window)
         gamma = mpf(0) if r < slow else mpf(1) if r > fast else (r - slow) / (mpf(fast) - slow)
-        found.append((1 - gamma) * theta / mpf(factor) + gamma * theta)
-    return found
+        result.append((1 - gamma) * theta / mpf(factor) + gamma * theta)
+    return result
 
 
 def crossing(n: float, dim: int, base: float, window: int) -> mpf:
@@ -62,11 +62,11 @@ def by_planes(
     low, high = max(low, mpf(0)), min(high, mpf(dim - 1))
     if low == high:
         high += mpf("0.001")
-    found = []
+    result = []
     for i, theta in enumerate(progression(dim, base)):
         ramp = min(max((i - low) / (high - low), mpf(0)), mpf(1))
-        found.append(theta / mpf(factor) * ramp + theta * (1 - ramp))
-    return found
+        result.append(theta / mpf(factor) * ramp + theta * (1 - ramp))
+    return result
 
 
 def temperature(factor: float, weight: float = 1.0) -> mpf:

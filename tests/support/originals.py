@@ -1,6 +1,6 @@
-"""cos and sin as the code of others makes them, at positions of their own: diffusers, timm and rotary-embedding-torch, where installed.
+"""cos and sin as other libraries compute them, at their own positions: diffusers, timm and rotary-embedding-torch, where installed.
 
-Each original is a value: how its channels are shared among coordinates, its base, where it is evaluated, and what it gives there.
+Each original is a value: how its channels are shared among coordinates, its base, its positions, and its results.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tables = tuple[Tensor, Tensor]
 class Original(NamedTuple):
     """package: what must be installed. config: of diffusers, {} where there is none. inv_freq: the real-number formula, float64 (planes,).
 
-    axes: the coordinate of each plane. at: positions (tokens, coordinates). theirs: cos and sin (tokens, planes) at these.
+    axes: the coordinate of each plane. at: positions (tokens, coordinates). theirs: the library's cos and sin (tokens, planes) at these.
     """
 
     package: str
@@ -92,8 +92,8 @@ def _of_tables(name: str, module: str, channels: tuple[int, ...], base: float, k
     """Z-Image: complex tables that are indexed."""
 
     def theirs(at: Tensor) -> Tables:
-        found = model(module).RopeEmbedder(base, list(channels), [1536, 512, 512])(at)
-        return found.real, found.imag
+        result = model(module).RopeEmbedder(base, list(channels), [1536, 512, 512])(at)
+        return result.real, result.imag
 
     inv_freq, axes = powers(channels, base)
     at = torch.cat((grid(100, 1, 1), grid(1, 64, 64) + torch.tensor([100, 0, 0])))
@@ -104,8 +104,8 @@ def _of_tables(name: str, module: str, channels: tuple[int, ...], base: float, k
 
 def _lumina() -> Original:
     def theirs(at: Tensor) -> Tables:
-        found = model("transformer_lumina2").Lumina2RotaryPosEmbed(10000, [32, 32, 32])._get_freqs_cis(at[None])[0]
-        return found.real, found.imag
+        result = model("transformer_lumina2").Lumina2RotaryPosEmbed(10000, [32, 32, 32])._get_freqs_cis(at[None])[0]
+        return result.real, result.imag
 
     inv_freq, axes = powers((32, 32, 32), 10000.0)
     at = torch.cat((grid(100, 1, 1), grid(1, 64, 64) + torch.tensor([100, 0, 0])))
@@ -206,8 +206,8 @@ def _qwen(name: str, module: str, kind: str, method: str) -> Original:
     def theirs(at: Tensor) -> Tables:
         rope = getattr(model(module), kind)
         make = getattr(rope(10000, [16, 56, 56]) if method == "rope_params" else rope, method)
-        found = torch.cat([make(at[:, i], n) for i, n in enumerate((16, 56, 56))], -1)
-        return found.real, found.imag
+        result = torch.cat([make(at[:, i], n) for i, n in enumerate((16, 56, 56))], -1)
+        return result.real, result.imag
 
     inv_freq, axes = powers((16, 56, 56), 10000.0)
     at = torch.cat((grid(2, 64, 64) - torch.tensor([0, 32, 32]), torch.arange(32, 132)[:, None].expand(-1, 3)))
@@ -260,8 +260,8 @@ _PLACES = (
 def _ltx() -> Original:
     def theirs(at: Tensor) -> Tables:
         rope = model("transformer_ltx").LTXVideoRotaryPosEmbed(2048)
-        found = rope(torch.zeros(1, 600, 8), video_coords=_PLACES.T[None].float())
-        return evens(*(t[0] for t in found))
+        result = rope(torch.zeros(1, 600, 8), video_coords=_PLACES.T[None].float())
+        return evens(*(t[0] for t in result))
 
     inv_freq, axes = _fractions(1024)
     return Original(

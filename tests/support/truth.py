@@ -1,6 +1,6 @@
-"""The truth, from mpmath and plain Python: no torch, nothing of the package. Judge of every number in these tests.
+"""Exact values, from mpmath and plain Python, without torch and without this package: the judge of the numbers in these tests.
 
-Frequencies come in as the float32 values a module shows; everything after them is exact, at 60 digits and more."""
+Frequencies are the float32 values that a module shows; all later arithmetic has 60 digits or more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cos and sin at given positions: frequencies and amplitude together, within what was trained and what the dtype can represent."""
+"""cos and sin at given positions, from frequencies and amplitude; refuses positions past the trained window or the range of the dtype."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 from .._torch import has_float64, tracing
 from .._types import CosSin, Length, Range, Role
 from .frequencies import Spectrum
-from .plan import Plan
+from .plan import LibraryPlan
 from .turns import FAR
 from .xpos import XPos, refuse
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What a module computes from positions, as a value: its spectrum, and the decay of xPos or None."""
+    """The tables of a module, as a value: its spectrum, and the decay of xPos or None."""
 
     spectrum: Spectrum
     xpos: XPos | None = None
-    _plan: Plan = field(init=False, repr=False, compare=False, default_factory=Plan)
+    _plan: LibraryPlan = field(init=False, repr=False, compare=False, default_factory=LibraryPlan)
 
     @property
     def plan(self) -> Any:
-        """What the native library takes for these tables; False where it does not make them."""
-        kept = self._plan.kept
-        return self._plan.make(self.spectrum, self.xpos) if kept is None else kept
+        """The native library's object for these tables, packed at the first call; False where the library does not make them."""
+        packed = self._plan.packed
+        return self._plan.make(self.spectrum, self.xpos) if packed is None else packed
 
     def at(
         self,
@@ -48,14 +48,14 @@ class Tables:
         """(cos, sin) of positions (...), integers or float32 or float64, each (..., dim/2) in dtype, amplitude folded in.
 
         coordinates: positions are (..., coordinates), one for each axis.
-        position_range: (smallest, largest) if known, and alike in every process; by default CPU tensors are read.
+        position_range: (smallest, largest) if known, and equal in every process; by default CPU tensors are read.
         input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
-        traced: what tracing() says, where the caller has asked already.
-        counted: positions were counted from ints, which are alike in every process.
-        part: positions are those of this process among several that hold others, and nothing is refused for their values.
+        traced: the answer of tracing(), if the caller has it; by default it is asked here.
+        counted: True if positions were counted from ints, which every process has alike.
+        part: True if other processes have other positions of the same tensor; then no value of a position raises.
 
         ValueError where a scheme needs a length and has none, unless positions were counted and lie within its trained window; and where
-        the scale of a known position overflows input_dtype, which is a warning for tensors of positions among several processes.
+        the scale of a known position overflows input_dtype. In a group of processes the second is a warning for tensors of positions.
         """
         if positions.is_floating_point() and self.spectrum.angles == "float32":
             raise TypeError(
@@ -65,16 +65,17 @@ class Tables:
         traced = tracing() if traced is None else traced
         window = self.spectrum.window if length is None else None
         positions = positions if positions.is_floating_point() else as_int64(positions, traced)
-        alike = position_range is not None
+        same_in_every_process = position_range is not None
         position_range = position_range or range_of(positions, traced)
         far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
         if window is not None and (not counted or (position_range is not None and position_range[1] >= window)):
-            # A tensor may hold the positions of one process of several: were its values decisive, some would raise and others wait.
-            beyond, remedy = f"position {position_range[1] if position_range else None} lies", "pass length="
+            # Each process of a group may have other positions in its tensor: if values decided, some would raise and the others would
+            # wait for them at the next collective. So for tensors the type alone decides.
+            subject, remedy = f"position {position_range[1] if position_range else None} lies", "pass length="
             if not counted:
-                beyond, remedy = "positions in a tensor may lie", "pass length=, which is alike in every process"
+                subject, remedy = "positions in a tensor may lie", "pass length=, which is alike in every process"
             raise ValueError(
-                f"{beyond} beyond the trained window of {window} tokens, and {self.spectrum.schemes} depends on how long the whole "
+                f"{subject} beyond the trained window of {window} tokens, and {self.spectrum.schemes} depends on how long the whole "
                 f"context is: {remedy}"
             )
         xpos = self.xpos
@@ -84,12 +85,12 @@ class Tables:
             )
         if position_range is not None and not part:
             overflow = xpos.overflow(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
-            refuse(overflow, alike=alike)
+            refuse(overflow, alike=same_in_every_process)
         return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 
 def as_int64(positions: Tensor, traced: bool) -> Tensor:
-    """Positions as int64. Of uint64 only the lower half fits; where the host may read them, the rest is a ValueError."""
+    """Positions as int64. ValueError for uint64 positions of 2^63 or more where the host can read them; elsewhere they wrap."""
     if positions.dtype == torch.int64:
         return positions
     converted = positions.to(torch.int64)
@@ -104,8 +105,10 @@ def as_int64(positions: Tensor, traced: bool) -> Tensor:
 
 
 def range_of(positions: Tensor, traced: bool) -> Range | None:
-    """The smallest and the largest position, where reading it does not wait for a device: CPU tensors in eager mode. Real ones are
-    rounded away from 0; ValueError where one is not finite."""
+    """The smallest and the largest position of a CPU tensor outside tracing; None otherwise, since reading would wait for the device.
+
+    Real positions are rounded outwards. ValueError where one is not finite.
+    """
     if traced or positions.device.type != "cpu" or positions.numel() == 0:
         return None
     low, high = positions.detach().aminmax()
@@ -119,7 +122,7 @@ def range_of(positions: Tensor, traced: bool) -> Range | None:
 def radians_and_scale(tables: Tables, n: int, device: torch.device) -> CosSin:
     """The documented pair: freqs (n, dim) float32 [rad], and scale, (n, dim) float32 under xPos, else 0-d.
 
-    Only here is the scale centred on n // 2; tables for queries and keys are centred on position 0, whatever the length.
+    The documented scale is centred on n // 2. Tables for queries and keys are centred on position 0, whatever the length.
     """
     spectrum, xpos = tables.spectrum, tables.xpos
     work = device if has_float64(device) else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Tables of cos and sin by plain torch operations: what every kernel is compared with, and what compilers see.
+"""Tables of cos and sin by plain torch operations: the reference for every kernel, and the form that compilers see.
 
 Exact angles take the polynomials of polynomials.py. Real positions and angles="float32" take torch's own cos and sin, whose last bits
 are those of the processor and the version of torch.
@@ -16,16 +16,16 @@ from .._types import CosSin
 from . import polynomials
 from .turns import FAR, in_one_word, turns_along
 
-_BLOCK = 1 << 15  # values of a block for each thread: 256 KB in float64, the least that torch gives one
+_BLOCK = 1 << 15  # values of a block per thread: 256 KB in float64; torch starts no second thread for fewer
 
 Amplitude = Callable[[Tensor], "float | Tensor"]
-"""positions (..., 1) or (..., P) -> what cos and sin are multiplied by, a number or (..., P)."""
+"""positions (..., 1) or (..., P) -> the factor of cos and sin, a number or (..., P)."""
 
 
 def exact_cos_sin(
     positions: Tensor, high: Tensor, low: Tensor | None, dtype: torch.dtype, amplitude: Amplitude, *, traced: bool
 ) -> CosSin:
-    """cos and sin (..., P) of int64 positions x words (P,) or (batch, 1, P), by fixed-point turns; low None: high is one word.
+    """cos and sin (..., P) of int64 positions x words (P,) or (batch, 1, P), by fixed-point turns. Without low, high is one word.
 
     positions: (..., 1), or (..., P), one for each plane. float32 tables from two words have the bits of one word wherever
     |position| <= 2^31, so that a row does not depend on others.
@@ -96,7 +96,7 @@ def scaled(table: CosSin, amplitude: Tensor | float, dtype: torch.dtype) -> CosS
 
 
 def cos_sin_without_float64(turns: Tensor, amplitude: Tensor | float = 1.0) -> CosSin:
-    """The same in float32: the quadrant is taken off by integers first, so that float32 holds angles within pi/4 only.
+    """cos_sin_of_turns() in float32, for devices without float64. Integers take the quadrant off, so that angles are within pi/4.
 
     Without the split the rounding of an angle near pi costs 2.9e-7; with it 8.6e-8.
     """
@@ -113,7 +113,7 @@ def cos_sin_without_float64(turns: Tensor, amplitude: Tensor | float = 1.0) -> C
 
 
 def in_blocks(table: Callable[[Tensor], CosSin], positions: Tensor, planes: int, dtype: torch.dtype) -> CosSin:
-    """table(positions), some rows at a time where the float64 intermediates would leave the cache: the same bits, a third of the time.
+    """table(positions), some rows at a time where the float64 intermediates would not fit into the cache: the same bits.
 
     On the CPU, 8,192 x 64: 8.7 ms at once, most of it page faults of fresh temporaries; 3.0 ms in blocks; on a machine with larger
     caches 2.2 ms and 1.5 ms.

@@ -1,4 +1,4 @@
-"""cos and sin on a GPU in one launch, where plain torch operations take fifty, with float64 temporaries."""
+"""cos and sin on a GPU in one launch; plain torch operations take fifty, with float64 temporaries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def fill(work: Work, cos: Tensor, sin: Tensor) -> bool:
     rows = work.batch * work.rows
     if rows > MOST:
         return False
-    axes, low, decay, unused = work.axes, work.low, work.decay, work.high
+    axes, low, decay = work.axes, work.low, work.decay
+    unused = work.high  # a kernel takes a pointer for each parameter, also for those that its constants leave unread
     kernel = code(
         work.positions.device,
         cos.dtype,

@@ -1,4 +1,4 @@
-"""cos and sin in one launch: turns.py and polynomials.py as a Triton kernel. Imported by gpu.py at its first launch, by nothing else."""
+"""cos and sin in one launch: turns.py and polynomials.py as a Triton kernel. Only gpu.py imports it, at its first launch."""
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
 # pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
@@ -48,48 +48,50 @@ def tables_kernel(
     AMPLITUDES: tl.constexpr,
     DECAY: tl.constexpr,
 ):
-    """cos and sin (rows, PLANES) of positions (rows,) int64: the tables of a Work (work.py), which names what they are made from.
+    """Write cos and sin (rows, PLANES) of positions (rows,) int64: the tables of a Work (work.py), which describes the arguments.
 
-    With COORDINATES positions are (rows, COORDINATES), and plane j reads number axes[j] of them; with 0 there are none. BATCHED: words
-    for each per_batch rows, whose positions lie step apart. AMPLITUDES: one for each of these, too. DECAY: xPos.
+    COORDINATES > 0: positions are (rows, COORDINATES), and plane j reads number axes[j] of them. BATCHED: each batch of per_batch rows
+    has words of its own, and its positions start `step` after those of the batch before. AMPLITUDES: each batch has an amplitude, too.
+    DECAY: xPos.
     """
     row = tl.program_id(0) * BT + tl.arange(0, BT)[:, None]
     plane = tl.arange(0, triton.next_power_of_2(PLANES))[None, :]
-    here = (row < rows) & (plane < PLANES)
-    place = row.to(tl.int64)
+    inside = (row < rows) & (plane < PLANES)
+    wide_row = row.to(tl.int64)  # row x PLANES may leave int32
     if BATCHED:
         batch = (row // per_batch).to(tl.int64)
         token = row % per_batch + batch * step
-        words, words_here = batch * PLANES + plane, here
+        words, has_words = batch * PLANES + plane, inside
     else:
-        batch, token = 0, place
-        words, words_here = plane, plane < PLANES
+        batch, token = 0, wide_row
+        words, has_words = plane, plane < PLANES
     if COORDINATES > 0:
         axis = tl.load(axes + plane, mask=plane < PLANES)
-        p = tl.load(positions + token * COORDINATES + axis, mask=here)
+        p = tl.load(positions + token * COORDINATES + axis, mask=inside)
     else:
         p = tl.load(positions + token, mask=row < rows)
-    h = tl.load(high + words, mask=words_here)
+    # Integer products wrap modulo 2^64, that is modulo one turn: turns.turns_along, operation by operation.
+    h = tl.load(high + words, mask=has_words)
     turns = p * h
     if WORDS != _ONE:
-        more = tl.load(low + words, mask=words_here)
-        turns = turns + (p >> 31) * more + (((p & 0x7FFFFFFF) * more) >> 31)
-        if WORDS == _BOTH_WHERE_FAR:
+        rest = tl.load(low + words, mask=has_words)
+        turns = turns + (p >> 31) * rest + (((p & 0x7FFFFFFF) * rest) >> 31)
+        if WORDS == _BOTH_WHERE_FAR:  # a near row has the bits that it has in a table without far ones
             near = (p >= -_FAR) & (p <= _FAR)
-            turns = tl.where(near, p * (h + (more >> 30)), turns)
+            turns = tl.where(near, p * (h + (rest >> 30)), turns)
     c, s = _cos_sin(turns)
     factor = tl.load(amplitude + batch, mask=row < rows) if AMPLITUDES else tl.load(amplitude)
     if DECAY:
         power = p.to(tl.float64) / tl.load(decay + PLANES)
         factor = _exp(power * tl.load(decay + plane, mask=plane < PLANES)) * factor
-    place = place * PLANES + plane
-    tl.store(cos + place, (c * factor).to(cos.dtype.element_ty), mask=here)
-    tl.store(sin + place, (s * factor).to(sin.dtype.element_ty), mask=here)
+    at = wide_row * PLANES + plane
+    tl.store(cos + at, (c * factor).to(cos.dtype.element_ty), mask=inside)
+    tl.store(sin + at, (s * factor).to(sin.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _cos_sin(turns):
-    """polynomials.cos_sin, operation by operation."""
+    """polynomials.cos_sin, operation by operation, so that the bits are those of the CPU."""
     quarter = (turns + (1 << 61)) >> 62
     x = (turns - (quarter << 62)).to(tl.float64) * _RADIANS_PER_UNIT
     z = x * x
@@ -115,7 +117,7 @@ def _cos_sin(turns):
 
 @triton.jit
 def _exp(x):
-    """polynomials.exp, operation by operation."""
+    """polynomials.exp, operation by operation, so that the bits are those of the CPU."""
     x = tl.where(x > _EXP_LIMIT, _EXP_LIMIT, tl.where(x < -_EXP_LIMIT, -_EXP_LIMIT, x))
     k = tl.floor(x * _LOG2_E + 0.5)
     rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
@@ -133,7 +135,7 @@ def _exp(x):
     e = e * rest + _E1
     e = e * rest + _E0
     power = k.to(tl.int64)
-    half = power >> 1
+    half = power >> 1  # 2^power in two factors, as there: one alone leaves float64 where the result does not
     first = ((half + 1023) << 52).to(tl.float64, bitcast=True)
     second = ((power - half + 1023) << 52).to(tl.float64, bitcast=True)
     return e * first * second

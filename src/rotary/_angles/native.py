@@ -1,11 +1,11 @@
-"""cos and sin on a CPU in one call of the native library, with everything about tensors as 64-bit integers.
+"""cos and sin on a CPU in one call of the native library, which takes tensors as addresses, sizes and strides in 64-bit integers.
 
 The block of integers, written by fill() here and read by rotary_tables() in _native/tables.cpp:
 
     dtype  words  batch  rows  planes  step  coordinates  amplitudes  first
     positions  axes  high  low  amplitude  decay  cos  sin                     addresses, 0: none
 
-They are named in work.py; amplitudes is how many there are, 1 or batch. Without positions, row r has position first + r.
+work.py describes them; amplitudes is their number, 1 or batch. Without positions, row r has position first + r.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from .._native import library
 from .work import Work
 
-_DTYPES = {torch.float32: 0, torch.float64: 1}  # as the library numbers them
+_DTYPES = {torch.float32: 0, torch.float64: 1}  # enum Dtype of _native/numbers.h
 _COUNT = 17
 _pack = struct.Struct(f"{_COUNT}q").pack
 _call: Callable[[bytes], int] | None = None
@@ -29,7 +29,7 @@ unavailable = library.unavailable
 
 
 def fill(work: Work, cos: Tensor, sin: Tensor) -> bool:
-    """Write the tables, contiguous float32 or float64 of work.shape on the CPU, in torch's threads. True: it serves any number of rows."""
+    """Write the tables, contiguous float32 or float64 of work.shape on the CPU, in torch's threads. Always True: any size is served."""
     call = _call or _bind()
     positions, axes, low, decay = work.positions, work.axes, work.low, work.decay
     status = call(
@@ -55,12 +55,12 @@ def fill(work: Work, cos: Tensor, sin: Tensor) -> bool:
     )
     if status < 0:
         raise RuntimeError("torch's thread pool reported an error in torch_parallel_for; the tables are not complete")
-    assert status == 0, f"the native library declined with status {status}"  # counts and sizes are those of work()
+    assert status == 0, f"the native library declined with status {status}"  # work_of() makes only sizes that fit
     return True
 
 
 def _bind() -> Callable[[bytes], int]:
-    """Look the function up in the loaded library, once."""
+    """The library's function, looked up once."""
     global _call
     loaded = library.load()
     assert not isinstance(loaded, str)

@@ -21,8 +21,8 @@ def in_float64(base: float, dim: int, schemes: tuple[Scheme, ...], device: torch
 def in_float32(base: float, dim: int, schemes: tuple[Scheme, ...], device: torch.device, length: Length) -> Frequencies:
     """The same in float32, in the order of operations of transformers 5.23 (modeling_llama.py, modeling_rope_utils.py).
 
-    transformers has no chains. The first scheme is computed as there, from the base; those after it by their formula, from the
-    frequencies of the one before.
+    transformers has no chains of schemes. The first scheme is computed in its arithmetic, from the base; each later one by its formula,
+    from the frequencies of the scheme before.
     """
     inv_freq = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float, device=device) / dim))
     factor = 1.0

@@ -1,10 +1,16 @@
-"""Keys that are rotated already, at other positions or under other frequencies: one table, made of a difference of angles.
+"""Tables that move keys which are rotated already to other positions, or to other frequencies, by a difference of angles.
 
     key at p under A  ->  key at q under B        multiply by  (b / a) exp(2 pi i (T_B(q) - T_A(p)))
 
-T are turns of a plane, integers of which whole turns drop out (turns.py): their difference is exact, however far p and q are and lie
-apart, and 0 where a key does not move. a and b are amplitudes, of which only the ratio is formed. Where A made its angles in float32,
-T_A are those very angles, so that what it did is undone as it was done.
+T_A(p) is the angle of a plane at position p under module A in fixed-point turns (turns.py). These are integers modulo one turn, so their
+difference is exact, however far p and q are from 0 and from each other. The example of turns.py, 8 bits, 77/256 turn per token, from
+position 7 to 3:
+
+    T(7) = 7 * 77 = 539 = 27 mod 256        T(3) = 231        T(3) - T(7) = 204 = -4 * 77 mod 256
+
+Under one module (A = B) the difference depends on the shift q - p alone, and is 0 for a key that does not move: _table_of_shifts.
+Otherwise both angles are computed: _table_of_places. a and b are the amplitudes at p and q; only their ratio is formed. If A computed
+its angles in float32, T_A are those rounded angles, so that exactly the rotation of A is undone.
 """
 
 from __future__ import annotations
@@ -31,10 +37,10 @@ Turning = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Place:
-    """Where keys stand.
+    """The positions of keys, and the module that rotates them there.
 
-    tables: of the module that rotates them there. positions: of the first key, an int, from which the others count on; or int64
-    (rows, 1) or (batch, rows, 1), with all coordinates in place of the 1 where planes read several. length: of the context there.
+    tables: of that module. positions: an int, the position of the first key, and the others follow one by one; or int64 (rows, 1) or
+    (batch, rows, 1), with all coordinates in place of the 1 where planes read several. length: of the context there.
     """
 
     tables: Tables
@@ -61,12 +67,13 @@ def rerotation(
 ) -> CosSin:
     """Tables (rows, dim/2) or (batch, rows, dim/2) in dtype that take keys from their old place to the new one.
 
-    Where all rows of a sequence move by one shift under one schedule, as is known of ints and of CPU tensors, they are one row of
-    memory. ValueError where a ratio of scales that the host knows leaves what input_dtype holds, which is a warning for tensors of
-    positions among several processes.
+    If all keys move by one shift under one schedule, and the host knows it (from ints, or CPU tensors), the tables are one row of memory,
+    expanded. ValueError if a ratio of scales that the host knows does not fit input_dtype; in a group of processes a warning for tensors
+    of positions.
     """
     host = not traced and device.type == "cpu"
-    alike = not isinstance(old.positions, Tensor) and not isinstance(new.positions, Tensor)  # counted from ints
+    # True if both are ints, which are the same in every process.
+    alike = not isinstance(old.positions, Tensor) and not isinstance(new.positions, Tensor)
     if _same_schedule(old, new):
         needed = 1 if alike else rows
         shift = new.column(needed, device) - old.column(needed, device)
@@ -92,7 +99,7 @@ def rerotation(
 
 
 def _same_schedule(old: Place, new: Place) -> bool:
-    """True if angles and amplitudes depend on the shift alone: one module, or two alike, and no rounding of the angles."""
+    """True if angles and amplitudes depend on the shift alone: equal tables and lengths, and exact angles."""
     a, b = old.tables, new.tables
     if a.spectrum.angles == "float32" or not (a is b or a == b):
         return False
@@ -105,12 +112,12 @@ def _same_schedule(old: Place, new: Place) -> bool:
 def _table_of_shifts(
     place: Place, device: torch.device, dtype: torch.dtype, role: Role, traced: bool
 ) -> tuple[Callable[[Tensor], CosSin], bool]:
-    """(shifts (..., coordinates) -> tables), and whether rows of a batch turn differently."""
-    turned, _, per_row = _turning(place, device, traced)
+    """A function from shifts (..., coordinates) to tables, and whether rows of a batch have frequencies of their own."""
+    turns_of, _, per_row = _turning(place, device, traced)
     xpos = place.tables.xpos
 
     def table(shift: Tensor) -> CosSin:
-        return cos_sin_of_turns(turned(shift), dtype, 1.0 if xpos is None else xpos.scale(shift[..., 0], role))
+        return cos_sin_of_turns(turns_of(shift), dtype, 1.0 if xpos is None else xpos.scale(shift[..., 0], role))
 
     return table, per_row
 
@@ -118,9 +125,10 @@ def _table_of_shifts(
 def _table_of_places(
     old: Place, new: Place, coordinates: int, device: torch.device, dtype: torch.dtype, role: Role, traced: bool
 ) -> tuple[Callable[[Tensor], CosSin], bool, float | Tensor]:
-    """(old positions, then new ones, (..., 2 x coordinates) -> tables), whether rows of a batch differ, the ratio of factors."""
-    of_old, old_factor, old_per_row = _turning(old, device, traced)
-    of_new, new_factor, new_per_row = _turning(new, device, traced)
+    """A function from moves (..., 2 x coordinates), old positions before new ones, to tables; whether rows of a batch have frequencies
+    of their own; and the ratio of the attention factors."""
+    old_turns, old_factor, old_per_row = _turning(old, device, traced)
+    new_turns, new_factor, new_per_row = _turning(new, device, traced)
     a, b = old.tables.xpos, new.tables.xpos
     xpos = b or a
     ratio = new_factor / old_factor
@@ -130,13 +138,13 @@ def _table_of_places(
         amplitude = ratio
         if xpos is not None:
             amplitude = xpos.scale(_tokens(a, b, before[..., 0], after[..., 0]), role) * ratio
-        return cos_sin_of_turns(of_new(after) - of_old(before), dtype, amplitude)
+        return cos_sin_of_turns(new_turns(after) - old_turns(before), dtype, amplitude)
 
     return table, old_per_row or new_per_row, ratio
 
 
 def _turning(place: Place, device: torch.device, traced: bool) -> tuple[Turning, float | Tensor, bool]:
-    """Turns at positions, the attention factor, and whether they differ for the rows of a batch."""
+    """A function from positions to turns, the attention factor, and whether rows of a batch have frequencies of their own."""
     spectrum, length = place.tables.spectrum, place.length
     inv_freq, factor = spectrum.frequencies(device, length, traced=traced)
     if isinstance(factor, Tensor) and factor.ndim:
@@ -148,18 +156,18 @@ def _turning(place: Place, device: torch.device, traced: bool) -> tuple[Turning,
     if spectrum.angles == "float32":
         radians = spectrum.divided(inv_freq, length)
 
-        def as_made(positions: Tensor) -> Tensor:
-            return in_one_word(*turns_per_token(along(positions).to(torch.float32) * radians))
+        def rounded_turns(positions: Tensor) -> Tensor:  # of the float32 product, which the module rotated by
+            return in_one_word(*turns_per_token(along(positions).to(torch.float32) * radians, traced=traced))
 
-        return as_made, factor, inv_freq.ndim == 2
+        return rounded_turns, factor, inv_freq.ndim == 2
     high, low = spectrum.words(inv_freq, length, traced=traced)
     return lambda positions: turns_along(along(positions), high, low), factor, inv_freq.ndim == 2
 
 
 def _tokens(a: XPos | None, b: XPos | None, before: Tensor, after: Tensor) -> Tensor:
-    """The shift, in tokens of b or else of a, whose scale takes keys from the scale of one xPos, or none, to that of another.
+    """n such that scale(n) = scale_b(after) / scale_a(before), where scale is that of b, or of a without b, and a missing scale is 1.
 
-    A difference, where a quotient of scales would divide two numbers that may both have left float64.
+    A difference of positions: the quotient of two scales could divide two numbers that have both left float64.
     """
     if a is None or b is None:
         return after if a is None else -before
@@ -170,7 +178,7 @@ def _tokens(a: XPos | None, b: XPos | None, before: Tensor, after: Tensor) -> Te
 
 
 def _overflow(xpos: XPos | None, tokens: Tensor, factor: float | Tensor, dtype: torch.dtype) -> str | None:
-    """What is wrong where a ratio of amplitudes, or its inverse, is beyond finfo(dtype).max / 64, room for a key of 64; else None."""
+    """The error message if a ratio of amplitudes, or its inverse, exceeds finfo(dtype).max / 64, which leaves room for a key of 64."""
     if tokens.numel() == 0 or (xpos is None and isinstance(factor, float) and factor == 1.0):
         return None
     factors = torch.as_tensor(factor, dtype=torch.float64)

@@ -48,18 +48,19 @@ FAR = 1 << 31
 """The largest |position| for which one word gives float32 tables within 3.1e-8; beyond it two words do."""
 
 
-def turns_per_token(inv_freq: Tensor, divisor: float = 1.0) -> tuple[Tensor, Tensor]:
+def turns_per_token(inv_freq: Tensor, divisor: float = 1.0, *, traced: bool | None = None) -> tuple[Tensor, Tensor]:
     """The two words (high, low) of inv_freq / (2 pi divisor), each int64 and shaped like inv_freq, a float32 tensor [rad/token].
 
     A float32 number is mantissa x 2^exponent, the mantissa an integer of 24 bits. 2^exponent / (2 pi divisor) comes from a table of
-    119 fractional bits made from Python integers, never from a rounded 1/(2 pi); the product is integer arithmetic on any device.
+    119 fractional bits terms from Python integers, never from a rounded 1/(2 pi); the product is integer arithmetic on any device.
+    traced: the answer of tracing(), if the caller has it.
     """
     bits = inv_freq.view(torch.int32).to(torch.int64)
     exponent = (bits >> 23) & 0xFF
     fraction = bits & 0x7FFFFF
     mantissa = torch.where(exponent > 0, fraction | 0x800000, fraction)
     mantissa = torch.where(bits < 0, -mantissa, mantissa)
-    top, middle, guard = _turns_of_powers_of_two(divisor).on(inv_freq.device)[:, exponent].unbind(0)
+    top, middle, guard = _turns_of_powers_of_two(divisor).on(inv_freq.device, traced=traced)[:, exponent].unbind(0)
     carry = (mantissa * guard) >> _GUARD_BITS
     low = mantissa * middle + carry  # below 2^56
     return mantissa * top + (low >> _EXTRA_BITS), low & _EXTRA_MASK
@@ -79,7 +80,7 @@ def _turns_of_powers_of_two(divisor: float) -> Constants:
 
 
 def turns_of_numbers(inv_freq: Sequence[float], divisor: float = 1.0) -> tuple[list[int], list[int]]:
-    """The two words of float64 numbers, all 53 bits of each: the same by Python's integers, for frequencies that are given in float64."""
+    """The two words of frequencies in float64, of all 53 bits of each, by Python's integers."""
     high: list[int] = []
     low: list[int] = []
     for number in inv_freq:
@@ -93,7 +94,7 @@ def turns_of_numbers(inv_freq: Sequence[float], divisor: float = 1.0) -> tuple[l
 
 
 def _wrap(value: int) -> int:
-    """The int64 that value is, modulo 2^64."""
+    """value modulo 2^64, as an int64."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
@@ -112,19 +113,19 @@ def turns(positions: Tensor, high: Tensor, low: Tensor | None = None) -> Tensor:
 
 
 def turns_along(positions: Tensor, high: Tensor, low: Tensor | None) -> Tensor:
-    """The same for positions (..., 1), or (..., P), one for each plane."""
+    """turns() of positions (..., 1), or (..., P), one for each plane."""
     if low is None:
         return positions * high
     return positions * high + (positions >> _EXTRA_BITS) * low + (((positions & _EXTRA_MASK) * low) >> _EXTRA_BITS)
 
 
 def sum_of_turns(positions: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    """Angles of dense directions, turns dropped: positions (..., seq, n) int64 x words (P, n) or (heads, P, n) -> (..., seq, P).
+    """Angles of dense directions, whole turns dropped: positions (..., seq, n) int64 x words (P, n) or (heads, P, n) -> (..., seq, P).
 
     The products wrap, so that the sum over coordinates is exact but for the last bit of each word.
     """
-    made = [
+    terms = [
         turns_along(positions[..., c, None], high[..., None, :, c], low[..., None, :, c])
         for c in range(positions.shape[-1])
     ]
-    return torch.stack(made).sum(0)
+    return torch.stack(terms).sum(0)

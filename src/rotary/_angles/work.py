@@ -1,4 +1,4 @@
-"""What a kernel makes exact tables from, as a value."""
+"""The arguments of a kernel that makes exact tables, as a value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from .._types import Sizes
 
 WORDS = ONE, BOTH, BOTH_WHERE_FAR = 1, 2, 3
-"""Turns per token in one word; in two words; in two words where |position| > 2^31, and in one made of them elsewhere."""
+"""Turns per token: in one word; in two words; in two words where |position| > 2^31, elsewhere in one word rounded from the two."""
 
 
 class Work(NamedTuple):
     """Tables (batch, rows, planes) in memory; all tensors are contiguous and on one device.
 
     shape: of each table, as the caller sees it.
-    positions: int64, (rows, coordinates) or (batch, rows, coordinates); step: positions from one row of the batch to the next, 0 or rows.
+    positions: int64, (rows, coordinates) or (batch, rows, coordinates); step: positions between rows of the batch: 0 or rows.
     axes: (planes,) int64, the coordinate that each plane reads; None: the first.
     high, low: (batch, planes) int64; words: one of WORDS.
     amplitude: (1,) or (batch,) float64.
@@ -39,7 +39,7 @@ class Work(NamedTuple):
     decay: Tensor | None
 
 
-def work(
+def work_of(
     positions: Tensor,
     high: Tensor,
     low: Tensor | None,
@@ -49,9 +49,9 @@ def work(
     amplitude: Tensor,
     decay: Tensor | None,
 ) -> Work | None:
-    """The same from positions (...), or with axes (..., coordinates), int64 and words (planes,) or (batch, 1, planes).
+    """The Work of int64 positions (...), or with axes (..., coordinates), and words (planes,) or (batch, 1, planes).
 
-    None where words per row of a batch meet positions of other shapes than (seq,), (1, seq) and (batch, seq).
+    None where words per row of a batch come with positions of other shapes than (seq,), (1, seq) and (batch, seq).
     """
     shape, coordinates = (positions.shape, 1) if axes is None else (positions.shape[:-1], positions.shape[-1])
     planes = high.shape[-1]

@@ -1,10 +1,10 @@
-"""xPos: the amplitude that grows on queries and decays on keys (Sun et al. 2022, arXiv:2212.10554, Algorithm 1).
+"""xPos: an amplitude that grows with the position of a query and decays with that of a key (Sun et al. 2022, arXiv:2212.10554, Alg. 1).
 
     zeta_i = (2i + 0.4 dim) / (1.4 dim)                     one per plane, i = 0 .. dim/2 - 1, 0.2857 .. 1
     query tables x zeta_i^(+position / scale_base)          key tables x zeta_i^(-position / scale_base)
 
 so that a score carries zeta_i^(distance / scale_base) < 1 for keys before the query. Queries and keys must share the position where
-the power is zero: cached keys are not rotated again. Here it is position 0, always.
+the power is zero, since cached keys are not rotated again. Here it is always position 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from . import polynomials
 class Decay:
     """zeta^(position / scale_base) of each plane, as a function of positions.
 
-    powers: (planes + 1,) float64, log zeta of each plane, then the scale_base: what kernels read.
+    powers: (planes + 1,) float64, log zeta of each plane, then the scale_base, as kernels read them.
     """
 
     __slots__ = ("powers",)
@@ -33,14 +33,14 @@ class Decay:
     def __init__(self, zeta: tuple[float, ...], scale_base: float) -> None:
         self.powers = Constants((*(math.log(z) for z in zeta), scale_base), torch.float64)
 
-    def at(self, positions: Tensor) -> Tensor:
-        """Positions (...) -> (..., planes) float64, float32 on a device without it.
+    def at(self, positions: Tensor, *, traced: bool | None = None) -> Tensor:
+        """The decay at positions (...) -> (..., planes) float64, float32 on a device without float64. traced: the answer of tracing().
 
-        By exp and log and never by pow, whose last bit depends on where in memory a value stands; prefill would differ from decode.
-        Of integer positions by the exp of polynomials.py, which has the same bits everywhere; of real ones, which may want a gradient,
-        by torch's.
+        Computed by exp and log, not by pow: the last bit of torch.pow depends on the place of a value in memory, so prefill would differ
+        from decode. Integer positions take the exp of polynomials.py, which has the same bits everywhere; real positions, which may
+        require a gradient, take torch's.
         """
-        powers = self.powers.on(positions.device)
+        powers = self.powers.on(positions.device, traced=traced)
         power = (positions.to(powers.dtype) / powers[-1])[..., None] * powers[:-1]
         return power.exp() if positions.is_floating_point() or power.dtype == torch.float32 else polynomials.exp(power)
 
@@ -73,7 +73,7 @@ class XPos:
         return int(min(furthest, 2.0**63))  # a scale_base near the largest float makes it infinite
 
     def overflow(self, furthest: int, dtype: torch.dtype) -> str | None:
-        """What is wrong, and what to do, where the scale of that position would overflow (or vanish in) dtype; else None."""
+        """The error message, with the remedy, if the scale of that position would overflow (or vanish in) dtype; else None."""
         limit = self.furthest(dtype)
         if furthest <= limit:
             return None
@@ -85,10 +85,10 @@ class XPos:
 
 
 def refuse(overflow: str | None, *, alike: bool) -> None:
-    """ValueError with that text, if any. alike: whether the positions are the same in every process, and so the text.
+    """Raise ValueError(overflow), unless it is None. alike: True if every process has the same positions.
 
-    Otherwise, in a group of several processes, it is a warning: were it an error, this process would raise while the others, whose
-    positions are nearer, wait for it at their next collective.
+    Otherwise, in a group of several processes, it is a warning: an error would stop this process alone, and the others, whose positions
+    are nearer, would wait for it at their next collective.
     """
     if overflow is None:
         return

@@ -29,7 +29,7 @@ Self = TypeVar("Self", bound="Built")
 
 
 class Built(RotatesPacked):
-    """The part of RotaryEmbedding that holds its arguments."""
+    """The attributes of RotaryEmbedding, and its builders."""
 
     dim: int
     use_xpos: bool
@@ -43,13 +43,13 @@ class Built(RotatesPacked):
     attention_factor: float
     axes: Axes | None
     parts: tuple[int | Built, ...] = ()
-    """What axial() was given."""
+    """The parts that axial() received."""
     inv_freq: Tensor
     scale: Tensor | None
     temperatures: tuple[Temperature, ...] = ()
-    """What the model of a config multiplies its queries by, besides the rotation; rotate() does not: see from_config."""
+    """Factors on queries that the model of a config applies besides the rotation; rotate() does not: see from_config."""
     notes: tuple[str, ...] = ()
-    """What else the caller must do for the model of a config, one sentence each: see from_config."""
+    """What else the model of a config does that the caller must do, one sentence each: see from_config."""
 
     @classmethod
     def from_inv_freq(
@@ -62,15 +62,15 @@ class Built(RotatesPacked):
         axes: Sequence[int] | None = None,
         device: torch.device | str | None = None,
     ) -> Self:
-        """A module with frequencies given as they are, a model's own: inv_freq (dim/2,) [rad/token].
+        """A module with the frequencies inv_freq (dim/2,) [rad/token], a model's own, unchanged.
 
         A float64 tensor stays float64: angles are exact for its 53 bits, and the buffer inv_freq shows their float32 rounding. A
-        float32 tensor and a sequence of numbers are taken in float32. A plane of frequency 0 stands still. axes: as in the constructor.
-        attention_factor multiplies cos and sin, of queries and keys alike. The values are copied: a later change of the tensor
-        changes nothing.
+        float32 tensor and a sequence of numbers are taken in float32. A plane of frequency 0 does not turn. axes: as in the constructor.
+        attention_factor multiplies cos and sin, for queries and keys. The values are copied: a later change of the tensor has no
+        effect.
 
         TypeError for values that are not floating, or in half precision; ValueError for another shape, values that are not finite or
-        not there (meta), and a tensor that requires a gradient, which this copy would cut off.
+        have no storage (meta), and a tensor that requires a gradient, which this copy would lose.
 
         >>> from rotary import RotaryEmbedding
         >>> RotaryEmbedding.from_inv_freq([1.0, 0.01]).dim
@@ -158,13 +158,13 @@ class Built(RotatesPacked):
         angles: AngleArithmetic = "exact",
         device: torch.device | str | None = None,
     ) -> Self:
-        """The module a model's config asks for; see rotary.config.read, which says what is accepted and what is refused.
+        """The module that a model's config asks for. rotary.config.read lists what is accepted and what is refused.
 
         config: a dict, the path of a config.json or of its folder, a config object of transformers, or the name of a config that
-            travels with the package (rotary.config.shipped()); an existing path comes before a name.
+            comes with the package (rotary.config.shipped()); an existing path is preferred to a name.
         part: which part of a composite config, "vision_config"; by default the text model.
 
-        What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr and warned of (UserWarning):
+        What the config asks for besides the rotation is kept in `temperatures` and `notes`, shown by repr, and is a UserWarning:
         DeepSeek-V3 multiplies its logits by a temperature, and only a slice of its heads turns.
 
         >>> from rotary import RotaryEmbedding
@@ -184,7 +184,7 @@ class Built(RotatesPacked):
     def _of_arguments(
         cls: type[Self], read: Arguments, angles: AngleArithmetic, device: torch.device | str | None
     ) -> Self:
-        """The module of what a config says. Frequencies that are float32 numbers are taken as such."""
+        """The module of the arguments that a config asks for. Frequencies that are float32 numbers stay float32."""
         how: Any = {"interleaved": read.interleaved, "angles": angles, "device": device}
         if read.inv_freq:
             values = torch.tensor(read.inv_freq, dtype=torch.float64)
@@ -208,7 +208,7 @@ class Built(RotatesPacked):
     def _without_base(
         cls: type[Self], spectrum: Spectrum, interleaved: bool, device: torch.device | str | None
     ) -> Self:
-        module = cls.__new__(cls)  # the constructor makes frequencies from a base, which these have not
+        module = cls.__new__(cls)  # past the constructor, which makes frequencies from a base
         nn.Module.__init__(module)
         module.base, module.base_rescale_factor = None, 1.0
         module.scale_base, module.interpolation_factor = 512, 1.0

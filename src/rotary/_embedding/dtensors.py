@@ -1,7 +1,7 @@
 """RotaryEmbedding's rotate and cos_sin for distributed tensors (DTensor), by the part that each process holds.
 
-Positions, offsets and lengths given as plain tensors mean "alike in every process"; positions count along the whole. A process makes
-tables of its own rows, rotates its own part, and sends nothing. See _subclasses/placed.py and _rotation/shards.py.
+Plain tensors of positions, offsets and lengths are the same in every process; positions count along the whole tensor. Each process makes
+tables of its own rows and rotates its own part, without communication. See _subclasses/placed.py and _rotation/shards.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def rotate(
             table = _inputs.last_rows(table, n, k.shape[axis])
             shape = (*shape[:-2], n, shape[-1])
         parts.append(Part(table, shape, call.where))
-    how: shards.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
+    how: autograd.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
     if tracing() or any(t.requires_grad for part in parts for t in part.table):
         whole = tuple([dtensors_of(part) for part in parts])
         ys = autograd.by_operator(xs, whole, axis, interleaved, conjugate, inplace)

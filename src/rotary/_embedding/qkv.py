@@ -1,4 +1,4 @@
-"""RotaryEmbedding.rotate_qkv: queries and keys of a packed projection, rotated where they lie, values as they are.
+"""RotaryEmbedding.rotate_qkv: rotates the queries and keys of a packed projection and leaves its values.
 
 (..., seq, 3, heads, head_dim)                  stacked: flash-attention, ModernBERT
 (..., seq, heads, 3, head_dim)                  stacked in each head: GPT-NeoX; qkv_dim=-2
@@ -20,7 +20,7 @@ from .rerotate import Rerotatable
 
 
 class RotatesPacked(Rerotatable):
-    """The part of RotaryEmbedding that finds queries and keys in a packed projection. It has no state of its own."""
+    """RotaryEmbedding's method for packed projections. It has no state of its own."""
 
     rotate: Callable[..., Any]
 
@@ -48,7 +48,7 @@ class RotatesPacked(Rerotatable):
         seq_dim: of the tokens, in qkv; by default the dimension before those of heads: -4 stacked, -3 side by side.
         offset, positions, cu_seqlens, length, conjugate: as in rotate.
         inplace: write over the queries and keys in qkv and return it; nothing is copied, in training too. Otherwise qkv is copied once.
-            A nested (jagged) qkv is not written over.
+            TypeError for a nested (jagged) qkv, which has no rotation in place.
 
         TypeError or ValueError as in rotate, and for a shape that is not that of a packed projection.
 

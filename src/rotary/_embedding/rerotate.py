@@ -1,4 +1,4 @@
-"""What RotaryEmbedding does with keys that are rotated already: rerotate, and rerotation, its tables."""
+"""RotaryEmbedding.rerotate, which moves rotated keys to other positions, and rerotation, its tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..axes import Axes
 
 
 class Rerotatable(MirrorModule):
-    """The part of RotaryEmbedding that moves keys. It has no state of its own."""
+    """RotaryEmbedding's methods for keys that are rotated already. They have no state of their own."""
 
     dim: int
     interleaved: bool
@@ -36,13 +36,13 @@ class Rerotatable(MirrorModule):
         seq_dim: int = -2,
         inplace: bool = False,
     ) -> Tensor:
-        """Keys that this module has rotated for their old positions, as they stand at the new ones: cached keys, moved by one rotation.
+        """Keys that this module rotated for old positions, rotated once more to the new ones: cached keys, moved.
 
         k: rotated keys, (batch, heads, seq, head_dim) or another layout, as in rotate.
         old_positions, new_positions: an int, the position of the first row, from which the others count on, or integers (seq,) or
             (1 or batch, seq); with axes (..., coordinates). Of either sign; angles are subtracted as integers, exactly, however far.
-        new: the module under which keys stand afterwards, of the same dim and pairing, by default this one: other frequencies,
-            attention factor or xPos.
+        new: the module whose rotation the keys have afterwards, of the same dim and pairing, by default this one: other
+            frequencies, attention factor or xPos.
         old_length, new_length: tokens in the whole context before and after, int or (batch,), required by a module whose scheme
             depends on it (DynamicNTK, LongRoPE), ignored by others.
         role: what k is, for xPos.
@@ -53,14 +53,14 @@ class Rerotatable(MirrorModule):
         move keep their values, bit for bit but for the sign of a zero. Each move adds its rounding: move rarely and far, or from the
         keys as they were first rotated. A module with angles="float32" undoes the float32 angles that its arithmetic made.
 
-        TypeError for keys in a quantised dtype, positions that are not integers, a new that is no RotaryEmbedding; ValueError for
+        TypeError for keys in a quantised dtype, positions that are not integers, `new` that is no RotaryEmbedding; ValueError for
         shapes, widths, pairings or lengths that do not fit, and for a ratio of scales that k's dtype cannot hold; RuntimeError where
         writing in place would be wrong. All before anything is written.
 
         >>> from rotary import RotaryEmbedding
         >>> rope = RotaryEmbedding(64)
         >>> k = torch.randn(1, 8, 100, 64)
-        >>> moved = rope.rerotate(rope.rotate(k), 0, 5000)  # keys 0 .. 99 now stand at 5000 .. 5099
+        >>> moved = rope.rerotate(rope.rotate(k), 0, 5000)  # keys 0 .. 99 are now at 5000 .. 5099
         >>> torch.allclose(moved, rope.rotate(k, offset=5000), atol=1e-5)
         True
         """
@@ -137,5 +137,5 @@ class Rerotatable(MirrorModule):
 def _check_module(new: object) -> None:
     if not isinstance(new, Rerotatable):
         raise TypeError(
-            f"new must be a RotaryEmbedding, under which the keys stand afterwards, got {_checks.describe(new)}"
+            f"new must be a RotaryEmbedding, whose rotation the keys have afterwards, got {_checks.describe(new)}"
         )

@@ -5,11 +5,11 @@
     backends.py      which kernel runs
     eager.py         the formula in plain torch operations, its gradients, the write: the other kernels are tested against it
     sums.py          the order of addition, within a row and over rows
-    work.py          Norm and Store, what a kernel is told beside tensors
+    work.py          Norm and Store, the settings of a norm and the tensors of a write, as values
     native.py        the CPU kernel, C++ (../_native)
-    triton.py        the GPU kernel: what is decided on the host; triton_kernel.py is what runs on the device
-    triton_backward.py  its gradient; triton_gradient.py is what runs on the device
-    triton_rows.py   how both cut rows into blocks; triton_blocks.py is such a row on the device
+    triton.py        the GPU kernel, host part; triton_kernel.py is the device part
+    triton_backward.py  its gradient, host part; triton_gradient.py is the device part
+    triton_rows.py   how both cut rows into blocks, host part; triton_blocks.py is the device part
 
 A kernel is a module with four functions, held to one contract by tests/_fused/test_contract.py:
 
@@ -29,15 +29,15 @@ A kernel is a module with four functions, held to one contract by tests/_fused/t
             n = n (weight + weight_offset), rounded to x's dtype if `model`  the sum in W and left out where weight_offset is 0
             y = n rotated, rounded to x's dtype                              after:  y = n, rounded to x's dtype
 
-        halves: the order of addition of sums.by_halves, over all channels of a head, those past the rotated ones as well. These are
-        normalised too, and not rotated.
+        halves: the order of addition of sums.by_halves, over all channels of a head. Channels past the rotated ones are normalised like
+        the others.
 
     norm_rotate_backward(grads, xs, grad_xs, grad_weights, weights, tables, norm, *, seq_dim, interleaved) -> str | None
         grads                       of outs, shapes and dtype of xs
         grad_xs                     fresh memory, as xs
         grad_weights                for each x (head_dim,) in W, fresh memory, or None where none is wanted or there is no weight
 
-        Writes both: the formula of eager.gradients, and the sum over rows in the order of sums.over_rows, which knows no threads.
+        Writes both: the formula of eager.gradients, and the sum over rows in the order of sums.over_rows, whatever the threads.
 
     rotate_and_store(xs, outs, weights, tables, norm, store, *, seq_dim, interleaved) -> str | None
         xs                          (k,) or (q, k); norm None: rotated alone, and weights are None
@@ -48,6 +48,6 @@ A kernel is a module with four functions, held to one contract by tests/_fused/t
 
     Each returns None when done, or the reason why it does not serve these tensors, in which case nothing has been written.
 
-The caller has checked shapes, dtypes, devices, overlaps and slots: a kernel differentiates nothing, and bumps the version counter of what
-it writes past torch.
+The caller has checked shapes, dtypes, devices, overlaps and slots, and records the gradient. A kernel raises the version counter of the
+tensors that it writes through addresses.
 """

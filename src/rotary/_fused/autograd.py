@@ -6,11 +6,11 @@
     no         yes         no          the kernel inside one autograd node for all tensors
     yes        any         no          the formula
     yes        no          yes         the formula, copied over the inputs
-    any        yes         yes         RuntimeError: the backward pass reads x, which would be gone
+    any        yes         yes         RuntimeError: the backward pass reads x, which would be overwritten
 
-The formula is needed where the rotation needs it (_rotation/autograd.py), and for weights that are no plain tensors. The node keeps x,
-the weights, cos and sin: no normalised copy, since the backward pass reads x anyway and has the norm again by the way. A second
-derivative is that of the formula of the first.
+The formula is needed where the rotation needs it (_rotation/autograd.py), and for weights that are not plain tensors. The node saves x,
+the weights, cos and sin, and no normalised copy: the backward pass reads x anyway and normalises it again. A second derivative is taken
+of the formula of the first.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ NAMES = ("q", "k")
 _PLAIN, _STRIDED = (Tensor, torch.nn.Parameter), torch.strided
 
 
-class Where(TypedDict):
-    """Where the sequence is, which channels pair."""
+class NormHow(TypedDict):
+    """Options of every kernel of norm and rotation: where the sequence is, which channels pair."""
 
     seq_dim: int
     interleaved: bool
@@ -56,18 +56,18 @@ def norm_rotate(
     """
     grad = torch.is_grad_enabled()
     formula = needs_formula(xs, tables, grad) or not plain(weights)
-    wanted = grad and wants_gradient(xs, weights, tables)
+    needs_grad = grad and wants_gradient(xs, weights, tables)
     if in_place:
-        check_in_place(xs, wanted)
+        check_in_place(xs, needs_grad)
     if not formula:  # the compiler cannot read a context variable
         backend = backend or backends.chosen()
-        if not wanted:
-            outs = xs if in_place else tuple([torch.empty_like(x) for x in xs])
+        if not needs_grad:
+            outs = xs if in_place else tuple(torch.empty_like(x) for x in xs)
             run(backend, xs, outs, weights, tables, norm, seq_dim, interleaved)
             return outs
-        where: Where = {"seq_dim": seq_dim, "interleaved": interleaved}
+        how: NormHow = {"seq_dim": seq_dim, "interleaved": interleaved}
         flat = [t for table in tables for t in table]
-        return NormRotate.apply(backend, norm, where, len(xs), *xs, *weights, *flat)
+        return NormRotate.apply(backend, norm, how, len(xs), *xs, *weights, *flat)
     return by_formula(xs, weights, tables, norm, seq_dim=seq_dim, interleaved=interleaved, in_place=in_place)
 
 
@@ -98,7 +98,7 @@ def by_formula(
     interleaved: bool,
     in_place: bool,
 ) -> Tensors:
-    """By operations that autograd, functorch and the compiler handle."""
+    """Normalised and rotated xs, by operations that autograd, functorch and the compiler handle."""
     ys = [
         eager.formula(x, weight, *table, norm, seq_dim=seq_dim, interleaved=interleaved)
         for x, weight, table in zip(xs, weights, tables, strict=True)
@@ -110,9 +110,9 @@ def by_formula(
     return xs
 
 
-def check_in_place(xs: Tensors, wanted: bool) -> None:
+def check_in_place(xs: Tensors, needs_grad: bool) -> None:
     """RuntimeError where xs may not be written over."""
-    if wanted:
+    if needs_grad:
         raise RuntimeError(
             "q and k cannot be normalised in place where a gradient is wanted, since the backward pass reads them: leave inplace=False, "
             "or call this under torch.no_grad()"
@@ -122,7 +122,7 @@ def check_in_place(xs: Tensors, wanted: bool) -> None:
 
 
 def wants_gradient(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...]) -> bool:
-    """Whether any of them requires one."""
+    """True if one of these tensors requires a gradient."""
     return (
         any(x.requires_grad for x in xs)
         or any(weight is not None and weight.requires_grad for weight in weights)
@@ -131,7 +131,7 @@ def wants_gradient(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...]) ->
 
 
 def plain(weights: Weights) -> bool:
-    """Whether kernels can read them by their addresses."""
+    """True if kernels can read the weights by their addresses."""
     return all(
         weight is None
         or (type(weight) in _PLAIN and weight.layout is _STRIDED and not (weight.is_neg() or weight.is_meta))
@@ -140,43 +140,43 @@ def plain(weights: Weights) -> bool:
 
 
 class NormRotate(torch.autograd.Function):
-    """One or two tensors, one launch, fresh outputs. Inputs: backend, norm, where, count, xs, weights, cos and sin of each."""
+    """The node for one or two tensors, one launch, fresh outputs. Inputs: backend, norm, how, count, xs, weights, cos and sin of each."""
 
     @staticmethod
-    def forward(ctx: Any, backend: str | None, norm: Norm, where: Where, count: int, *tensors: Any) -> Tensors:
+    def forward(ctx: Any, backend: str | None, norm: Norm, how: NormHow, count: int, *tensors: Any) -> Tensors:
         xs, weights, flat = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
         outs = tuple(torch.empty_like(x) for x in xs)
-        run(backend, xs, outs, weights, pairs(flat), norm, where["seq_dim"], where["interleaved"])
+        run(backend, xs, outs, weights, pairs(flat), norm, how["seq_dim"], how["interleaved"])
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*constant(xs, weights, outs))
-        ctx.backend, ctx.norm, ctx.where, ctx.count = backend, norm, where, count
+        ctx.backend, ctx.norm, ctx.how, ctx.count = backend, norm, how, count
         return outs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # read once: activation checkpointing allows no second time
         count = ctx.count
-        wanted = [i for i, grad in enumerate(grads) if grad is not None]
-        found = backward(
+        indices = [i for i, grad in enumerate(grads) if grad is not None]
+        gradients = backward(
             ctx.backend,
-            tuple(grads[i] for i in wanted),  # pyright: ignore[reportArgumentType]
-            tuple(saved[i] for i in wanted),
-            tuple(saved[count + i] if ctx.needs_input_grad[4 + count + i] else None for i in wanted),
-            tuple(saved[count + i] for i in wanted),
-            tuple((saved[2 * count + 2 * i], saved[2 * count + 2 * i + 1]) for i in wanted),
+            tuple(grads[i] for i in indices),  # pyright: ignore[reportArgumentType]
+            tuple(saved[i] for i in indices),
+            tuple(saved[count + i] if ctx.needs_input_grad[4 + count + i] else None for i in indices),
+            tuple(saved[count + i] for i in indices),
+            tuple((saved[2 * count + 2 * i], saved[2 * count + 2 * i + 1]) for i in indices),
             ctx.norm,
-            **ctx.where,
+            **ctx.how,
         )
         of_xs: list[Tensor | None] = [None] * count
         of_weights: list[Tensor | None] = [None] * count
-        for i, of_x, of_weight in zip(wanted, *found, strict=True):
+        for i, of_x, of_weight in zip(indices, *gradients, strict=True):
             of_xs[i], of_weights[i] = of_x, of_weight
         return None, None, None, None, *of_xs, *of_weights, *(None,) * (2 * count)
 
 
 def constant(xs: Tensors, weights: Weights, outs: Tensors) -> list[Tensor]:
-    """The outputs that depend on nothing that requires a gradient."""
+    """The outputs whose x and weight require no gradient."""
     return [
         out
         for x, weight, out in zip(xs, weights, outs, strict=True)
@@ -188,7 +188,7 @@ def backward(
     backend: str | None,
     grads: Tensors,
     xs: Tensors,
-    wanted: Weights,
+    differentiated: Weights,
     weights: Weights,
     tables: tuple[CosSin, ...],
     norm: Norm,
@@ -196,31 +196,33 @@ def backward(
     seq_dim: int,
     interleaved: bool,
 ) -> tuple[Tensors, Weights]:
-    """The gradients of xs and of the wanted weights (None where not wanted), in their dtypes."""
+    """The gradients of xs and of weights, in their dtypes. differentiated: the weights that need one, None for the others."""
     if not grads:
         return (), ()
     if torch.is_grad_enabled() or needs_formula((*grads, *xs), tables, True) or any(map(batched_gradient, grads)):
-        return backward_by_formula(grads, xs, wanted, weights, tables, norm, seq_dim, interleaved)
-    return run_backward(backend, grads, xs, wanted, weights, tables, norm, seq_dim, interleaved)
+        return backward_by_formula(grads, xs, differentiated, weights, tables, norm, seq_dim, interleaved)
+    return run_backward(backend, grads, xs, differentiated, weights, tables, norm, seq_dim, interleaved)
 
 
 def backward_by_formula(
     grads: Tensors,
     xs: Tensors,
-    wanted: Weights,
+    differentiated: Weights,
     weights: Weights,
     tables: tuple[CosSin, ...],
     norm: Norm,
     seq_dim: int,
     interleaved: bool,
 ) -> tuple[Tensors, Weights]:
-    """The same by operations that can be differentiated again, and batched."""
+    """backward() by operations that can be differentiated again, and batched."""
     of_xs: list[Tensor] = []
     of_weights: list[Tensor | None] = []
-    for grad, x, wants, weight, table in zip(grads, xs, wanted, weights, tables, strict=True):
+    for grad, x, differentiated_weight, weight, table in zip(grads, xs, differentiated, weights, tables, strict=True):
         of_x, rows = eager.gradients(grad, x, weight, *table, norm, seq_dim=seq_dim, interleaved=interleaved)
         of_xs.append(of_x)
-        of_weights.append(None if wants is None else sums.over_rows(rows, seq_dim).to(wants.dtype))
+        of_weights.append(
+            None if differentiated_weight is None else sums.over_rows(rows, seq_dim).to(differentiated_weight.dtype)
+        )
     return tuple(of_xs), tuple(of_weights)
 
 
@@ -228,19 +230,19 @@ def run_backward(
     backend: str | None,
     grads: Tensors,
     xs: Tensors,
-    wanted: Weights,
+    differentiated: Weights,
     weights: Weights,
     tables: tuple[CosSin, ...],
     norm: Norm,
     seq_dim: int,
     interleaved: bool,
 ) -> tuple[Tensors, Weights]:
-    """The same by a kernel."""
+    """backward() by a kernel."""
     incoming = tuple(readable(grad) for grad in grads)
     of_xs = tuple(torch.empty_like(x) for x in xs)
     sums_of_rows = tuple(
         None if weight is None else torch.empty(weight.shape, dtype=table[0].dtype, device=weight.device)
-        for weight, table in zip(wanted, tables, strict=True)
+        for weight, table in zip(differentiated, tables, strict=True)
     )
     backends.run(
         backend,
@@ -259,6 +261,6 @@ def run_backward(
     )
     of_weights = tuple(
         None if weight is None or total is None else total.to(weight.dtype)
-        for weight, total in zip(wanted, sums_of_rows, strict=True)
+        for weight, total in zip(differentiated, sums_of_rows, strict=True)
     )
     return of_xs, of_weights

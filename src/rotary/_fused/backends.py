@@ -1,4 +1,4 @@
-"""Which kernel runs: the choice of ../_rotation/backends.py (use_backend), among the kernels of this room."""
+"""Which kernel of this room runs: the one that use_backend() chose (../_rotation/backends.py), or the best for the device."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def _load(name: str) -> Kernel | None:
 
 
 def run(name: str | None, device: str, call: Callable[[Kernel], str | None]) -> None:
-    """Call the kernel of that name, or, for None, the best one that serves these tensors. RuntimeError where a chosen one does not."""
+    """Call the kernel of that name, or, for None, the best one that serves these tensors. RuntimeError if a named kernel does not."""
     if name is None:
         first = kernel(_BY_DEVICE.get(device, "eager"))
         if first is not None and first.unavailable() is None and call(first) is None:
             return
         name = "eager"
-    found = kernel(name)
-    reason = "it has no kernel for norm, rotation and write" if found is None else call(found)
+    named = kernel(name)
+    reason = "it has no kernel for norm, rotation and write" if named is None else call(named)
     if reason is not None:
         raise RuntimeError(f"backend {name!r} does not serve these tensors: {reason}")
 

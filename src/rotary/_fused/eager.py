@@ -122,7 +122,7 @@ def gradients(
     """The gradient of x, in its dtype, and that of the weight before its rows are added, (..., head_dim) in the dtype of the tables.
 
         g = grad turned back                   n = v r               after: g = grad, v = rotated x, and grad_x is turned back instead
-        grad_weight = sum over rows of g n     (n as the weight met it: rounded if `model`; no gradient is rounded on the way)
+        grad_weight = sum over rows of g n     (n as the forward pass multiplied it: rounded if `model`; gradients are not rounded)
         grad_x = (g w - n mean(g w n)) r
 
     A pure function of (grad, x, weight), differentiable in each of them.
@@ -145,19 +145,21 @@ def gradients(
 
 
 def rstd(v: Tensor, eps: float) -> Tensor:
-    """1 / sqrt(mean(v^2) + eps), (..., 1). On a CPU torch.rsqrt rounds the root and the quotient correctly, as the processor does;
-    torch.sqrt does not."""
+    """1 / sqrt(mean(v^2) + eps), (..., 1).
+
+    By torch.rsqrt, which on a CPU rounds the root and the quotient correctly, like the processor's instructions; torch.sqrt does not.
+    """
     return torch.rsqrt(sums.by_halves(v * v) * _inverse(v) + eps)
 
 
 def factor(weight: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
-    """What a normalised row is multiplied by."""
+    """weight + weight_offset, the factor of a normalised row, in the dtype of the arithmetic."""
     weight = weight.to(dtype)
     return weight + norm.weight_offset if norm.weight_offset else weight
 
 
 def _inverse(v: Tensor) -> float:
-    # A product and no quotient: on a GPU torch divides by a number by multiplying with its inverse.
+    # The mean is a product with this, not a quotient: on a GPU torch too divides by a number by multiplying with its inverse.
     return 1.0 / max(v.shape[-1], 1)
 
 

@@ -1,6 +1,6 @@
 """The CPU kernel: C++ loops in torch's own thread pool.
 
-Everything crosses to C++ as one array of int64, drawn here and read in ../_native/norm.cpp; [ ] are in the backward pass alone:
+A call passes one array of int64 to C++, drawn here and read in ../_native/norm.cpp; [ ]: only in the backward pass:
 
     header        count  dtype  interleaved  seq_dim  model  after  bits of eps and of weight_offset
     per tensor    x  out  cos  sin                          addresses
@@ -10,7 +10,7 @@ Everything crosses to C++ as one array of int64, drawn here and read in ../_nati
                   shape[ndim]  x_strides[ndim]  out_strides[ndim]  [grad_strides[ndim]]
                   table_shape[table_ndim]  cos_strides[table_ndim]  sin_strides[table_ndim]
 
-Strides are in elements. What ../_native/store.cpp reads is drawn there.
+Strides are in elements. The array of a write into a cache is drawn in ../_native/store.cpp.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ctypes
 import functools
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,17 +31,8 @@ from . import eager, sums
 from .eager import Weights
 from .work import Norm, Store, by_token
 
-_DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as the library numbers them
-_REASONS = (  # as the library numbers them, from 1
-    "the channels of a tensor are not adjacent in memory (stride of the last dimension is not 1)",
-    "the columns of a table are not adjacent in memory (stride of the last dimension is not 1)",
-    "more than 16 dimensions",
-    "memory that is not aligned to its elements",
-    "a tensor without memory",
-    "a number of tensors, a rank, an axis or a size that does not fit",
-    "more than 1024 channels",
-    "a slot outside of the cache",
-)
+_REASONS = (*rotation.REASONS, "more than 1024 channels", "a slot outside of the cache")
+"""enum Reason of _native/rotate.h, from 1."""
 
 unavailable = library.unavailable
 
@@ -65,11 +56,11 @@ def norm_rotate(
         words += (x.data_ptr(), out.data_ptr(), cos.data_ptr(), sin.data_ptr(), len(shape), x.ndim)
         words += (0, 0) if weight is None else (weight.data_ptr(), weight.stride(0))
         words += (*x.shape, *x.stride(), *out.stride(), *shape, *cos.stride(), *sin.stride())
-    reason = _status(_functions()[0](_packed(words)))
+    reason = _status(_functions().norm_rotate(rotation.packed(words)))
     if reason is None:
         for x, out in zip(xs, outs, strict=True):
             if out is x:
-                _written(x)
+                rotation.count_write(x)
     return reason
 
 
@@ -89,24 +80,24 @@ def norm_rotate_backward(
     if reason is not None:
         return reason
     words = _header(xs, norm, seq_dim, interleaved)
-    by_chunk: list[Tensor | None] = []
+    sums_of_chunks: list[Tensor | None] = []  # of the gradient of a weight, a row for each sums.ROWS rows
     for grad, x, grad_x, grad_weight, weight, (cos, sin) in zip(
         grads, xs, grad_xs, grad_weights, weights, tables, strict=True
     ):
         channels = max(x.shape[-1], 1)
         chunks = -(-x.numel() // channels // sums.ROWS)
-        room = None if grad_weight is None else torch.empty((chunks, x.shape[-1]), dtype=cos.dtype)
-        by_chunk.append(room)
+        partial = None if grad_weight is None else torch.empty((chunks, x.shape[-1]), dtype=cos.dtype)
+        sums_of_chunks.append(partial)
         words += (x.data_ptr(), grad_x.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.ndim, x.ndim)
         words += (0, 0) if weight is None else (weight.data_ptr(), weight.stride(0))
-        words += (grad.data_ptr(), 0 if room is None else room.data_ptr())
+        words += (grad.data_ptr(), 0 if partial is None else partial.data_ptr())
         words += (*x.shape, *x.stride(), *grad_x.stride(), *grad.stride(), *cos.shape, *cos.stride(), *sin.stride())
-    reason = _status(_functions()[1](_packed(words)))
+    reason = _status(_functions().norm_rotate_backward(rotation.packed(words)))
     if reason is None:
         with torch.no_grad():
-            for room, grad_weight in zip(by_chunk, grad_weights, strict=True):
-                if room is not None and grad_weight is not None:
-                    grad_weight.copy_(sums.over_chunks(room))
+            for partial, grad_weight in zip(sums_of_chunks, grad_weights, strict=True):
+                if partial is not None and grad_weight is not None:
+                    grad_weight.copy_(sums.over_chunks(partial))
     return reason
 
 
@@ -121,7 +112,8 @@ def rotate_and_store(
     seq_dim: int,
     interleaved: bool,
 ) -> str | None:
-    """Two loops: keys come from the cache of the processor into the one that is given. The second serves what the first has served."""
+    """Rotate, then copy keys and values to their slots; the keys are still in the processor's cache. The second loop serves every
+    tensor that the first serves."""
     if norm is None:
         reason = rotation.rotate(xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=False)
     else:
@@ -142,11 +134,11 @@ def _write(keys: Tensor, store: Store) -> None:
     words += (slots.data_ptr(), *slots.stride())
     for tensor, cache in copied:
         words += (tensor.data_ptr(), *tensor.stride()[:3], cache.data_ptr(), *cache.stride()[:3], tensor.shape[-1])
-    reason = _status(_functions()[2](_packed(words)))
+    reason = _status(_functions().store(rotation.packed(words)))
     if reason is not None:
         raise RuntimeError(f"nothing is stored: {reason}")
-    _written(cache_k)
-    _written(cache_v)
+    rotation.count_write(cache_k)
+    rotation.count_write(cache_v)
 
 
 def _not_served(xs: Tensors) -> str | None:
@@ -154,49 +146,40 @@ def _not_served(xs: Tensors) -> str | None:
     if reason is not None:
         return reason
     x = xs[0]
-    if x.dtype not in _DTYPES:
+    if x.dtype not in rotation.DTYPES:
         return f"no loop for {x.dtype}"
     return None if x.is_cpu else f"tensors on {x.device}"
 
 
 def _header(xs: Tensors, norm: Norm, seq_dim: int, interleaved: bool) -> list[int]:
     eps, weight_offset, model, after = norm
-    return [len(xs), _DTYPES[xs[0].dtype], interleaved, seq_dim, model, after, _bits(eps), _bits(weight_offset)]
+    dtype = rotation.DTYPES[xs[0].dtype]
+    return [len(xs), dtype, interleaved, seq_dim, model, after, _bits(eps), _bits(weight_offset)]
 
 
-@functools.lru_cache(maxsize=64)  # a model has one or two
 def _bits(number: float) -> int:
     return struct.unpack("q", struct.pack("d", number))[0]
 
 
-def _packed(words: list[int]) -> bytes:
-    return _packer(len(words))(*words)
-
-
-@functools.cache
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}q").pack
-
-
 def _status(status: int) -> str | None:
-    """The reason of the library, None where it is done."""
+    """The library's reason for a status, None if the work is done."""
     if status < 0:
         raise RuntimeError("torch's thread pool reported an error in torch_parallel_for; the output is not complete")
     return _REASONS[status - 1] if status else None
 
 
-def _written(x: Tensor) -> None:
-    # Autograd does not see a write through an address, and would use the changed values as saved ones.
-    if not x.is_inference():
-        torch.autograd.graph.increment_version(x)
+class _Functions(NamedTuple):
+    norm_rotate: Callable[[bytes], int]
+    norm_rotate_backward: Callable[[bytes], int]
+    store: Callable[[bytes], int]
 
 
 @functools.cache
-def _functions() -> tuple[Any, Any, Any]:
-    """Of the loaded library."""
+def _functions() -> _Functions:
+    """The functions of the loaded library, looked up once."""
     loaded = library.load()
     assert not isinstance(loaded, str)
-    found = loaded.rotary_norm_rotate, loaded.rotary_norm_rotate_backward, loaded.rotary_store
-    for function in found:
+    functions = loaded.rotary_norm_rotate, loaded.rotary_norm_rotate_backward, loaded.rotary_store
+    for function in functions:
         function.restype, function.argtypes = ctypes.c_int32, (ctypes.c_char_p,)
-    return found
+    return _Functions(*functions)

@@ -1,6 +1,6 @@
 """One rotation and the write of its keys and values into a cache, from checked tensors.
 
-Nothing is differentiated through a cache: what is stored carries no history, so where a graph is wanted nothing is stored.
+No gradient flows through a cache, so a call whose tensors require one is refused.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def store(
     interleaved: bool,
     in_place: bool,
 ) -> Tensors:
-    """Rotated xs, the last of which is the keys, now in the cache beside the values."""
+    """Rotated xs. The last of them is the keys, which are written to the cache together with the values."""
     if tracing() or forward_mode():
         raise RuntimeError(
             "a cache is not written under torch.func transforms, forward-mode differentiation or fake tensors: call it outside of them"
         )
     check_no_graph(xs, weights, tables, stored.values)
     check_store(xs, stored, in_place)
-    outs = xs if in_place else tuple([torch.empty_like(x) for x in xs])
+    outs = xs if in_place else tuple(torch.empty_like(x) for x in xs)
     run(xs, outs, weights, tables, norm, stored, seq_dim, interleaved)
     return outs
 
@@ -60,7 +60,7 @@ def run(
 
 
 def check_no_graph(xs: Tensors, weights: Weights, tables: tuple[CosSin, ...], values: Tensor) -> None:
-    """RuntimeError where a gradient is wanted."""
+    """RuntimeError where a gradient is required."""
     if torch.is_grad_enabled() and (wants_gradient(xs, weights, tables) or values.requires_grad):
         raise RuntimeError(
             "a gradient is wanted, and what a cache holds carries none: call this under torch.no_grad(), or rotate by norm_rotate or "

@@ -1,12 +1,12 @@
-"""The order of addition. A sum has the same bits wherever it is taken in one order, by vectors of any width and by any number of threads.
+"""The order of addition. A sum has the same bits wherever its numbers are added in one order, by vectors and threads of any number.
 
-By halves: the second half is added to the first, element by element, until one is left; zeros fill up to a power of two,
-16 at least, so many being added at once on every processor.
+By halves: the second half is added to the first, element by element, until one number is left. Zeros fill up to a power of two, at least
+16, the numbers in the widest vector of a processor.
 
     s0 s1 ... s39  ->  s0 ... s39 0 ... 0 (64)  ->  s0+s32 ... s7+s39 s8 ... s31  ->  (s0+s32)+s16 ...  ->  ...
 
-Over rows: 64 rows one after the other, and these sums by halves. Rows count through the batch, the sequence, then the other dimensions,
-however they lie in memory.
+Over rows: chunks of 64 rows, added one after the other, then the sums of the chunks by halves. Rows are numbered through the batch, then
+the sequence, then the other dimensions, whatever their order in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 LANES = 16
 ROWS = 64
-"""Added one after the other: few enough to be accurate, and to be shared out to threads; many enough to leave little to add afterwards."""
+"""Rows of a chunk: few enough for accuracy and for sharing them out to threads, many enough to leave few chunks to add."""
 
 
 def by_halves(t: Tensor, dim: int = -1) -> Tensor:
@@ -47,7 +47,7 @@ def over_chunks(t: Tensor) -> Tensor:
 
 
 def _filled(t: Tensor, missing: int, dim: int) -> Tensor:
-    """t with that many zeros behind it."""
+    """t followed by that many zeros."""
     if not missing:
         return t
     shape = list(t.shape)

@@ -1,5 +1,4 @@
-"""The GPU kernel: what is decided on the host. One launch forward, with the write into a cache or without; the gradient is in
-triton_backward.py."""
+"""The GPU kernel, host part. One launch forward, with or without the write into a cache; the gradient is in triton_backward.py."""
 
 from __future__ import annotations
 
@@ -18,9 +17,9 @@ from .triton_rows import unavailable
 from .work import Norm, Store
 
 _WARPS = 4
-_HELD = 40  # channels of a row that a thread holds, at most
+_HELD = 40  # channels of a row in the registers of one thread, at most
 _HEADS = 2  # of a program, where there is work for every multiprocessor: they share the rows of its tables
-_FILLED = 2**17  # rows that are such work
+_FILLING_ROWS = 2**17  # rows that are such work
 
 
 def norm_rotate(
@@ -73,15 +72,15 @@ def _forward(
             _cut(x, table, store if i else None, interleaved)[1]
             for i, (x, table) in enumerate(zip(xs, tables, strict=True))
         ]
-        reason = reasons[0] or reasons[1]  # both are known before the first is written
+        reason = reasons[0] or reasons[1]  # both are known before anything is written
         for i in (0, 1):
-            part, alone = slice(i, i + 1), store if i else None
+            part, store_of_keys = slice(i, i + 1), store if i else None
             reason = reason or _forward(
-                xs[part], outs[part], weights[part], tables[part], norm, alone, seq_dim, interleaved
+                xs[part], outs[part], weights[part], tables[part], norm, store_of_keys, seq_dim, interleaved
             )
         return reason
     if norm is None and store is None:
-        return "nothing to do beside the rotation"
+        return "nothing to do besides the rotation"
     cut, reason = _cut(xs[0], tables[0], store, interleaved)
     if reason is not None:
         return reason
@@ -91,21 +90,20 @@ def _forward(
     tile = cut.rows(_WARPS)
     parts: list[Sizes] = []
     for x, out, (cos, _) in zip(xs, outs, tables, strict=True):
-        batch, heads, seq = rows.sizes(x, seq_dim)
-        of_table = rows.rows_of(cos, seq)
-        parts.append(
-            (batch * seq, max(seq, 1), heads, *rows.strides(x, seq_dim), *rows.strides(out, seq_dim), *of_table)
-        )
+        batch, heads_of_x, seq = rows.sizes(x, seq_dim)
+        strides = (*rows.strides(x, seq_dim), *rows.strides(out, seq_dim), *rows.rows_of(cos, seq))
+        parts.append((batch * seq, max(seq, 1), heads_of_x, *strides))
     q, k = parts[0], parts[-1]
     last = xs[-1]
-    kept = tuple(weight if weight is None else weight.contiguous() for weight in weights)
-    present = (kept[0] is not None) + 2 * (pair and kept[-1] is not None)
-    if not pair and store is not None:  # the one tensor is the keys, which stand where q stands: q has no heads
-        present = 2 * (kept[0] is not None)
+    weights = tuple(weight if weight is None else weight.contiguous() for weight in weights)
+    has_weight = (weights[0] is not None) + 2 * (pair and weights[-1] is not None)  # bit 0: q, bit 1: k
+    if not pair and store is not None:  # the one tensor is k; it fills the parameters of q too, which then has no heads
+        has_weight = 2 * (weights[0] is not None)
     q_heads = 0 if store is not None and not pair else q[2]
     q = (*q[:2], q_heads, *q[3:])
-    tensors = [xs[0], outs[0], xs[0] if kept[0] is None else kept[0], *tables[0]]
-    tensors += [last, outs[-1], last if kept[-1] is None else kept[-1], *tables[-1]]
+    # A parameter that the constants leave unread still takes a pointer: that of x.
+    tensors = [xs[0], outs[0], xs[0] if weights[0] is None else weights[0], *tables[0]]
+    tensors += [last, outs[-1], last if weights[-1] is None else weights[-1], *tables[-1]]
     if store is None:
         tensors += [last, last, last, last]
         cache: Sizes = (0,) * 13
@@ -122,18 +120,18 @@ def _forward(
             *store.cache_v.stride()[:3],
         )
         slots_dtype = store.slots.dtype
-    every = (q_heads, k[2] if pair or store is not None else 0, cache[0])
-    group = _HEADS if sum(every) * max(q[0], k[0]) >= _FILLED else 1
-    programs = sum(-(-heads // group) for heads in every) * -(-max(q[0], k[0]) // tile)
-    if max(q[0], k[0], *every) > MOST or programs > MOST:
+    heads = (q_heads, k[2] if pair or store is not None else 0, cache[0])  # of q, k and the values
+    group = _HEADS if sum(heads) * max(q[0], k[0]) >= _FILLING_ROWS else 1
+    programs = sum(-(-n // group) for n in heads) * -(-max(q[0], k[0]) // tile)
+    if max(q[0], k[0], *heads) > MOST or programs > MOST:
         return f"more than {MOST} rows or programs"
-    described = norm or Norm(1.0, 0.0, False, False)
-    wide = rows.unit(last.element_size(), (dim, value_dim, *q[3:9], *k[3:9], *cache[1:4], *cache[7:]))
-    wide_table = rows.unit(tables[0][0].element_size(), (turned // 2, *q[9:], *k[9:]))
-    constants = (
-        *(dim, turned, value_dim, interleaved, cut.width, wide, wide_table, tile, group),
-        *(norm is not None, present if norm is not None else 0, described.eps, described.weight_offset),
-        *(described.model, described.after, outs[0] is xs[0], store is not None, pair or store is not None),
+    settings = norm or Norm(1.0, 0.0, False, False)
+    unit = rows.unit(last.element_size(), (dim, value_dim, *q[3:9], *k[3:9], *cache[1:4], *cache[7:]))
+    table_unit = rows.unit(tables[0][0].element_size(), (turned // 2, *q[9:], *k[9:]))
+    constants = (  # in the order of the kernel's capitals
+        *(dim, turned, value_dim, interleaved, cut.width, unit, table_unit, tile, group),
+        *(norm is not None, has_weight if norm is not None else 0, settings.eps, settings.weight_offset),
+        *(settings.model, settings.after, outs[0] is xs[0], store is not None, pair or store is not None),
     )
     dtypes = (last.dtype, tables[0][0].dtype, slots_dtype)
     if programs and max(dim, value_dim):
@@ -148,7 +146,7 @@ def _forward(
 
 
 def _cut(x: Tensor, table: CosSin, store: Store | None, interleaved: bool) -> tuple[rows.Blocks, str | None]:
-    """How the rows of x, and of the values beside it, are cut; and the reason why not."""
+    """The blocks of the rows of x and of the values, and the reason why rows cut like this are not served, or None."""
     dim, turned = x.shape[-1], 2 * table[0].shape[-1]
     widest = max(dim, 0 if store is None else store.values.shape[-1])
     cut = rows.blocks(dim, turned, widest, x.element_size(), _HELD, interleaved=interleaved)
@@ -157,7 +155,7 @@ def _cut(x: Tensor, table: CosSin, store: Store | None, interleaved: bool) -> tu
 
 @functools.cache
 def _code(dtypes: tuple[Any, ...], device: torch.device, constants: tuple[Any, ...]) -> Code:
-    """The kernel compiled for these constants, one object each. Their number does not depend on lengths."""
+    """The kernel compiled for these constants, one object for each set. The number of sets does not depend on lengths."""
     return Code(_kernel, device.index or 0, _WARPS, constants)
 
 

@@ -1,4 +1,4 @@
-"""The gradient on a GPU: what is decided on the host. One launch for q and k, and a small one that adds the chunks of the weights' sums."""
+"""The gradient on a GPU, host part. One launch for q and k, and a small one that adds the chunks of the weights' sums."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from . import triton_rows as cut_rows
 from .eager import Weights
 from .work import Norm
 
-_WARPS = 1  # rows of a program stay within one warp: nothing is exchanged through shared memory
-_HELD = 24  # channels of a row that a thread holds, at most: of x, of g, of the weight and of the sum
-_READ = 4  # rows that a thread reads before it computes with the first, each in `held` channels of every block of x and of g
-_STAGED = 64  # channels of x that these are at most
+_WARPS = 1  # the rows of a program stay within one warp, so nothing is exchanged through shared memory
+_HELD = 24  # channels of a row in the registers of one thread, at most: so many each of x, g, the weight and the sum
+_READ = 4  # rows that a thread reads before it computes with the first
+_STAGED_CHANNELS = 64  # channels of x in those rows, at most, and as many of g
 _ADDED = 256  # chunks that a program of the second launch reads at once
-_CHANNELS = 4  # of such a program
+_CHANNELS = 4  # channels of such a program
 _LEVELS = 12  # 2^12 x 256 chunks of 64 rows at most
 
 
@@ -69,7 +69,7 @@ def _launch(
     seq_dim: int,
     interleaved: bool,
 ) -> None:
-    """For one tensor, or two of one width."""
+    """Launch both kernels for one tensor, or for two of one width."""
     x, pair = xs[0], len(xs) == 2
     cut, _ = _cut(xs, tables, interleaved)
     tables = tuple(cut_rows.alike(*table) for table in tables)
@@ -83,45 +83,45 @@ def _launch(
         parts.append((rows, max(seq, 1), max(heads, 1), *each, *cut_rows.rows_of(cos, seq)))
         chunks.append(-(-rows // sums.ROWS))
     q, k = parts[0], parts[-1]
-    kept = tuple(weight if weight is None else weight.contiguous() for weight in weights)
-    wanted = any(total is not None for total in grad_weights)
-    partial = tables[0][0].new_empty((sum(chunks) if wanted else 0, dim))
+    weights = tuple(weight if weight is None else weight.contiguous() for weight in weights)
+    has_sums = any(total is not None for total in grad_weights)
+    partial = tables[0][0].new_empty((sum(chunks) if has_sums else 0, dim))
     tile = cut.rows(_WARPS)
-    read = max(min(_READ, _STAGED // (cut.number * cut.held)), 1)
+    read = max(min(_READ, _STAGED_CHANNELS // (cut.number * cut.held)), 1)
     read = 1 << (read.bit_length() - 1)
-    constants = (
+    constants = (  # in the order of the kernel's capitals
         *(dim, turned, interleaved, cut.width),
         cut_rows.unit(x.element_size(), (dim, *q[3:12], *k[3:12])),
         cut_rows.unit(tables[0][0].element_size(), (turned // 2, *q[12:], *k[12:])),
-        *(tile, read, (kept[0] is not None) + 2 * (pair and kept[-1] is not None), norm.eps, norm.weight_offset),
-        *(norm.model, norm.after, wanted, pair),
+        *(tile, read, (weights[0] is not None) + 2 * (pair and weights[-1] is not None), norm.eps, norm.weight_offset),
+        *(norm.model, norm.after, has_sums, pair),
     )
     tensors: list[Tensor] = []
     for i in (0, -1):
-        weight = kept[i]
+        weight = weights[i]
         tensors += [xs[i], grads[i], grad_xs[i], xs[i] if weight is None else weight, *tables[i]]
     programs = sum(-(-n // tile) for n in chunks)
     steps = -(-min(max(q[0], k[0]), sums.ROWS) // read)
     if programs:
         code = _code(_gradient, (x.dtype, tables[0][0].dtype), x.device, _WARPS, constants)
-        code.launch(programs, (*tensors, partial if wanted else tables[0][0]), (*q, *k, chunks[0], steps))
-    if wanted and dim:
+        code.launch(programs, (*tensors, partial if has_sums else tables[0][0]), (*q, *k, chunks[0], steps))
+    if has_sums and dim:
         _add(partial, grad_weights, chunks)
 
 
 def _add(partial: Tensor, grad_weights: Weights, chunks: list[int]) -> None:
-    """The chunks of each tensor added by halves, into grad_weights."""
+    """Add the chunks of each tensor by halves, into grad_weights."""
     dim = partial.shape[-1]
     levels = [max(-(-n // _ADDED) - 1, 0).bit_length() for n in chunks]
     outs = tuple(partial.new_empty(dim) if total is None else total for total in grad_weights)
     programs = -(-dim // _CHANNELS)
     code = _code(_adding, (partial.dtype, partial.dtype), partial.device, 4, (dim, _ADDED, _CHANNELS, _LEVELS))
-    whole = (chunks[0], chunks[-1], programs, levels[0], levels[-1], 1 << max(levels))
-    code.launch(programs * len(outs), (partial, outs[0], outs[-1]), whole)
+    integers = (chunks[0], chunks[-1], programs, levels[0], levels[-1], 1 << max(levels))
+    code.launch(programs * len(outs), (partial, outs[0], outs[-1]), integers)
 
 
 def _cut(xs: Tensors, tables: tuple[CosSin, ...], interleaved: bool) -> tuple[cut_rows.Blocks, str | None]:
-    """How the rows of the first are cut; and the reason why those of one of them are not."""
+    """The blocks of the rows of the first tensor, and the reason why the rows of one of them are not served, or None."""
     cuts: list[cut_rows.Blocks] = []
     reasons: list[str | None] = []
     for x, table in zip(xs, tables, strict=True):
@@ -139,7 +139,7 @@ def _code(
     warps: int,
     constants: tuple[Any, ...],
 ) -> Code:
-    """A kernel compiled for these constants, one object each. Their number does not depend on lengths."""
+    """A kernel compiled for these constants, one object for each set. The number of sets does not depend on lengths."""
     return Code(kernel, device.index or 0, warps, constants)
 
 

@@ -1,8 +1,12 @@
-"""A row in registers, on the device: blocks of channels, a tile (ROWS, WIDTH) each, which the kernels of this room hold as a tuple.
+"""A row in registers, on the device: blocks of channels, a tile (ROWS, WIDTH) each, which the kernels of this room keep in a tuple.
 
-A row is read from memory once. WIDTH is a power of two that divides the channels of half a plane's span (half pairing) or those that turn
-(neighbours), so that the two channels of a plane are the same element of two tiles, or neighbours in one: partners are found in the
-registers of one thread. The sum of a row is that of sums.by_halves: blocks first, element by element, then within the one left.
+A row is read from memory once. WIDTH is a power of two that divides half of the rotated channels (half pairing), or all of them
+(interleaved). So both channels of a plane are in the registers of one thread. 96 channels, 80 of them rotated:
+
+    half, WIDTH 8           t[0] .. t[4] | t[5] .. t[9] | t[10], t[11]       plane j: element j % 8 of t[j // 8] and of t[5 + j // 8]
+    interleaved, WIDTH 16   t[0]   ...            t[4]  | t[5]               plane j: elements 2j % 16 and 2j % 16 + 1 of t[j // 8]
+
+The sum of a row is that of sums.by_halves: blocks first, element by element, then within the last one.
 """
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
@@ -27,7 +31,7 @@ def by_halves(t, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def row_sum(t, ROWS: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, DIM: tl.constexpr):
-    """(ROWS, 1), the sum of each row by halves. WHOLE: blocks of a row filled up to a power of two; those not in t are zeros."""
+    """(ROWS, 1), the sum of each row by halves. WHOLE: the number of blocks filled up to a power of two; those not in t are zeros."""
     for level in tl.static_range(WHOLE.bit_length() - 1):
         added = ()
         for i in tl.static_range(min(WHOLE >> (level + 1), len(t))):
@@ -37,7 +41,7 @@ def row_sum(t, ROWS: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr, DIM
                 added = added + (t[i],)
         t = added
     one = by_halves(t[0], ROWS, WIDTH)
-    return one if WIDTH * WHOLE == DIM and DIM >= 16 else one + 0.0  # the zeros: -0 + 0 is 0
+    return one if WIDTH * WHOLE == DIM and DIM >= 16 else one + 0.0  # zeros that fill up turn a sum of -0 into 0
 
 
 @triton.jit
@@ -59,7 +63,7 @@ def times(t, u):
 
 @triton.jit
 def scaled(t, r):
-    """t r, r one number a row."""
+    """t r, r one number per row."""
     out = ()
     for i in tl.static_range(len(t)):
         out = out + (t[i] * r,)
@@ -76,7 +80,7 @@ def rounded(t, dtype: tl.constexpr):
 
 
 @triton.jit
-def chosen(condition, t, u):
+def select(condition, t, u):
     """t where the condition holds, u elsewhere."""
     out = ()
     for i in tl.static_range(len(t)):
@@ -86,7 +90,7 @@ def chosen(condition, t, u):
 
 @triton.jit
 def factors(w, number: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr, OFFSET: tl.constexpr):
-    """What a normalised row is multiplied by, the same for all rows: as wide as they are, so that a thread reads what it multiplies."""
+    """weight + OFFSET as blocks (ROWS, WIDTH), equal in all rows: in the layout of a row, so that each thread reads what it multiplies."""
     channel = tl.broadcast_to(tl.arange(0, WIDTH)[None, :], [ROWS, WIDTH])
     out = ()
     for i in tl.static_range((DIM + WIDTH - 1) // WIDTH):
@@ -99,18 +103,18 @@ def factors(w, number: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DI
 
 
 @triton.jit
-def table(t, there, WIDTH: tl.constexpr, TILES: tl.constexpr):
-    """The rows of a table from pointers (ROWS, 1), (ROWS, WIDTH) tiles."""
+def table(t, inside, WIDTH: tl.constexpr, TILES: tl.constexpr):
+    """The rows of a table at pointers t (ROWS, 1), as TILES tiles (ROWS, WIDTH)."""
     plane = tl.arange(0, WIDTH)[None, :]
     out = ()
     for i in tl.static_range(TILES):
-        out = out + (tl.load(t + (i * WIDTH + plane), mask=there, other=0.0),)
+        out = out + (tl.load(t + (i * WIDTH + plane), mask=inside, other=0.0),)
     return out
 
 
 @triton.jit
 def turned(t, cos, sin, ROWS: tl.constexpr, WIDTH: tl.constexpr, INTERLEAVED: tl.constexpr, BACK: tl.constexpr):
-    """x cos -+ its partner sin, with BACK in the other direction; blocks past those that turn as they are."""
+    """Rotated blocks, with BACK in the other direction; blocks past the rotated channels as they are."""
     TILES: tl.constexpr = len(cos)
     out = ()
     if INTERLEAVED:

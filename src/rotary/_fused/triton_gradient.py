@@ -1,10 +1,10 @@
-"""The gradient of norm and rotation: what runs on the device, as two kernels. Imported by triton_backward.py at its first launch.
+"""The gradient of norm and rotation, device part: two kernels. Only triton_backward.py imports them, at its first launch.
 
-A program takes BC chunks of 64 rows, a thread the same channels of all of them, so that the sum over rows is kept in registers, one row
-added after the other as sums.over_rows says. Rows count through batch, sequence and heads. How many programs there are follows from the
-rows alone; nothing is added atomically. The second kernel adds the chunks by halves.
+A program of the first kernel takes BC chunks of 64 rows. Each thread has the same channels of all rows, so the sum over rows stays in its
+registers, one row added after the other in the order of sums.over_rows. The number of programs depends on the number of rows alone, and
+nothing is added atomically, so bits do not depend on timing. The second kernel adds the chunks by halves.
 
-Names: as in triton_kernel.py; `g` the gradient that comes in, `d` the one that goes out.
+Names: as in triton_kernel.py; `g` the gradient of y (input), `d` the gradient of x (output).
 """
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from . import sums
-from .triton_blocks import by_halves, chosen, factors, rounded, row_sum, rstd, scaled, table, times, turned
+from .triton_blocks import by_halves, factors, rounded, row_sum, rstd, scaled, select, table, times, turned
 
 _CHUNK: tl.constexpr = tl.constexpr(sums.ROWS)
 _X = ("rows", "seq", "heads", *(f"{t}_{a}" for t in "xgd" for a in "bhs"), "table_b", "table_s")
@@ -87,8 +87,13 @@ def norm_rotate_backward_kernel(
     SUMS: tl.constexpr,
     PAIR: tl.constexpr,
 ):
-    """The gradient d of x from the gradient g of y, and, with SUMS, for each chunk the sum of the rows of the gradient of the weight: a
-    row of `partial`, those of q first. BR rows are read at once, `steps` times: as many as a chunk has.
+    """Write the gradient d of x from the gradient g of y. With SUMS, write for each chunk the sum of its rows of the gradient of the
+    weight, a row of `partial`, those of q first.
+
+    Row n of a chunk is read in step n // BR: each of `steps` steps reads BR rows of all BC chunks.
+
+        step 0      chunk 0: rows 0 .. BR-1        chunk 1: rows 64 .. 64+BR-1       ...  chunk BC-1
+        step 1      chunk 0: rows BR .. 2BR-1      chunk 1: rows 64+BR .. 64+2BR-1   ...
     """
     BLOCKS: tl.constexpr = (DIM + WIDTH - 1) // WIDTH
     WHOLE: tl.constexpr = triton.next_power_of_2(BLOCKS)
@@ -128,27 +133,28 @@ def norm_rotate_backward_kernel(
         total = total + (tl.zeros([BC, WIDTH], number),)
 
     for _ in range(steps):
-        # Every load comes before every store: the compiler cannot know that what is written is not read again. Of a row all of x, then all
-        # of g, then the tables: in another order Triton 3.9 gives blocks that do not turn the layout that a sum is left in, where each
-        # thread holds all channels, and registers spill (tests/_fused/test_triton_code.py).
-        xs, gs, cs, ss, heres, outs = (), (), (), (), (), ()
+        # All loads before all stores: the compiler cannot know that a store does not overwrite what a later load reads. And in each row
+        # all of x, then all of g, then the tables: in another order Triton 3.9 lays the blocks that are not rotated out as the result of
+        # a sum, all channels in each thread, and registers spill (tests/_fused/test_triton_code.py).
+        xs, gs, cs, ss, masks, outs = (), (), (), (), (), ()
         for _r in tl.static_range(BR):
             b, h, s = row.to(tl.int64), head.to(tl.int64), position.to(tl.int64)
             x_row, g_row = b * x_b + h * x_h + s * x_s, b * g_b + h * g_h + s * g_s
             outs = outs + (b * d_b + h * d_h + s * d_s,)
-            there = left > 0
+            has_row = left > 0
             for i in tl.static_range(BLOCKS):
-                here = there
+                inside = has_row
                 if (i + 1) * WIDTH > DIM:
-                    here = there & (channel < DIM - i * WIDTH)
-                xs = xs + (tl.load(x + (x_row + (i * WIDTH + channel)), mask=here, other=0.0),)
-                heres = heres + (here,)
+                    inside = has_row & (channel < DIM - i * WIDTH)
+                xs = xs + (tl.load(x + (x_row + (i * WIDTH + channel)), mask=inside, other=0.0),)
+                masks = masks + (inside,)
             for i in tl.static_range(BLOCKS):
-                here = heres[len(gs)]
-                gs = gs + (tl.load(g + (g_row + (i * WIDTH + channel)), mask=here, other=0.0),)
+                inside = masks[len(gs)]
+                gs = gs + (tl.load(g + (g_row + (i * WIDTH + channel)), mask=inside, other=0.0),)
             at_table = b * table_b + s * table_s
-            cs = cs + (table(cos + at_table, there, PLANES, TILES),)
-            ss = ss + (table(sin + at_table, there, PLANES, TILES),)
+            cs = cs + (table(cos + at_table, has_row, PLANES, TILES),)
+            ss = ss + (table(sin + at_table, has_row, PLANES, TILES),)
+            # To the next row: heads fastest, then positions, then the batch. Without the divisions that (token, head) of a number takes.
             left -= 1
             head += 1
             position += tl.where(head == heads, 1, 0)
@@ -176,7 +182,7 @@ def norm_rotate_backward_kernel(
                 total = added
             if WEIGHTS > 0:
                 weighted = times(u, f)
-                u = weighted if WEIGHTS == 3 else chosen(is_k if WEIGHTS == 2 else program < programs_of_q, weighted, u)
+                u = weighted if WEIGHTS == 3 else select(is_k if WEIGHTS == 2 else program < programs_of_q, weighted, u)
             mean = row_sum(times(u, v), BC, WIDTH, WHOLE, DIM) * (1.0 / DIM)
             of_x = ()
             for i in tl.static_range(BLOCKS):
@@ -185,14 +191,14 @@ def norm_rotate_backward_kernel(
                 of_x = turned(of_x, cs[r], ss[r], BC, WIDTH, INTERLEAVED, True)
             for i in tl.static_range(BLOCKS):
                 at = outs[r] + (i * WIDTH + channel)
-                tl.store(d + at, of_x[i].to(dtype), mask=heres[r * BLOCKS + i])
+                tl.store(d + at, of_x[i].to(dtype), mask=masks[r * BLOCKS + i])
     if SUMS:
         at_sums = (row_of_sums + chunk).to(tl.int64) * DIM
         for i in tl.static_range(BLOCKS):
-            here = rows > n
+            inside = rows > n
             if (i + 1) * WIDTH > DIM:
-                here = here & (channel < DIM - i * WIDTH)
-            tl.store(partial + (at_sums + (i * WIDTH + channel)), total[i], mask=here)
+                inside = inside & (channel < DIM - i * WIDTH)
+            tl.store(partial + (at_sums + (i * WIDTH + channel)), total[i], mask=inside)
 
 
 @triton.jit(do_not_specialize=["q_chunks", "k_chunks", "programs", "q_levels", "k_levels", "steps"])
@@ -211,10 +217,17 @@ def add_chunks_kernel(
     CHANNELS: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
-    """The rows of partial (q_chunks + k_chunks, DIM), those of q and of k, added by halves: a program all rows of CHANNELS channels.
+    """Add the rows of partial (q_chunks + k_chunks, DIM), those of q and those of k, by halves: each program all rows of CHANNELS channels.
 
-    2^levels tiles of BN rows fill the rows up to a power of two. Read in the order in which halving joins them (the number of a tile with
-    its bits reversed), two sums of equal size are next to each other, and `waiting` keeps one of each size at most.
+    2^levels tiles of BN rows fill the rows up to a power of two. Halving adds tile t + 2^(levels-1) to tile t first, and so on. Read in
+    the order of their numbers with the bits reversed, tiles that are added are read one after the other, and waiting[l] needs to keep one
+    sum of 2^l tiles at most, like a binary counter. levels = 2:
+
+        step   tile   waiting[0]   waiting[1]        added
+        0      0      t0
+        1      2                   t0+t2             t0 + t2
+        2      1      t1           t0+t2
+        3      3                                     t1 + t3, then (t0+t2) + (t1+t3)
     """
     program = tl.program_id(0)
     out, first, chunks, levels, block = q_out, 0, q_chunks, q_levels, program
@@ -232,18 +245,18 @@ def add_chunks_kernel(
         for level in tl.static_range(LEVELS):
             tile += ((step >> level) & 1) << tl.maximum(levels - 1 - level, 0)
         n = tile * BN + row
-        mine = step < (1 << levels)
-        there = (n < tl.where(mine, chunks, 0)) & (channel < DIM)
-        t = tl.load(partial + ((first + n).to(tl.int64) * DIM + channel), mask=there, other=0.0)
-        kept, joining = (), mine
+        in_use = step < (1 << levels)  # q and k take steps for the longer of them
+        inside = (n < tl.where(in_use, chunks, 0)) & (channel < DIM)
+        t = tl.load(partial + ((first + n).to(tl.int64) * DIM + channel), mask=inside, other=0.0)
+        still_waiting, carry = (), in_use
         for level in tl.static_range(LEVELS):
             second = (step >> level) & 1 == 1
-            joined = waiting[level] + t
-            kept = kept + (tl.where(joining & (second == 0), t, waiting[level]),)
-            joining = joining & second
-            t = tl.where(joining, joined, t)
-        waiting = kept
-        total = tl.where(mine, t, total)
+            added = waiting[level] + t
+            still_waiting = still_waiting + (tl.where(carry & (second == 0), t, waiting[level]),)
+            carry = carry & second
+            t = tl.where(carry, added, t)
+        waiting = still_waiting
+        total = tl.where(in_use, t, total)
     total = by_halves(tl.trans(total), CHANNELS, BN)
     column = block * CHANNELS + tl.arange(0, CHANNELS)[:, None]
     tl.store(out + column, total, mask=column < DIM)

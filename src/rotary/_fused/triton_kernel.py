@@ -1,9 +1,10 @@
-"""Norm, rotation and write in one launch: what runs on the device. Imported by triton.py at its first launch.
+"""Norm, rotation and write in one launch, device part. Only triton.py imports it, at its first launch.
 
 A program takes BT tokens of BH heads of q, of k, or of the values. Each row is read once, as blocks of channels (triton_blocks.py), and
-all of a program's rows before anything is written.
+all rows of a program before it writes anything.
 
-Names: as in ../_rotation/triton_kernel.py; `v_` the values; WIDTH channels a block, BLOCKS blocks loaded of a row.
+Names: as in ../_rotation/triton_kernel.py; `v_` the values; `cache_k`, `cache_v` (pages, page, heads, channels) with strides `_p`, `_r`,
+`_h`; a block has WIDTH channels, a row BLOCKS blocks.
 """
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
@@ -17,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_blocks import chosen, factors, rounded, rstd, scaled, table, times, turned
+from .triton_blocks import factors, rounded, rstd, scaled, select, table, times, turned
 
 _X = ("tokens", "seq", "heads", "x_b", "x_h", "x_s", "y_b", "y_h", "y_s", "table_b", "table_s")
 _CACHE = ("v_heads", "v_b", "v_h", "v_s", "slots_b", "slots_s", "page", *(f"c{i}_{a}" for i in "kv" for a in "prh"))
@@ -94,13 +95,19 @@ def norm_rotate_kernel(
     STORE: tl.constexpr,
     PAIR: tl.constexpr,
 ):
-    """For BT tokens of BH heads of q, of k, or of the values: normalised where NORM says so, rotated, written to y; with STORE keys and
-    values also to their slots. WEIGHTS: bit 0 for q, bit 1 for k. VALUE_DIM: channels of a value, 0 without STORE.
+    """Normalise (with NORM) and rotate BT tokens of BH heads of q or k into y; with STORE write keys and values to their slots.
 
-    Without branches: which tensor a program works on is a choice between numbers, so that the kernel runs in software too.
+    WEIGHTS: bit 0, q has a weight; bit 1, k has one. VALUE_DIM: channels of a value, 0 without STORE.
+
+        program     groups of q | groups of k (PAIR) | groups of the values (STORE)        then the next block of tokens
+        reads       q             k                    v
+        writes      y             y, cache             cache
+
+    Which tensor a program takes is a choice between pointers and numbers; the code that computes has no branches, so it runs in the
+    software GPU of the tests too.
     """
     BLOCKS: tl.constexpr = (DIM + WIDTH - 1) // WIDTH  # of a row of q or k
-    LOADED: tl.constexpr = (max(DIM, VALUE_DIM) + WIDTH - 1) // WIDTH
+    LOADED: tl.constexpr = (max(DIM, VALUE_DIM) + WIDTH - 1) // WIDTH  # of a row of q, k or the values
     WHOLE: tl.constexpr = triton.next_power_of_2(BLOCKS)
     TILES: tl.constexpr = TURNED // WIDTH if INTERLEAVED else TURNED // 2 // WIDTH  # of a row of a table
     PLANES: tl.constexpr = WIDTH // 2 if INTERLEAVED and WIDTH > 1 else WIDTH  # of one of them
@@ -109,12 +116,12 @@ def norm_rotate_kernel(
     groups = q_groups
     if PAIR:
         groups += (k_heads + BH - 1) // BH
-    every = groups
+    all_groups = groups
     if STORE:
-        every += (v_heads + BH - 1) // BH
+        all_groups += (v_heads + BH - 1) // BH
     program = tl.program_id(0)
-    group = program % every
-    block = program // every
+    group = program % all_groups
+    block = program // all_groups
     is_q, is_v = group < q_groups, group >= groups
     is_k = (group >= q_groups) & (group < groups)
 
@@ -154,24 +161,24 @@ def norm_rotate_kernel(
     y += head.to(tl.int64) * y_h
     x_row, y_row = row * x_b + position * x_s, row * y_b + position * y_s
 
-    # Every load comes before every store: the compiler cannot know that y is not x, and would wait for one head after another.
-    stored, inside = (), ()
+    # All loads before all stores: y may be x for all that the compiler knows, so a load behind a store would wait for it, head by head.
+    loaded, masks = (), ()
     for h in tl.static_range(BH):
         for i in tl.static_range(LOADED):
-            here = tl.where(head + h < heads, tokens, 0)  # a head past the last has no tokens
+            count = tl.where(head + h < heads, tokens, 0)  # a head past the last has no tokens
             if STORE:
                 if i * WIDTH >= VALUE_DIM:
-                    here = tl.where(is_v, 0, here)
+                    count = tl.where(is_v, 0, count)
                 if i * WIDTH >= DIM:
-                    here = tl.where(is_v, here, 0)
-            here = token < here
+                    count = tl.where(is_v, count, 0)
+            inside = token < count
             if STORE:
                 if (i + 1) * WIDTH > min(DIM, VALUE_DIM):
-                    here = here & (channel < tl.where(is_v, VALUE_DIM - i * WIDTH, DIM - i * WIDTH))
+                    inside = inside & (channel < tl.where(is_v, VALUE_DIM - i * WIDTH, DIM - i * WIDTH))
             elif (i + 1) * WIDTH > DIM:
-                here = here & (channel < DIM - i * WIDTH)
-            stored = stored + (tl.load(x + h * x_h + (x_row + (i * WIDTH + channel)), mask=here, other=0.0),)
-            inside = inside + (here,)
+                inside = inside & (channel < DIM - i * WIDTH)
+            loaded = loaded + (tl.load(x + h * x_h + (x_row + (i * WIDTH + channel)), mask=inside, other=0.0),)
+            masks = masks + (inside,)
     if NORM and WEIGHTS > 0:
         f = factors(w, number, BT, WIDTH, DIM, OFFSET)
     if IN_PLACE:
@@ -180,18 +187,19 @@ def norm_rotate_kernel(
         ck_p, ck_r, ck_h = ck_p // UNIT * UNIT, ck_r // UNIT * UNIT, ck_h // UNIT * UNIT
         cv_p, cv_r, cv_h = cv_p // UNIT * UNIT, cv_r // UNIT * UNIT, cv_h // UNIT * UNIT
         slot = tl.load(slots + row * slots_b + position * slots_s, mask=token < tokens, other=-1).to(tl.int32)
-        slot = tl.where(group >= q_groups, slot, -1)  # queries are not kept
-        kept = slot >= 0
-        slot = tl.where(kept, slot, 0)
-        cache, p, r_, h_ = cache_k, ck_p, ck_r, ck_h
+        slot = tl.where(group >= q_groups, slot, -1)  # queries are not stored
+        has_slot = slot >= 0
+        slot = tl.where(has_slot, slot, 0)
+        cache, cache_p, cache_r, cache_h = cache_k, ck_p, ck_r, ck_h
         if is_v:
-            cache, p, r_, h_ = cache_v, cv_p, cv_r, cv_h
-        place = (slot // page).to(tl.int64) * p + (slot % page).to(tl.int64) * r_ + head.to(tl.int64) * h_
+            cache, cache_p, cache_r, cache_h = cache_v, cv_p, cv_r, cv_h
+        at_page, at_row = (slot // page).to(tl.int64) * cache_p, (slot % page).to(tl.int64) * cache_r
+        at_cache = at_page + at_row + head.to(tl.int64) * cache_h
 
     for h in tl.static_range(BH):
         t = ()
         for i in tl.static_range(BLOCKS):
-            t = t + (stored[h * LOADED + i].to(number),)
+            t = t + (loaded[h * LOADED + i].to(number),)
         if NORM:
             if AFTER:
                 t = turned(t, c, s, BT, WIDTH, INTERLEAVED, False)
@@ -204,19 +212,19 @@ def norm_rotate_kernel(
                 n = times(t, f)
                 if MODEL:
                     n = rounded(n, dtype)
-                # of q alone, or of k alone
-                t = n if WEIGHTS == 3 else chosen(is_q if WEIGHTS == 1 else is_k, n, t)
+                # One weight of the two: programs of the other tensor compute the product as well and drop it.
+                t = n if WEIGHTS == 3 else select(is_q if WEIGHTS == 1 else is_k, n, t)
             if not AFTER:
                 t = turned(t, c, s, BT, WIDTH, INTERLEAVED, False)
         else:
             t = turned(t, c, s, BT, WIDTH, INTERLEAVED, False)
         for i in tl.static_range(LOADED):
-            one = stored[h * LOADED + i]
-            here = inside[h * LOADED + i]
+            out = loaded[h * LOADED + i]
+            inside = masks[h * LOADED + i]
             if i < BLOCKS:
-                if NORM or (i + 1) * WIDTH <= TURNED:  # what does not turn keeps its bits
+                if NORM or (i + 1) * WIDTH <= TURNED:  # without a norm, channels that do not turn keep their bits
                     result = t[i].to(dtype)
-                    one = tl.where(is_v, one, result) if STORE else result
-                tl.store(y + h * y_h + (y_row + (i * WIDTH + channel)), one, mask=here & (token < turning))
+                    out = tl.where(is_v, out, result) if STORE else result
+                tl.store(y + h * y_h + (y_row + (i * WIDTH + channel)), out, mask=inside & (token < turning))
             if STORE:
-                tl.store(cache + h * h_ + (place + (i * WIDTH + channel)), one, mask=here & kept)
+                tl.store(cache + h * cache_h + (at_cache + (i * WIDTH + channel)), out, mask=inside & has_slot)

@@ -1,4 +1,4 @@
-"""Tensors as the GPU kernels of this room see them: rows of memory, cut into blocks of channels. On the host, from sizes and strides."""
+"""Tensors as the GPU kernels of this room take them: rows of memory, cut into blocks of channels. Host part, from sizes and strides."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from .._types import CosSin, Sizes, Tensors
 unavailable = rotation.unavailable
 _WIDEST = 4096  # channels of a head: one row of a wider tile does not fit into the registers of a program
 _WIDEST_BLOCK = 64
-_MOST_BLOCKS = 64  # of a row: a kernel's code grows with them
+_MOST_BLOCKS = 64  # of a row; the code of a kernel grows with their number
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Blocks(NamedTuple):
-    """How a row is cut: channels of a block, blocks of a row, neighbouring channels of a block that one thread holds."""
+    """How a row is cut: channels of a block, blocks of a row, adjacent channels of a block in the registers of one thread."""
 
     width: int
     number: int
     held: int
 
     def rows(self, warps: int) -> int:
-        """Rows of a tile that gives every thread what it holds."""
+        """Rows of a tile that gives each thread `held` channels of every block."""
         return max(32 * warps * self.held // self.width, 1)
 
 
 def blocks(dim: int, turned: int, widest: int, size: int, most: int, *, interleaved: bool) -> Blocks:
-    """dim, turned: channels of a row and of those the ones that turn. widest: of the longest row. size: bytes of a channel. most:
-    channels of a row that one thread holds, where that leaves it one of each block.
+    """The blocks of a row. dim, turned: its channels, and those of them that are rotated. widest: channels of the longest row. size: bytes
+    of a channel. most: channels of a row in one thread, unless that is less than one of each block.
 
-    The two channels of a plane must be the same element of two blocks, or neighbours in one: a block is the largest power of two that
-    divides half of what turns, or all of it; half a row at most, so that the first addition of its sum is one of registers, and
-    _WIDEST_BLOCK, so that few threads share a row: wider ones come to exchange it through shared memory.
+    The two channels of a plane must be the same element of two blocks, or adjacent in one (drawn in triton_blocks.py). So a block is the
+    largest power of two that divides half of the rotated channels, or all of them if interleaved. It is at most half a row, so that the
+    first addition of a sum is within registers, and at most _WIDEST_BLOCK, so that few threads share a row: with wider blocks Triton
+    exchanges the sum through shared memory.
     """
     half = min(max(_power(widest) // 2, 1), _WIDEST_BLOCK)
     if turned:
@@ -54,7 +55,7 @@ def blocks(dim: int, turned: int, widest: int, size: int, most: int, *, interlea
 
 
 def refused(xs: Tensors, tensors: Tensors) -> str | None:
-    """The reason why the kernels do not serve these, or None."""
+    """The reason why the kernels do not serve these tensors, or None."""
     x = xs[0]
     reason = unavailable()
     if reason is None and not devices.serves(x):
@@ -80,7 +81,7 @@ def in_pieces(cut: Blocks, turned: int) -> str | None:
 
 
 def together(xs: Tensors, tables: tuple[CosSin, ...]) -> bool:
-    """Whether one launch takes both: heads of one width, tables of one width."""
+    """True if one launch takes both tensors: heads of one width, tables of one width."""
     return xs[0].shape[-1] == xs[-1].shape[-1] and tables[0][0].shape[-1] == tables[-1][0].shape[-1]
 
 
@@ -91,14 +92,14 @@ def sizes(x: Tensor, seq_dim: int) -> tuple[int, int, int]:
 
 
 def strides(x: Tensor, seq_dim: int) -> tuple[int, int, int]:
-    """Of batch, heads and sequence; 0 where there is one of them, which is never multiplied by anything but 0 and divides nothing."""
+    """Strides of batch, heads and sequence. 0 for a size of 1: only index 0 multiplies it, and unit() ignores zeros."""
     four = _four(x, seq_dim)
     b, h, s = (stride if size > 1 else 0 for size, stride in zip(four.shape[:3], four.stride()[:3], strict=True))
     return b, h, s
 
 
 def alike(cos: Tensor, sin: Tensor) -> CosSin:
-    """Both with one layout and adjacent columns."""
+    """cos and sin with equal strides and adjacent columns, copied if they have not."""
     if cos.stride() == sin.stride() and (cos.stride(-1) == 1 or cos.shape[-1] <= 1):
         return cos, sin
     return cos.contiguous(), sin.contiguous()
@@ -111,14 +112,16 @@ def rows_of(table: Tensor, seq: int) -> tuple[int, int]:
 
 
 def unit(size: int, numbers: Sizes) -> int:
-    """What divides every stride divides the first address of every row, and so decides how wide the accesses may be. Channels of a row
-    take part, since one row has no strides and would be a kernel of its own otherwise."""
+    """The number of channels that one access may move: it divides every stride, hence the first address of every row.
+
+    The channels of a row are among the numbers, because one row alone has no strides and would otherwise need another kernel.
+    """
     return math.gcd(ACCESS // size, *numbers)
 
 
 def _four(x: Tensor, seq_dim: int) -> Tensor:
-    """x as (batch, heads, seq, channels), a view. Dimension 0 is the batch, where tables may have a row each, except where it is the
-    sequence or the only one beside it: then a batch of one."""
+    """x as (batch, heads, seq, channels), a view. Dimension 0 is the batch, for which tables may have rows of their own. In two dimensions,
+    and in three with the sequence first, the batch is 1."""
     if x.ndim == 2:
         return x[None, None]
     if x.ndim == 3:

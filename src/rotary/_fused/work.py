@@ -1,4 +1,4 @@
-"""What a kernel is told beside tensors."""
+"""The settings of a norm and the tensors of a write into a cache, as a kernel gets them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 class Norm(NamedTuple):
     """RMSNorm over head_dim: x / sqrt(mean(x^2) + eps) (weight + weight_offset). Source: Zhang and Sennrich 2019, equation 4.
 
-    model: rounded to the dtype of x after the norm and after the weight, as models that cast there do. after: the rotation comes first.
+    model: round to the dtype of x after the norm and again after the weight, like models that cast there. after: the norm follows the
+    rotation.
     """
 
     eps: float
@@ -20,8 +21,11 @@ class Norm(NamedTuple):
 
 
 class Store(NamedTuple):
-    """values: (batch, seq, heads, value_dim). cache_k, cache_v: (pages, page, heads, head_dim). slots: (batch, seq), int32 or int64, page x
-    rows of a page + row, negative for none. Any strides."""
+    """The values and the caches to write to.
+
+    values: (batch, seq, heads, value_dim). cache_k: (pages, page, heads, head_dim). cache_v: (pages, page, heads, value_dim). slots:
+    (batch, seq), int32 or int64, index of a page x rows of a page + row, negative for none. All with any strides.
+    """
 
     values: Tensor
     cache_k: Tensor
@@ -30,7 +34,7 @@ class Store(NamedTuple):
 
 
 def by_token(x: Tensor, seq_dim: int) -> Tensor:
-    """(batch, seq, heads, d), a view of x: (tokens, heads, d) and (heads, tokens, d) are a batch of one."""
+    """x as (batch, seq, heads, d), a view; (tokens, heads, d) and (heads, tokens, d) are a batch of one."""
     if x.ndim == 3:
         x, seq_dim = x[None], seq_dim + 1
     return x if seq_dim == 1 else x.transpose(1, 2)

@@ -1,6 +1,7 @@
-"""Everything a call gives, checked and resolved before anything is computed. One function per public entry.
+"""The arguments of every public call, checked and resolved before anything is computed. One function per public entry.
 
-Here are those of calls.py; moved.py (rerotate), fused.py, and parts.py (distributed tensors) are imported by the modules that need them."""
+This module exports the functions of calls.py. Callers import moved.py (rerotate), fused.py, and parts.py (distributed tensors) directly.
+"""
 
 from .calls import (
     Call,

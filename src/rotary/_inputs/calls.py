@@ -1,11 +1,11 @@
-"""Everything a call gives, checked and resolved before anything is computed: shapes, dtypes, devices, positions, lengths, roles.
+"""The arguments of a call, checked and resolved before anything is computed: shapes, dtypes, devices, positions, lengths, roles.
 
     for_rotate      RotaryEmbedding.rotate      for_cos_sin     RotaryEmbedding.cos_sin
     for_table       apply_rotary                for_pair        apply_rotary_qk             for_freqs   apply_rotary_pos_emb
     for_operator    torch.ops.rotary.rotate and rotate_
 
 Errors are TypeError or ValueError and name the argument, its shape or dtype, and the fix. Values of tensors are read on the CPU only,
-and never while something traces: no check waits for a device.
+and never under tracing, so no check waits for a device.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from .where import check_coordinates, check_rows_of_length, context_length, per_
 
 
 class Call(NamedTuple):
-    """What a call of a module asks for.
+    """A checked call of RotaryEmbedding.
 
-    seq_dim: counted from the front. positions: (seq,) or (batch, seq), of the keys, with a last dimension for coordinates where
-    that is said; otherwise each coordinate is that number. position_range: where the host knows it
-    without looking at a tensor. counted: whether positions were counted from ints alone, and from no tensor.
-    traced: what tracing() says here.
+    seq_dim: counted from the front. positions: of the keys, (seq,) or (batch, seq), with a last dimension of coordinates if
+    `coordinates`; otherwise each coordinate is the position. position_range: if known without reading a tensor. counted: True if
+    positions were counted from ints alone. traced: the answer of tracing(), asked once for the whole call.
     """
 
     seq_dim: int
@@ -59,8 +58,8 @@ def for_rotate(
     role: Any,
     seq_dim: int,
 ) -> Call:
-    """The arguments of RotaryEmbedding.rotate. coordinates: of a position, 0 where a module has no axes. windowed: whether a scheme of
-    the module depends on the length."""
+    """The checked arguments of RotaryEmbedding.rotate. coordinates: of a position, 0 where a module has no axes. windowed: True if a
+    scheme of the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
     keys = q
@@ -68,45 +67,50 @@ def for_rotate(
         keys = k
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
-            raise TypeError("role says what one tensor alone is; with q and k both given it is known")
+            raise TypeError("role= is for one tensor alone: q is the query and k the key; leave it out")
         check_width(dim, k, "k")
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
-    at, known = positions_of(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
-    spread = bool(coordinates) and positions is not None
-    tokens = context_length(length, keys, axis)
-    rows = at.shape[0] if at.ndim == 2 + spread else tokens.shape[0] if windowed and per_row(tokens) else 1
-    check_batch_of_tables(rows, q, "q")
+    key_positions, position_range = positions_of(
+        keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates
+    )
+    by_coordinate = bool(coordinates) and positions is not None
+    length = context_length(length, keys, axis)
+    if key_positions.ndim == 2 + by_coordinate:
+        batch = key_positions.shape[0]
+    else:
+        batch = length.shape[0] if windowed and per_row(length) else 1
+    check_batch_of_tables(batch, q, "q")
     counted = positions is None and cu_seqlens is None and not isinstance(offset, Tensor)
-    return Call(axis, at, spread, known, tokens, role, traced, counted)
+    return Call(axis, key_positions, by_coordinate, position_range, length, role, traced, counted)
 
 
 def for_cos_sin(
     positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any, device: torch.device
 ) -> Call:
-    """The arguments of RotaryEmbedding.cos_sin; seq_dim has no meaning there and is -1."""
+    """The checked arguments of RotaryEmbedding.cos_sin, which has no seq_dim: it is -1."""
     traced = tracing()
-    known, counted = None, not isinstance(positions, Tensor)
-    spread = bool(coordinates) and not counted
+    position_range, counted = None, not isinstance(positions, Tensor)
+    by_coordinate = bool(coordinates) and not counted
     if not counted:
         _checks.positions(positions)
         if coordinates:
             check_coordinates(positions, coordinates)
-        if not positions.ndim and jit_tracing():  # x.shape[-2], for one: a length that jit.trace has made a tensor of
+        if not positions.ndim and jit_tracing():  # jit.trace turns lengths such as x.shape[-2] into 0-d tensors
             raise ValueError(
                 "under jit.trace a length is a 0-d tensor, which means one position here: pass positions=torch.arange(n)"
             )
     else:
         n = _checks.length("positions", positions)
-        known = (0, n - 1) if n and not traced else None
+        position_range = (0, n - 1) if n and not traced else None
         positions = sequence(n, device=device)
-    tokens = context_length(length, None, 0)
-    check_rows_of_length(tokens, positions, coordinates=spread)
-    return Call(-1, positions, spread, known, tokens, role_of(role, use_xpos), traced, counted)
+    length = context_length(length, None, 0)
+    check_rows_of_length(length, positions, coordinates=by_coordinate)
+    return Call(-1, positions, by_coordinate, position_range, length, role_of(role, use_xpos), traced, counted)
 
 
 def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, CosSin]:
-    """The arguments of apply_rotary: seq_dim from the front, and the tables in the dtype of the arithmetic."""
+    """The checked arguments of apply_rotary: seq_dim from the front, and the tables in the dtype of the arithmetic."""
     axis = sequence_axis(x, seq_dim, "x")
     return axis, table_of(x, cos, sin, axis, x.shape[axis], "x")
 
@@ -114,7 +118,7 @@ def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, C
 def for_pair(
     q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, key_cos: Tensor | None, key_sin: Tensor | None, seq_dim: int
 ) -> tuple[int, tuple[CosSin, CosSin]]:
-    """The arguments of apply_rotary_qk: a table for q, cut to its length, and one for k."""
+    """The checked arguments of apply_rotary_qk: seq_dim from the front, a table for q, cut to its length, and one for k."""
     axis = sequence_axis(q, seq_dim, "q")
     check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
     if (key_cos is None) != (key_sin is None):
@@ -131,10 +135,10 @@ def for_pair(
 
 
 def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -> None:
-    """The arguments of torch.ops.rotary.rotate: what a kernel would otherwise read or write beyond a tensor.
+    """Raise for arguments of torch.ops.rotary.rotate with which a kernel would read or write outside a tensor.
 
-    The operators take what the functions pass on: one or two tensors, a cos and sin for each in the dtype of the arithmetic, and
-    seq_dim from the front. Exported programs call them by name, without the functions' checks.
+    The operators take one or two tensors, a cos and a sin for each in the dtype of the arithmetic, and seq_dim from the front, as the
+    public functions pass them. Exported programs call the operators by name, without the checks of those functions.
     """
     if len(xs) not in (1, 2) or len(tables) != 2 * len(xs):
         raise ValueError(
@@ -158,7 +162,7 @@ def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -
 
 
 def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
-    """The arguments of apply_rotary_pos_emb."""
+    """Raise where the arguments of apply_rotary_pos_emb do not fit."""
     sequence_axis(t, -2, "t")
     if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
         raise ValueError(
@@ -179,9 +183,12 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
 
 
 def _check_no_cosines(freqs: Tensor, scale: Tensor) -> None:
-    """Raise where freqs and scale are cos and sin: other libraries' functions of the name take them at these places. One row tells
-    almost all of them apart; small angles beside a scale of 1 have squares near 1 as well, and no cosine is so small in all planes."""
-    tolerance = 0.02  # the rounding of bfloat16, and some
+    """Raise where freqs and scale are cos and sin, which functions of this name in other libraries take as these arguments.
+
+    They are if the squares of each element sum to 1. The first row is judged first, since it nearly always settles the matter. Small
+    angles with a scale of 1 pass that test too; but then no element of freqs reaches 0.5, and some cosine always does.
+    """
+    tolerance = 0.02  # more than the rounding of bfloat16 changes the sum of two squares
     for rows in (slice(0, 1), slice(None)):
         squares = freqs[rows].float().square() + scale[rows].float().square()
         if (
@@ -196,7 +203,7 @@ def _check_no_cosines(freqs: Tensor, scale: Tensor) -> None:
 
 
 def for_directions(positions: Tensor, directions: Tensor) -> None:
-    """The arguments of cos_sin_of."""
+    """Raise where the arguments of cos_sin_of do not fit."""
     _checks.positions(positions)
     if not directions.is_floating_point() or directions.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"directions must be float32 or float64, got {directions.dtype}")
@@ -206,23 +213,23 @@ def for_directions(positions: Tensor, directions: Tensor) -> None:
         )
     check_coordinates(positions, directions.shape[-1])
     if positions.ndim > 5 - directions.ndim:
-        wanted = "(seq, coordinates)" if directions.ndim == 3 else "(seq, coordinates) or (batch, seq, coordinates)"
-        raise ValueError(f"positions must have shape {wanted}, got {tuple(positions.shape)}")
+        shapes = "(seq, coordinates)" if directions.ndim == 3 else "(seq, coordinates) or (batch, seq, coordinates)"
+        raise ValueError(f"positions must have shape {shapes}, got {tuple(positions.shape)}")
     if positions.device != directions.device:
         raise ValueError(f"positions on {positions.device}, directions on {directions.device}: move one")
 
 
 def last_rows(table: CosSin, rows: int, length: int) -> CosSin:
-    """The last rows of tables of that length: queries that follow cached keys."""
+    """The last `rows` rows of a table of `length` rows, for queries that follow cached keys."""
     if rows == length:
         return table
     cos, sin = table
-    if distributed(cos):
-        from .._subclasses.placed import placed  # few processes have DTensors
+    if type(cos) is not Tensor and distributed(cos):
+        from .._subclasses.placed import placed  # imported only in processes with DTensors
 
         if placed("cos", cos).cut_at(cos.ndim - 2):
             raise ValueError(
-                f"tables {tuple(cos.shape)} are cut along their rows, and q takes the last {rows} of {length}: their processes hold other "
-                f"rows of q than of k; give tables that are plain or Replicate()"
+                f"tables {tuple(cos.shape)} are cut along their rows, and q takes the last {rows} of {length}: a process has other rows of "
+                f"q than of k; give tables that are plain or Replicate()"
             )
     return cos[..., length - rows :, :], sin[..., length - rows :, :]

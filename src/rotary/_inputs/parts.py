@@ -1,7 +1,7 @@
-"""The arguments of RotaryEmbedding.rotate and cos_sin for distributed tensors: checked as those of the whole, then cut.
+"""The arguments of rotate and cos_sin for distributed tensors: checked for the whole tensor, then cut to this process's part.
 
-Shapes, positions and lengths are those of the whole tensor, and errors come from what all processes know alike: types, shapes,
-placements, and values of plain tensors, which are the same everywhere. Positions are made of the rows that this process holds alone.
+Shapes, positions and lengths refer to the whole tensor. Checks read only what is the same in all processes (types, shapes, placements,
+values of plain tensors), so that all raise or none. Positions are made for the rows of this process alone.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .where import (
 
 
 class PartCall(NamedTuple):
-    """What a call asks of this process.
+    """The checked arguments of a call, for this process.
 
     seq_dim: counted from the front. positions, length: of this process's rows. shape: of the table of the whole, without its planes.
-    position_range: of the whole, where the host knows it from what is alike in every process. where: how the table is to be cut.
+    position_range: of the whole, if the host knows it from values that are the same in every process. where: placements of the table.
     """
 
     seq_dim: int
@@ -66,7 +66,7 @@ def for_rotate_parts(
     role: Any,
     seq_dim: int,
 ) -> list[PartCall]:
-    """One for q and one for k, the same object where their tables are cut alike. where: q and k lie."""
+    """A PartCall for q and one for k, the same object if their tables have the same placements. where: the placements of q and k."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
     keys = q
@@ -74,12 +74,12 @@ def for_rotate_parts(
         keys = k
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
-            raise TypeError("role says what one tensor alone is; with q and k both given it is known")
+            raise TypeError("role belongs to a single tensor: with q and k both given leave it out")
         check_width(dim, k, "k")
         if q.shape[axis] != k.shape[axis] and any(w.cut_at(axis) for w in where):
             raise ValueError(
                 f"q with shape {tuple(q.shape)} is shorter than k {tuple(k.shape)} along dimension {axis}, along which one is cut: "
-                f"processes hold other rows of q than of k; redistribute both to heads, batch or Replicate(), or rotate each by itself "
+                f"processes hold different rows of q and k; redistribute both to heads, batch or Replicate(), or rotate each by itself "
                 f"with positions="
             )
     check_width(dim, q, "q")
@@ -103,7 +103,7 @@ def for_rotate_parts(
 
 
 class _Source(NamedTuple):
-    """Where positions come from: explicit ones, or an offset with or without documents. rows: of the batch, 0 if alike for all."""
+    """Where positions come from: explicit ones, or an offset with or without documents. rows: of the batch, 0 if all share them."""
 
     n: int
     device: torch.device
@@ -115,7 +115,7 @@ class _Source(NamedTuple):
     cu_seqlens: Any = None
 
     def part(self, x: Placed, axis: int) -> Tensor:
-        """The positions of the rows that a process holds whose tensor lies so."""
+        """The positions of the rows that this process holds of x."""
         if self.explicit is not None:
             shape = tuple(self.explicit.shape)
             dims = {0: 0, 1: axis} if self.rows else {0: axis}
@@ -145,7 +145,7 @@ def _source(
         refuse_two(offset, cu_seqlens)
         at = explicit_positions(keys, axis, explicit, coordinates)
         known = None
-        if not distributed(at):  # alike in every process, so that all refuse what one refuses
+        if not distributed(at):  # plain, so the same in every process: all raise or none
             at = at if at.is_floating_point() else as_int64(at, traced)
             known = range_of(at, traced)
         spread = bool(coordinates)
@@ -182,7 +182,7 @@ def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length
     if any(p.is_partial() for p in positions.placements) or (coordinates and where.cut_at(last)):
         raise ValueError(
             f"positions {tuple(positions.shape)} have placements {positions.placements}: a process needs all coordinates of its tokens, "
-            f"and no sums that are not made yet; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
+            f"and no summands of a pending reduction; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
         )
     tokens = context_length(length, None, 0)
     check_rows_of_length(tokens, positions, coordinates=bool(coordinates))

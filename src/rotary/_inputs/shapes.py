@@ -16,7 +16,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def sequence_axis(x: Any, seq_dim: int, name: str) -> int:
-    """seq_dim counted from the front."""
+    """seq_dim counted from the front, after x has been checked."""
     if not isinstance(x, Tensor):
         remedy = (
             "; torch.fx cannot trace a rotation: use torch.export" if type(x).__module__.startswith("torch.fx") else ""
@@ -69,7 +69,7 @@ def check_batch_of_tables(rows: int, x: Tensor, name: str) -> None:
 
 
 def table_of(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: str) -> CosSin:
-    """The tables in the dtype of the arithmetic, or the error that tells why they do not fit x."""
+    """(cos, sin) in the dtype of the arithmetic; an error where they do not fit x."""
     shape = cos.shape
     if shape != sin.shape or len(shape) not in (2, 3):
         raise ValueError(
@@ -107,8 +107,10 @@ _warned = False
 
 
 def _warn_of_half(cos: Tensor, sin: Tensor) -> None:
-    """Warn, once in a process, of tables that were rounded to a half precision: of what FSDP2 casts, nobody is told. Not under a
-    compiler, which would record no warning."""
+    """Warn, once in a process, of tables in half precision: FSDP2 casts the floating inputs of a layer without a message.
+
+    Not under a compiler, which records no warning.
+    """
     global _warned
     if _warned or torch.compiler.is_compiling() or not {cos.dtype, sin.dtype} & {torch.bfloat16, torch.float16}:
         return

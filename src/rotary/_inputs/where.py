@@ -1,4 +1,4 @@
-"""Where tokens stand: positions, length of the context and role, from any of the arguments that can state them."""
+"""Positions, length of the context, and role of a call, from whichever of its arguments states them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def positions_of(
     traced: bool,
     coordinates: int = 0,
 ) -> tuple[Tensor, Range | None]:
-    """Positions of keys, (seq,) or (batch, seq), and their range where an int offset fixes it.
+    """Positions of keys, (seq,) or (batch, seq), and their range if the offset is an int.
 
-    explicit: the positions= argument of the call, checked against keys, with a last dimension of so many coordinates where that is not
-        0; otherwise positions are made from offset and cu_seqlens, without coordinates.
+    explicit: the positions= argument, checked against keys; if coordinates is not 0 it has a last dimension of so many. Without it,
+        positions are counted from offset and cu_seqlens, without coordinates.
     """
     n = keys.shape[axis]
     if explicit is not None:
@@ -47,7 +47,7 @@ def positions_of(
 
 
 def refuse_two(offset: Any, cu_seqlens: Any) -> None:
-    """Raise where offset or cu_seqlens is given beside positions."""
+    """Raise where offset or cu_seqlens is given together with positions."""
     if isinstance(offset, Tensor) or offset != 0:
         raise TypeError("give positions or offset, not both")
     if cu_seqlens is not None:
@@ -55,8 +55,10 @@ def refuse_two(offset: Any, cu_seqlens: Any) -> None:
 
 
 def start_of(keys: Tensor, queries: int, offset: Any, cu_seqlens: Any, n: int, traced: bool) -> int | Tensor:
-    """The offset of n keys, as an int or a tensor of integers, checked beside cu_seqlens."""
-    start: int | Tensor = offset if isinstance(offset, Tensor) else _checks.index("offset", offset)
+    """The offset of n keys, as an int or a tensor of integers; cu_seqlens is checked too."""
+    start: int | Tensor = (
+        offset if type(offset) is int or isinstance(offset, Tensor) else _checks.index("offset", offset)
+    )
     if isinstance(start, Tensor):
         _checks.integers("offset", start)
         _check_device("offset", start, keys)
@@ -72,6 +74,7 @@ def start_of(keys: Tensor, queries: int, offset: Any, cu_seqlens: Any, n: int, t
 
 
 def explicit_positions(keys: Tensor, axis: int, explicit: Any, coordinates: int) -> Tensor:
+    """The positions= argument, checked against keys; a batch of one row is returned as that row."""
     if not isinstance(explicit, Tensor):
         raise TypeError(f"positions must be a tensor of numbers, got {type(explicit).__name__}")
     _checks.positions(explicit)
@@ -113,6 +116,7 @@ def check_coordinates(positions: Tensor, coordinates: int) -> None:
 
 
 def context_length(value: Any, x: Tensor | None, axis: int) -> Length:
+    """The length= argument, checked against the batch of x, if there is an x."""
     if value is None:
         return None
     if not isinstance(value, Tensor):
@@ -123,7 +127,7 @@ def context_length(value: Any, x: Tensor | None, axis: int) -> Length:
 
 
 def check_rows_of_length(length: Length, positions: Tensor, *, coordinates: bool = False) -> None:
-    """Raise where a (batch,) length does not go with the rows of positions, whose last dimension may be coordinates."""
+    """Raise where a (batch,) length does not fit the rows of positions, whose last dimension may be coordinates."""
     dims = positions.ndim - coordinates
     if not per_row(length) or dims < 2:
         return
@@ -134,10 +138,12 @@ def check_rows_of_length(length: Length, positions: Tensor, *, coordinates: bool
 
 
 def per_row(length: Length) -> TypeGuard[Tensor]:
+    """True if the length is a tensor (batch,)."""
     return isinstance(length, Tensor) and length.ndim > 0
 
 
 def check_one_per_row(name: str, value: Tensor, x: Tensor | None, axis: int) -> None:
+    """Raise unless value is 0-d or has one entry for each row of the batch of x."""
     if value.ndim > 1:
         raise ValueError(f"{name} must be an int, 0-d or (batch,), got shape {tuple(value.shape)}")
     if x is not None:
@@ -163,13 +169,16 @@ def _check_device(name: str, value: Tensor, x: Tensor) -> None:
     if type(value) is not Tensor and distributed(value) and not distributed(x):
         raise TypeError(
             f"{name} is distributed over {value.device_mesh}, x is a plain tensor {_checks.describe(x)}: give {name}.to_local() "  # pyright: ignore[reportAttributeAccessIssue]
-            f"for the rows that x has here"
+            f"for the rows of x in this process"
         )
     if value.device != x.device:
         raise ValueError(f"{name} on {value.device}, x on {x.device}: move {name} first")
 
 
 def role_of(role: Any, use_xpos: bool) -> Role:
-    if role is None and use_xpos:
+    """The role= argument of a call with one tensor; "query" where it does not matter."""
+    if role is not None:
+        return cast(Role, _checks.one_of("role", role, ("query", "key")))
+    if use_xpos:
         raise TypeError("xPos scales queries and keys differently; pass role='query' or role='key'")
-    return cast(Role, _checks.one_of("role", role or "query", ("query", "key")))
+    return "query"

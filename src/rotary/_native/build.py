@@ -1,11 +1,11 @@
 """Compiles the C++ sources of this folder into one plain shared library. Runs when the package is installed; imports nothing of rotary.
 
-    python build.py LIBRARY     the same by hand, say by a cross compiler: CXX=aarch64-linux-gnu-g++
+    python build.py LIBRARY     by hand, for example by a cross compiler: CXX=aarch64-linux-gnu-g++
 
 The library links neither Python nor torch, so one wheel per platform (py3-none-<platform>) serves every Python and every torch.
 CXX, CC, CXXFLAGS, CFLAGS and LDFLAGS are respected, except flags that change arithmetic (fast math), which are left out with a note.
-Where the library cannot be built the install succeeds all the same, the reason is written to build.txt, which `rotary info` shows, and
-rotary computes by plain torch operations. Where it can be built for the baseline alone, the reason says that.
+If the library cannot be built, the package is installed without it, the reason is written to build.txt, which `rotary info` shows, and
+rotary computes by plain torch operations. If it can be built for the baseline alone, build.txt has the reason why not for more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent
 LIBRARY = "librotary.so"
 REPORT = "build.txt"
 SECONDS = 600
-"""How long one compiler may take."""
+"""The time limit of one run of a compiler [s]."""
 
 ONCE = (
     "call.cpp",
@@ -44,7 +44,7 @@ ONCE = (
     "torch.cpp",
 )
 EACH = ("norm_loops.cpp", "rows.cpp", "table_loops.cpp")
-"""Compiled once for the baseline and once for every other instruction set, whose name ROTARY_SET is."""
+"""Compiled once for each instruction set, the baseline included; the macro ROTARY_SET is its name."""
 AVX2 = ["-mavx2", "-mf16c", "-mbmi2"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 X86 = {
@@ -52,9 +52,9 @@ X86 = {
     "avx512": AVX512,
     "avx512_bf16": [*AVX512, "-mavx512bf16"],
 }  # best last; instruction_sets.cpp asks the processor for the same
-"""Flags of each set. Not -mfma: what is not there cannot round once where the formula rounds twice."""
+"""Flags of each set. Without -mfma no multiplication and addition can be fused, which would round once where the formula rounds twice."""
 
-# -ffp-contract=off is a promise about bits (docs: prefill = decode, native = plain torch), so it comes last and wins.
+# -ffp-contract=off keeps a promise about bits (docs: prefill = decode, native = plain torch), so it comes last and overrides the user's.
 PLAIN = [
     "-std=c++17",
     "-O3",
@@ -66,9 +66,9 @@ PLAIN = [
 ]
 BITS = ["-fno-fast-math", "-ffp-contract=off"]
 
-# Flags of a user that are left out. -fno-fast-math behind them is not enough: up to gcc 12 -Ofast or -funsafe-math-optimizations links
-# crtfastmath.o even so, whose constructor makes the thread that loads the library flush denormal numbers to zero in whatever it computes
-# from then on; and constants in single precision, other units and modes for denormal numbers are no part of fast math.
+# Flags of a user that are left out. -fno-fast-math after them is not enough: up to gcc 12 -Ofast and -funsafe-math-optimizations link
+# crtfastmath.o even so, whose constructor makes the thread that loads the library flush denormal numbers to zero from then on; and
+# -fno-fast-math does not undo constants in single precision, other units, and modes for denormal numbers.
 FAST = {
     "-Ofast",
     "-ffast-math",
@@ -92,7 +92,7 @@ DENORMAL = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); sys.exit(86 if float('
 
 
 def words(variable: str) -> list[str]:
-    """What a variable of the environment holds, split as a shell splits it. ValueError names the variable that cannot be split."""
+    """The words of a variable of the environment, split as a shell splits them. ValueError names a variable that cannot be split."""
     try:
         return shlex.split(os.environ.get(variable, ""))
     except ValueError as error:
@@ -101,15 +101,15 @@ def words(variable: str) -> list[str]:
 
 def exact(variable: str) -> list[str]:
     """The words of a variable without those that change arithmetic; a printed note names what is left out."""
-    asked = words(variable)
-    fast = [flag for flag in asked if flag in FAST or flag.startswith(FAST_STARTS)]
+    flags = words(variable)
+    fast = [flag for flag in flags if flag in FAST or flag.startswith(FAST_STARTS)]
     if fast:
         print(ascii_line(f"rotary: left out of ${variable}, since they change results: {' '.join(fast)}"), flush=True)
-    return ["-O3" if flag == "-Ofast" else flag for flag in asked if flag == "-Ofast" or flag not in fast]
+    return ["-O3" if flag == "-Ofast" else flag for flag in flags if flag == "-Ofast" or flag not in fast]
 
 
 def compilers() -> list[list[str]]:
-    """What to try, best first: the user's choice alone where there is one."""
+    """The compilers to try, best first; only the user's if $CXX or $CC names one."""
     for variable in ("CXX", "CC"):
         if chosen := exact(variable):
             return [chosen]
@@ -117,12 +117,12 @@ def compilers() -> list[list[str]]:
 
 
 def instruction_sets() -> dict[str, list[str]]:
-    """The instruction sets worth a try beside the baseline, and their flags."""
+    """The instruction sets to compile for besides the baseline, and their flags."""
     return X86 if sys.platform == "linux" and platform.machine().lower() in ("x86_64", "amd64") else {}
 
 
 def source_number(folder: Path) -> int | None:
-    """A number made from all C++ files of a folder, by which a library of other sources is known; None where there are none."""
+    """A checksum of all C++ files of a folder, by which a library built from other sources is recognised; None without such files."""
     number = None
     for path in sorted((*folder.glob("*.cpp"), *folder.glob("*.h"))):
         number = zlib.crc32(path.name.encode() + b"\0" + path.read_bytes(), number or 0)
@@ -130,46 +130,51 @@ def source_number(folder: Path) -> int | None:
 
 
 def build(library: Path) -> str | None:
-    """Build the library at that path. None, or in one line of ASCII what is missing: the library, or, where there is one, instruction
-    sets. Raises nothing."""
+    """Build the library at that path. None if it is complete, else one line of ASCII with the reason why the library, or its further
+    instruction sets, could not be built. Raises nothing."""
     try:
         reason = attempt(library)
     except (OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        library.unlink(missing_ok=True)  # half of one
+        library.unlink(missing_ok=True)  # it may be incomplete
     return None if reason is None else ascii_line(reason)[:400]
 
 
 def attempt(library: Path) -> str | None:
-    """One compiler after the other, first with every instruction set, then with the baseline, until one gives a library."""
+    """Try one compiler after the other, first for every instruction set, then for the baseline alone, until one gives a library. None, or
+    the reason as in build()."""
     if os.name != "posix":
         return f"the native CPU kernel is not built on {sys.platform}"
-    found = compilers()
-    if not found:
+    candidates = compilers()
+    if not candidates:
         return "no C++ compiler was found when the package was installed (a C++17 compiler named c++, g++ or clang++, or $CXX)"
     compile_flags = [flag for name in ("CFLAGS", "CXXFLAGS") for flag in exact(name)]
     link_flags = exact("LDFLAGS")
     sets = instruction_sets()
-    reason = lost = None
-    for tried in (sets, {}) if sets else ({},):
-        for compiler in found:
-            reason = compiled([*compiler, *PLAIN, *compile_flags], link_flags, tried, library)
+    reason = reason_without_sets = None
+    for tried_sets in (sets, {}) if sets else ({},):
+        for compiler in candidates:
+            reason = compiled([*compiler, *PLAIN, *compile_flags], link_flags, tried_sets, library)
             if reason is None:
-                return None if lost is None else f"built without {' and '.join(sets)}: {lost}"
-            library.unlink(missing_ok=True)  # a rejected one, or half of one
-        lost = lost or reason
+                return (
+                    None
+                    if reason_without_sets is None
+                    else f"built without {' and '.join(sets)}: {reason_without_sets}"
+                )
+            library.unlink(missing_ok=True)  # it was rejected, or is incomplete
+        reason_without_sets = reason_without_sets or reason
     return reason
 
 
 def compiled(compiler: list[str], link_flags: list[str], sets: dict[str, list[str]], library: Path) -> str | None:
-    """The library by one compiler and its flags, for the baseline and these sets; None, or why there is none."""
+    """Compile and link the library with one compiler, for the baseline and these sets. None, or the reason why it failed."""
     once = [f"-DROTARY_SOURCE={source_number(FOLDER)}"]
     if sets:
         once.append("-DROTARY_SETS=" + " ".join(f"SET({name})" for name in sets))
     target = words("ARCHFLAGS") if sys.platform == "darwin" else []
-    work = [(source, once) for source in ONCE]
-    for name, flags in {"baseline": [], **sets}.items():
-        work += [(source, [*flags, f"-DROTARY_SET={name}"]) for source in EACH]
+    each = {name: [*flags, f"-DROTARY_SET={name}"] for name, flags in {"baseline": [], **sets}.items()}
+    # The longest first (norm_loops.cpp takes 12 s, whatever is compiled once less than one), so that no core waits for the last.
+    work = [(source, flags) for source in EACH for flags in each.values()] + [(source, once) for source in ONCE]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{i}.o") for i in range(len(work))]
         commands = [
@@ -185,26 +190,25 @@ def compiled(compiler: list[str], link_flags: list[str], sets: dict[str, list[st
         return reasons[0] if reasons else run(link, library) or flushes(compiler[0], library)
 
 
-def run(command: list[str], made: Path) -> str | None:
-    """Run one compiler, in English; None where it made that file, else the reason."""
-    speaking = os.environ | {"LC_ALL": "C"}
+def run(command: list[str], output: Path) -> str | None:
+    """Run one compiler. None if it wrote the output file, else the reason, from its messages in English."""
+    english = os.environ | {"LC_ALL": "C"}
     try:
-        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, env=speaking)
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, env=english)
     except subprocess.TimeoutExpired:
         return f"{command[0]} did not end within {SECONDS} seconds"
     except OSError as error:
         return f"{command[0]}: {error}"
-    if done.returncode == 0 and made.exists():
+    if done.returncode == 0 and output.exists():
         return None
-    said = done.stderr.decode(errors="replace").splitlines()
-    lines = (
-        [line for line in said if "error" in line.lower()] or said or [f"exit status {done.returncode}, and no file"]
-    )
-    return f"{command[0]} failed: {lines[0].strip()}"
+    messages = done.stderr.decode(errors="replace").splitlines() or [f"exit status {done.returncode}, and no file"]
+    errors = [line for line in messages if "error" in line.lower()]
+    return f"{command[0]} failed: {(errors or messages)[0].strip()}"
 
 
 def flushes(compiler: str, library: Path) -> str | None:
-    """The reason to reject a library that makes the process flush denormal numbers to zero. One that does not load is judged later."""
+    """The reason to reject a library that makes the process flush denormal numbers to zero, or None. A library that does not load gives
+    None here: library.py reports it."""
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", DENORMAL, str(library)], capture_output=True, timeout=60
@@ -217,7 +221,7 @@ def flushes(compiler: str, library: Path) -> str | None:
 
 
 def ascii_line(text: str) -> str:
-    """Text in one line that any terminal and any locale can hold: every other character is a question mark."""
+    """Text in one line of ASCII, for any terminal and locale, with a question mark for every other character."""
     return " ".join(text.split()).encode("ascii", "replace").decode()
 
 

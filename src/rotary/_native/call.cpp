@@ -1,4 +1,4 @@
-// Rotation by ready tables in one crossing from Python, and what every such call ends with.
+// Rotation by ready tables in one crossing from Python, and rotated(), with which call_at.cpp ends too.
 
 #include "call.h"
 
@@ -14,7 +14,7 @@ Index bytes_of(const Layout& x) {
   return bytes;
 }
 
-// Whether a table goes with x, `rows` long along the axis: table_of of _inputs/shapes.py.
+// Whether a table fits x, which has `rows` positions along the axis: the checks of table_of in _inputs/shapes.py.
 bool fits(const Table& table, const Layout& x, int axis, Index rows) {
   const Layout &cos = table.cos, &sin = table.sin;
   const Index work = x.dtype == kFloat64 ? kFloat64 : kFloat32;
@@ -26,29 +26,32 @@ bool fits(const Table& table, const Layout& x, int axis, Index rows) {
 }
 
 // rotate(q, k | False, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place)
-PyObject* rotate_by_tables(PyObject*, PyObject* const* given, PySize count) {
+PyObject* rotate_by_tables(PyObject*, PyObject* const* arguments, PySize count) {
   enum { kQ, kK, kCos, kSin, kKeyCos, kKeySin, kSeqDim, kInterleaved, kConjugate, kInPlace, kCount };
   if (count != kCount) return declined();
   for (int i = kInterleaved; i < kCount; ++i)
-    if (!is_flag(given[i])) return declined();
+    if (!is_flag(arguments[i])) return declined();
   PyObject *const none = constants().none, *const yes = constants().yes;
-  const bool own = given[kKeyCos] != none;
+  const bool key_table = arguments[kKeyCos] != none;
   Call call;
-  if (own != (given[kKeySin] != none) || !read_tensors(call, given[kQ], given[kK] == constants().no ? nullptr : given[kK], given[kSeqDim])) return declined();
+  PyObject* const k_object = arguments[kK] == constants().no ? nullptr : arguments[kK];
+  if (key_table != (arguments[kKeySin] != none) || !read_tensors(call, arguments[kQ], k_object, arguments[kSeqDim])) return declined();
   const bool pair = call.count == 2;
   const Layout &q = call.x[0], &k = call.x[pair];
   const Index rows = k.shape[call.axis];
   Table& table = call.table[0];
-  if (!read(given[kCos], table.cos) || !read(given[kSin], table.sin)) return declined();
+  if (!read(arguments[kCos], table.cos) || !read(arguments[kSin], table.sin)) return declined();
   if (!fits(table, k, call.axis, rows) || (pair && !fits(table, q, call.axis, rows))) return declined();
-  if (own) {
-    if (!read(given[kKeyCos], call.table[1].cos) || !read(given[kKeySin], call.table[1].sin)) return declined();
+  if (key_table) {
+    if (!read(arguments[kKeyCos], call.table[1].cos) || !read(arguments[kKeySin], call.table[1].sin)) return declined();
     if (!fits(call.table[1], k, call.axis, rows)) return declined();
   } else if (pair) {
     call.table[1] = table;
   }
   if (q.shape[call.axis] != rows) cut_to(table.cos, q.shape[call.axis]), cut_to(table.sin, q.shape[call.axis]);
-  call.interleaved = given[kInterleaved] == yes, call.conjugate = given[kConjugate] == yes, call.in_place = given[kInPlace] == yes;
+  call.interleaved = arguments[kInterleaved] == yes;
+  call.conjugate = arguments[kConjugate] == yes;
+  call.in_place = arguments[kInPlace] == yes;
   return rotated(call);
 }
 
@@ -98,10 +101,10 @@ bool writable(const Call& call) {
 PyObject* rotated(const Call& call) {
   if (call.in_place && !writable(call)) return declined();
   Layout out[kMaxTensors];
-  PyObject* made[kMaxTensors] = {nullptr, nullptr};
-  const auto released = [&made](PyObject* answer) {
-    for (PyObject* one : made)
-      if (one) Py_DecRef(one);
+  PyObject* results[kMaxTensors] = {nullptr, nullptr};
+  const auto released = [&results](PyObject* answer) {  // drops the references to the results
+    for (PyObject* result : results)
+      if (result) Py_DecRef(result);
     return answer;
   };
   Rotation rotation;
@@ -110,38 +113,38 @@ PyObject* rotated(const Call& call) {
   for (int i = 0; i < call.count; ++i) {
     const Layout &x = call.x[i], &cos = call.table[i].cos, &sin = call.table[i].sin;
     if (call.in_place) {
-      made[i] = call.object[i];
-      Py_IncRef(made[i]);
-    } else if (!(made[i] = empty_like(call.object[i], out[i]))) {
+      results[i] = call.object[i];
+      Py_IncRef(results[i]);
+    } else if (!(results[i] = empty_like(call.object[i], out[i]))) {
       return released(declined());
     }
     const Layout& to = call.in_place ? x : out[i];
     rotation.tensor[i] = {x.data,  cos.data,  sin.data,   to.data,   x.dims,      cos.dims,
                           x.shape, x.strides, to.strides, cos.shape, cos.strides, sin.strides};
   }
-  PyThreadState* python = bytes_moved(call) >= kAlone ? PyEval_SaveThread() : nullptr;
+  PyThreadState* python = bytes_moved(call) >= kReleaseLock ? PyEval_SaveThread() : nullptr;
   const Reason reason = rotate(rotation);
   if (python) PyEval_RestoreThread(python);
   if (reason < 0) return released(threads_failed());
   if (reason) return released(declined());
   if (call.in_place && !raise_versions(call.object, call.count)) return released(nullptr);
-  if (call.count == 1) return made[0];
-  return released(PyTuple_Pack(2, made[0], made[1]));
+  if (call.count == 1) return results[0];
+  return released(PyTuple_Pack(2, results[0], results[1]));
 }
 
 }  // namespace rotary
 
-// The functions of these files as objects of Python, once torch is kept; None where this torch's tensors cannot be read. Called with the
-// interpreter's lock held.
+// The functions of call.cpp and call_at.cpp as Python objects; None where this torch's tensors cannot be read. torch: for keep_torch().
+// The caller holds the interpreter's lock.
 EXPORTED PyObject* rotary_functions(PyObject* torch) {
   using namespace rotary;
   bool reads = false;
   if (!keep_torch(torch, reads)) return nullptr;
   if (!reads) return declined();
-  PyObject* made[] = {PyCFunction_NewEx(&kRotate, nullptr, nullptr), PyCFunction_NewEx(&kPlan, nullptr, nullptr),
+  PyObject* each[] = {PyCFunction_NewEx(&kRotate, nullptr, nullptr), PyCFunction_NewEx(&kPlan, nullptr, nullptr),
                       PyCFunction_NewEx(&kRotateAt, nullptr, nullptr), PyCFunction_NewEx(&kTablesAt, nullptr, nullptr)};
-  PyObject* functions = made[0] && made[1] && made[2] && made[3] ? PyTuple_Pack(4, made[0], made[1], made[2], made[3]) : nullptr;
-  for (PyObject* function : made)
+  PyObject* functions = each[0] && each[1] && each[2] && each[3] ? PyTuple_Pack(4, each[0], each[1], each[2], each[3]) : nullptr;
+  for (PyObject* function : each)
     if (function) Py_DecRef(function);
   return functions;
 }

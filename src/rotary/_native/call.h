@@ -1,7 +1,7 @@
-// What the calls of call.cpp and call_at.cpp share: a rotation that has been read and checked.
+// A rotation that has been read from Python and checked, shared by call.cpp and call_at.cpp.
 //
-// Nothing is refused there. A call with anything out of the ordinary returns None before anything is written, and Python, whose way it
-// then goes, says what is wrong with it or does what is asked (_rotation/call.py says what is ordinary).
+// These calls raise no error for their arguments. A call that is not ordinary (_rotation/call.py lists what is) returns None and has
+// written nothing; Python then computes it by its own road, or raises the error.
 
 #ifndef ROTARY_CALL_H
 #define ROTARY_CALL_H
@@ -11,7 +11,7 @@
 
 namespace rotary {
 
-constexpr Index kAlone = 64 * 1024;  // bytes read and written from which on other threads of Python may run meanwhile
+constexpr Index kReleaseLock = 64 * 1024;  // bytes read and written from which on the interpreter's lock is released during the work
 
 struct Table {  // (seq, planes) or (1 or batch, seq, planes)
   Layout cos, sin;
@@ -26,11 +26,11 @@ struct Call {
   bool interleaved, conjugate, in_place;
 };
 
-// A new reference to None.
+// A new reference to None, the answer to a call that is not ordinary.
 PyObject* declined();
 
-// Read q, and k unless it is null, and see whether they belong to one attention: what _inputs/shapes.py checks of them, which has the
-// words. False where they are not ordinary, or where something around the call is not.
+// Read q, and k unless it is null, and check that they belong to one attention, like _inputs/shapes.py, which has the error messages.
+// False where the tensors, or the context of the call, are not ordinary.
 bool read_tensors(Call& call, PyObject* q, PyObject* k, PyObject* seq_dim);
 
 // Take the last rows of a table: queries that follow cached keys.
@@ -39,7 +39,7 @@ void cut_to(Layout& table, Index rows);
 // Bytes that the rotation of these tensors reads and writes.
 Index bytes_moved(const Call& call);
 
-// Whether writing over the tensors is right: no two indices of them name one element.
+// Whether the tensors may be written over: no two indices of them name one element.
 bool writable(const Call& call);
 
 // Rotate what has been checked. A new reference to the tensor or the tuple of two; None where the loops do not serve their memory; null

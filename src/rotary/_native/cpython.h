@@ -17,7 +17,7 @@ using PyFastFunction = PyObject* (*)(PyObject* self, PyObject* const* arguments,
 
 struct PyMethodDef {
   const char* name;
-  PyFastFunction function;  // of whatever type `flags` say
+  PyFastFunction function;  // its type depends on `flags`
   int flags;
   const char* doc;
 };

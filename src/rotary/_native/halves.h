@@ -14,7 +14,7 @@ INLINE V exchanged(V v, std::integer_sequence<int, I...>) {
   return Places<(I ^ kDistance)...>::of(v, v);
 }
 
-// Of the numbers of one vector. Both halves are added to each other, which leaves the sum everywhere.
+// The sum of the numbers of one vector. Each half is added to the other, which leaves the sum in every place.
 template <class Number, int N>
 INLINE Number sum_by_halves(Vector<Number, N> v) {
   constexpr std::make_integer_sequence<int, N> all{};
@@ -25,7 +25,7 @@ INLINE Number sum_by_halves(Vector<Number, N> v) {
   return v[0];
 }
 
-// Of `whole` vectors, a power of two, onto the first.
+// The sum of `whole` vectors, a power of two, number by number. Overwrites them.
 template <class V>
 INLINE V halved(V* t, Index whole) {
   for (Index count = whole / 2; count > 0; count /= 2)
@@ -33,7 +33,7 @@ INLINE V halved(V* t, Index whole) {
   return t[0];
 }
 
-// The same of kWhole vectors at(0), at(1), ..., where the compiler knows how many: they stay in registers.
+// The sum of kWhole vectors at(0), at(1), ..., where the compiler knows their number: they stay in registers.
 template <Index kWhole, Index kLeft = 1, Index kAt = 0, class At>
 INLINE auto halved(const At& at) {
   if constexpr (kLeft == kWhole)

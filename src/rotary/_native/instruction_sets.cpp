@@ -29,7 +29,7 @@ constexpr const char* kBaseline = "baseline";
 #endif
 
 #ifdef SETS_OF_X86
-// What build.py compiles them with. The compiler's own test asks the operating system too, which has to save the registers.
+// The instructions of build.py's flags. __builtin_cpu_supports asks the operating system too, which has to save the registers.
 bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); }
 
 bool runs_avx512() {
@@ -65,7 +65,7 @@ const InstructionSet* instruction_set(const char* name) {
 
 const InstructionSet& instruction_set() {
   const InstructionSet* set = chosen.load(std::memory_order_relaxed);
-  for (int i = kCount; !set;)  // the baseline, which comes last here, runs everywhere
+  for (int i = kCount; !set;)  // ends at the baseline, which is tried last and runs everywhere
     if (kSets[--i].runs()) set = &kSets[i];
   return *set;
 }

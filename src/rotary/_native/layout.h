@@ -1,4 +1,4 @@
-// Where the numbers of a tensor lie.
+// The memory of a tensor: address, dtype, shape and strides.
 
 #ifndef ROTARY_LAYOUT_H
 #define ROTARY_LAYOUT_H
@@ -7,7 +7,7 @@
 
 namespace rotary {
 
-constexpr Index kInt64 = kFloat16 + 1;  // what positions may be, beside the numbers of Dtype
+constexpr Index kInt64 = kFloat16 + 1;  // the dtype of positions, after those of Dtype
 
 struct Layout {
   char* data;

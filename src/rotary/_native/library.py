@@ -1,9 +1,9 @@
-"""The native library: where it is, whether it can be trusted, where its loops run and by which instructions.
+"""The native library: loading it, checking that it can be used, the threads and the instruction set of its loops.
 
-It is built when the package is installed (build.py) and needs neither torch's headers nor one torch version: everything about tensors
-is passed as numbers. Loops run in torch's own threads through `torch_parallel_for`, a C function of libtorch since 2.10; with an older
-torch they run on one thread. Loops are compiled once for each instruction set; the best that the processor runs is taken, or the one
-that the environment variable ROTARY_INSTRUCTION_SET names.
+It is built when the package is installed (build.py), without torch's headers, and serves every torch: tensors are passed as numbers.
+Loops run in torch's own threads through `torch_parallel_for`, a C function of libtorch since 2.10; with an older torch they run on one
+thread. Loops are compiled once for each instruction set. The best that the processor runs is used, or the one that the environment
+variable ROTARY_INSTRUCTION_SET names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_HERE = "this processor does not run it"
 
 @functools.cache
 def load() -> ctypes.CDLL | str:
-    """The library, or the reason why it cannot be used. Threads may race here: each comes to the same end."""
+    """The library, or the reason why it cannot be used. Threads may race here: all get equal answers."""
     if not LIBRARY.exists():
         reason = REPORT.read_text().strip() if REPORT.exists() else "it was not built when the package was installed"
         return f"no native library: {reason}"
@@ -45,9 +45,10 @@ def load() -> ctypes.CDLL | str:
         _declare(library)
     except (OSError, AttributeError) as error:
         return f"the native library does not load: {error}"
-    from .build import source_number  # with modules that importing rotary has no use for
+    # Imported here: it imports subprocess and tempfile, which `import rotary` does not need.
+    from .build import source_number
 
-    # A checkout installed with `pip install -e` keeps its library while its source moves on.
+    # In a checkout installed with `pip install -e` the sources may be newer than the library.
     number = source_number(SOURCES)
     if number is not None and library.rotary_source() != number:
         return "the native library was built from other C++ files; install the package again"
@@ -57,14 +58,14 @@ def load() -> ctypes.CDLL | str:
     name = asked or (usable or list(sets))[-1]
     if name not in usable:
         state = sets.get(name, f"unknown; known here: {', '.join(sets)}")
-        return f"{VARIABLE}={asked}: {state}" if asked else f"the native library is of no use here: {name}: {state}"
+        return f"{VARIABLE}={asked}: {state}" if asked else f"the native library cannot be used here: {name}: {state}"
     library.rotary_use_instruction_set(name.encode())
     library.rotary_threads(_torch.parallel_for())
     return library
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    """The types of what is called here. AttributeError for a library of another time."""
+    """Declare the types of the functions that are called here. AttributeError for a library of another version of rotary."""
     for function, returned, arguments in (
         (library.rotary_source, ctypes.c_int64, ()),
         (library.rotary_instruction_set, ctypes.c_char_p, (ctypes.c_int32,)),
@@ -133,26 +134,23 @@ def use_instruction_set(name: str) -> None:
 
 
 def _cut_off(library: Path) -> str | None:
-    """The reason not to load an ELF file that ends before its last table does: the process would die of SIGBUS where it is read."""
+    """The reason not to load an ELF file that ends before its section table does, or None: reading past its end kills the process by
+    SIGBUS."""
     with library.open("rb") as file:
         header = file.read(64)
         size = file.seek(0, 2)
-    if (
-        header[:6] != b"\x7fELF\x02\x01" or len(header) < 64
-    ):  # 64 bits, little-endian; what else there is the loader judges
+    if header[:6] != b"\x7fELF\x02\x01" or len(header) < 64:  # not ELF of 64 bits, little-endian: left to the loader
         return None
     (sections,) = struct.unpack_from("<Q", header, 0x28)
     entry, count = struct.unpack_from("<HH", header, 0x3A)
-    wanted = sections + entry * count
-    return (
-        None
-        if size >= wanted
-        else f"the native library is cut off: {size} of {wanted} bytes; install the package again"
-    )
+    full_size = sections + entry * count
+    if size >= full_size:
+        return None
+    return f"the native library is cut off: {size} of {full_size} bytes; install the package again"
 
 
 def _denormals() -> bool:
-    """Whether this thread computes with denormal numbers; start-up code of a library can make it take them for zero."""
+    """True if this thread computes with denormal numbers; start-up code of a library can make it flush them to zero."""
     return float("5e-310") / 2 != 0
 
 

@@ -8,7 +8,7 @@
 namespace rotary {
 namespace {
 
-struct Normed {  // a tensor, its weight, and for the backward pass the gradient of its output and room for sums over rows
+struct Normed {  // a tensor, its weight, and for the backward pass the gradient y of its output and memory for sums over rows
   Tensor tensor;
   const char *weight, *y;
   char* sums;  // (chunks, channels), or null
@@ -25,7 +25,7 @@ struct Norms {
   Normed tensor[kMaxTensors];
 };
 
-struct Work {  // rows of rectangles one after another, or for the backward pass chunks of rows
+struct Work {  // rectangles one after another; rows, in the backward pass chunks of rows, are numbered through all of them
   NormRows forward;
   NormGradients backward;
   Index number_size;
@@ -59,6 +59,7 @@ void backward_range(Index begin, Index end, void* context) {
   }
 }
 
+// weight + offset, or 1 without a weight, in the type of the arithmetic, then zeros up to a multiple of kNormLanes.
 template <class T>
 void factor_of(const Normed& n, Index channels, double offset, void* to) {
   using Number = typename T::Number;

@@ -1,4 +1,4 @@
-// Are the loops of norm_loops.cpp what their source says: against one operation at a time.
+// Checks that the loops of norm_loops.cpp give the bits of single operations, each rounded.
 
 #include "norm_check.h"
 
@@ -10,7 +10,7 @@ namespace {
 constexpr int kMost = 128;
 
 template <class Number>
-struct Slowly {  // every operation by itself: a volatile is stored and read again
+struct Slowly {  // one operation at a time: a volatile is stored and read again, so nothing is fused
   static Number times(Number a, Number b) {
     const volatile Number product = a * b;
     return product;

@@ -5,7 +5,7 @@
 
 namespace rotary {
 
-// Whether these loops round every operation by itself.
+// Whether these loops round after every operation.
 bool norms_round_each(const NormLoops& loops);
 
 }  // namespace rotary

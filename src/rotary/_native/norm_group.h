@@ -1,8 +1,16 @@
-// RMSNorm and rotation of rows of whole vectors, some rows at a time, for norm_loops.cpp. Internal linkage, see numbers.h.
+// RMSNorm and rotation of rows of whole vectors, in groups of rows, for norm_loops.cpp. Internal linkage, see numbers.h.
 //
-// The sum of a row, its root and its quotient wait for each other, about as long as everything else takes. Those of several rows wait at
-// the same time: first the inverse roots of all rows of a group, then, row by row, the rest, which reads its row again from the nearest
-// cache. In place that is safe, since the rows of a group are different memory.
+// The sum of a row, its root and its quotient depend on each other, and that latency is about as long as all other work on a row. Rows are
+// independent, so a group computes the inverse roots of all its rows first, whose latencies overlap, then the rest of each row:
+//
+//     row by row    sum .... root .... quotient | rest | sum .... root .... quotient | rest
+//     in groups     sum .... root .... quotient | rest | rest
+//                    sum .... root .... quotient
+//
+// The rest reads its row again, from the nearest cache. In place that is safe, since the rows of a group are different memory.
+//
+// Vectors of interleaved pairs, N = 4: memory has a0 b0 a1 b1 | a2 b2 a3 b3, registers have a0 a1 a2 a3 | b0 b1 b2 b3. `factor`, the
+// gradient behind it and its sum are stored in the order of registers ("ordered as factor"); x, y, out in that of memory.
 
 #ifndef ROTARY_NORM_GROUP_H
 #define ROTARY_NORM_GROUP_H
@@ -12,17 +20,18 @@
 namespace rotary {
 namespace {
 
-// Rows. From the cache eight are no slower; from memory, where whatever a group reads and writes comes at once, these are the fastest.
+// Rows of a group. With data in the cache eight are as fast; from memory, where the reads and writes of a group come in one burst, these
+// are the fastest.
 constexpr Index kForwardGroup = 4, kBackwardGroup = 2;
 
-// The norm comes first, and vectors divide channels and planes. kChannels: how many, all of which are rotated, where the compiler knows
-// it; else 0.
+// A group for a norm before the rotation, of rows whose channels and planes vectors divide. kChannels: the number of channels, all of them
+// rotated, where the compiler knows it; else 0.
 template <class T, bool kInterleaved, Index kChannels, Index kGroup>
 struct NormedGroup {
   using Stored = typename T::Stored;
   using Number = typename T::Number;
   static constexpr int N = kLanes<Number>;
-  static constexpr int kTurned = !kInterleaved && std::is_same_v<T, BFloat16> ? 2 * N : N;  // planes at a time: stored as one vector
+  static constexpr int kTurned = !kInterleaved && std::is_same_v<T, BFloat16> ? 2 * N : N;  // planes at a time, stored as one vector
   using V = Vector<Number, N>;
   static constexpr Index kMost = (kChannels ? kChannels : kMaxChannels) / N;
 
@@ -30,7 +39,7 @@ struct NormedGroup {
     const Stored *x, *y;
     Stored* out;
     const Number *cos, *sin;
-    Index x_ahead, y_ahead;  // bytes between what is read and what is fetched meanwhile
+    Index x_ahead, y_ahead;  // bytes from x and y to the rows that are prefetched meanwhile
   };
 
   const NormRow norm;
@@ -38,7 +47,7 @@ struct NormedGroup {
   const Number eps, inverse;
   Index rows = 0;
   Row row[kGroup];
-  Number factor[kMaxChannels];  // of interleaved pairs, a vector of the first ones, then one of the second ones
+  Number factor[kMaxChannels];
 
   static INLINE bool serves(const NormRow& norm, Index planes) {
     if (kChannels && (norm.channels != kChannels || planes != kChannels / 2)) return false;
@@ -53,19 +62,19 @@ struct NormedGroup {
         inverse(static_cast<Number>(1.0 / static_cast<double>(channels))) {
     const Number* from = static_cast<const Number*>(of.factor);
     std::memcpy(factor, from, static_cast<std::size_t>(channels) * sizeof(Number));
-    if constexpr (kInterleaved) in_pairs(from, factor);
+    if constexpr (kInterleaved) to_registers(from, factor);
   }
 
   INLINE Index bytes() const { return channels * static_cast<Index>(sizeof(Stored)); }
 
-  // The planes of a row, from first and second channels one after the other to a vector of each, and back.
-  INLINE void in_pairs(const Number* from, Number* to) const {
+  // Interleaved pairs from the order of memory to that of registers, and back.
+  INLINE void to_registers(const Number* from, Number* to) const {
     for (Index j = 0; j < planes; j += N) {
       const V low = load_as<V>(from + 2 * j), high = load_as<V>(from + 2 * j + N);
       store_as(to + 2 * j, Pairs<N>::Even::of(low, high)), store_as(to + 2 * j + N, Pairs<N>::Odd::of(low, high));
     }
   }
-  INLINE void in_order(const Number* from, Number* to) const {
+  INLINE void to_memory(const Number* from, Number* to) const {
     for (Index j = 0; j < planes; j += N) {
       const V a = load_as<V>(from + 2 * j), b = load_as<V>(from + 2 * j + N);
       store_as(to + 2 * j, Pairs<N>::Low::of(a, b)), store_as(to + 2 * j + N, Pairs<N>::High::of(a, b));
@@ -93,7 +102,7 @@ struct NormedGroup {
     return Number{1} / root(squares * inverse + eps);
   }
 
-  // M planes from plane j on: the first and the second channel of each; where those lie.
+  // Where the first channels of the vector of planes from j on are in `factor`, and where the second ones.
   INLINE Index first_at(Index j) const { return kInterleaved ? 2 * j : j; }
   INLINE Index second_at(Index j) const { return kInterleaved ? 2 * j + N : j + planes; }
 
@@ -105,7 +114,7 @@ struct NormedGroup {
       a = Format<T, M>::load(x + j), b = Format<T, M>::load(x + planes + j);
   }
 
-  // What is rounded here comes of x and of a weight in one format: of a NaN in it nothing is carried, see vectors.h.
+  // x and the weight are in one format, so a NaN here ends with 16 zero bits, and rounding needs no table to ask for others: vectors.h.
   template <bool kModel, int M, class Numbers>
   INLINE Numbers normed(Numbers v, Number r, Index at) const {
     const Numbers zero{};
@@ -154,8 +163,8 @@ struct NormedGroup {
     rows = 0;
   }
 
-  // The gradient g behind the factor into `to`, and that of the factor onto `total` where it is not null: both in the order of `factor`.
-  // Returns the mean of g n.
+  // Write the gradient of the normalised row, g times factor, to `to`; add that of the factor to `total` if it is not null; both ordered
+  // as factor. Returns the mean of g n, of which the gradient of x takes n times off.
   INLINE Number backward_row(const Row& of, Number r, Number* to, V* total) const {
     V t[kMost];
     const auto keep = [&](V g, V n, Index at) INLINED {
@@ -178,7 +187,7 @@ struct NormedGroup {
     return sum([&](Index b) INLINED { return t[b]; }) * inverse;
   }
 
-  // The gradient of M channels of x. A NaN of a table is one of the mean too, which says so to the store.
+  // The gradient of M channels of x. A NaN of a table makes the mean NaN, so the store is given the mean in place of tables.
   template <int M>
   INLINE void backward_channels(const Row& of, Index i, Number r, const Number* g, Number mean) const {
     using Numbers = typename Format<T, M>::Numbers;

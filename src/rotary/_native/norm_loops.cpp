@@ -1,7 +1,7 @@
 // RMSNorm and rotation of rows, compiled once for each instruction set (build.py), whose name is ROTARY_SET.
 //
-// The order of addition is that of _fused/sums.py, by halves, and every operation is that of _fused/eager.py, rounded by itself: compiled
-// with -ffp-contract=off, since the bits of both are promised to be equal.
+// The order of addition is that of _fused/sums.py, by halves; the operations are those of _fused/eager.py, each rounded. Compiled with
+// -ffp-contract=off, since the bits of both are promised to be equal.
 
 #include "norm_loops.h"
 
@@ -66,18 +66,29 @@ bool backward_groups(const Rectangle& rectangle, const NormRow& norm, Index begi
   group.backward(g, added);
   if (!sum) return true;
   std::memcpy(sum, total, static_cast<std::size_t>(group.channels) * sizeof(Number));
-  if constexpr (kInterleaved) group.in_order(reinterpret_cast<const Number*>(total), static_cast<Number*>(sum));
+  if constexpr (kInterleaved) group.to_memory(reinterpret_cast<const Number*>(total), static_cast<Number*>(sum));
   return true;
 }
 
-// The widths that most models have are known to the compiler, which unrolls their rows: half the time of heads of 64.
+// For the widths that most models have the compiler unrolls a row, which halves the time of heads of 64. These are the same loops once more,
+// with the same bits, and take most of the time of compiling: so not for float64, in which no model runs; not for processors without AVX2,
+// which are older than the models; and not with every check of a sanitizer, which takes minutes.
+template <class T>
+constexpr bool kUnrolled =
+#if defined(ROTARY_SANITIZED) || (defined(__x86_64__) && !defined(__AVX2__))
+    false;
+#else
+    sizeof(typename T::Number) == 4;
+#endif
+
+// A norm after the rotation, and rows that vectors do not divide, are computed row by row.
 template <class T, bool kInterleaved>
 void forward(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end) {
-#ifndef ROTARY_SANITIZED  // the same loops once more, which take minutes to compile with every check
-  if (forward_groups<T, kInterleaved, 128>(rectangle, norm, begin, end)) return;
-  if (forward_groups<T, kInterleaved, 64>(rectangle, norm, begin, end)) return;
-  if (forward_groups<T, kInterleaved, 256>(rectangle, norm, begin, end)) return;
-#endif
+  if constexpr (kUnrolled<T>) {
+    if (forward_groups<T, kInterleaved, 128>(rectangle, norm, begin, end)) return;
+    if (forward_groups<T, kInterleaved, 64>(rectangle, norm, begin, end)) return;
+    if (forward_groups<T, kInterleaved, 256>(rectangle, norm, begin, end)) return;
+  }
   if (forward_groups<T, kInterleaved, 0>(rectangle, norm, begin, end)) return;
   const NormedRow<T, kInterleaved> row(norm, rectangle.planes);
   walk<false>(rectangle, begin, end, bytes_of<T>(norm), [&](const char* x, char* out, const char* cos, const char* sin, const char*) INLINED {
@@ -87,9 +98,8 @@ void forward(const Rectangle& rectangle, const NormRow& norm, Index begin, Index
 
 template <class T, bool kInterleaved>
 void backward(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end, void* sum) {
-#ifndef ROTARY_SANITIZED
-  if (backward_groups<T, kInterleaved, 128>(rectangle, norm, begin, end, sum)) return;
-#endif
+  if constexpr (kUnrolled<T>)
+    if (backward_groups<T, kInterleaved, 128>(rectangle, norm, begin, end, sum)) return;
   if (backward_groups<T, kInterleaved, 0>(rectangle, norm, begin, end, sum)) return;
   using Row = NormedRow<T, kInterleaved>;
   const Row row(norm, rectangle.planes);

@@ -7,24 +7,22 @@
 
 namespace rotary {
 
-constexpr Index kMaxChannels = 1024;  // of a head that is normalised: a row is held on the stack
-constexpr Index kChunkRows = 64;      // whose gradients of the weight are added one after the other; sums.py has the same number
-
-constexpr Index kNormLanes = 16;      // channels at a time; sums.py fills a sum up to as many
+constexpr Index kMaxChannels = 1024;  // of a head that is normalised: its row is copied to the stack
+constexpr Index kChunkRows = 64;      // rows whose gradients of the weight are added one after the other: ROWS of _fused/sums.py
+constexpr Index kNormLanes = 16;      // a sum is filled up with zeros to so many numbers: LANES of _fused/sums.py
 
 struct NormRow {
-  const void* factor;  // what each channel is multiplied by after the norm, in the type of the arithmetic, zeros up to a multiple of
-                       // kNormLanes
+  const void* factor;  // (channels), weight + offset in the type of the arithmetic, then zeros up to a multiple of kNormLanes
   double eps;
   Index channels;
-  bool model, after;  // rounded as models do; the rotation comes first
+  bool model, after;  // round as models do; the norm follows the rotation
 };
 
 // Normalise and rotate rows begin .. end of a rectangle.
 using NormRows = void (*)(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end);
 
-// Of rows begin .. end, x with the gradient y of what came of it: the gradient of x into out, and, where it is not null, the sum over these
-// rows of the gradient of the factor into `sum`, (channels) in the type of the arithmetic.
+// Write the gradient of x for rows begin .. end to out, where y is the gradient of the output. Write to `sum`, if it is not null, the sum
+// over these rows of the gradient of the factor, (channels) in the type of the arithmetic.
 using NormGradients = void (*)(const Rectangle& rectangle, const NormRow& norm, Index begin, Index end, void* sum);
 
 struct NormLoops {

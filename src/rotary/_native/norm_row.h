@@ -22,7 +22,7 @@ INLINE Index power_of_two(Index least) {
   return whole;
 }
 
-// In vectors on the stack, the last one filled up with zeros.
+// A row as vectors on the stack, the last one filled up with zeros.
 template <class T, bool kInterleaved>
 struct NormedRow {
   using Stored = typename T::Stored;
@@ -34,7 +34,7 @@ struct NormedRow {
   const NormRow norm;
   const Number* const factor;
   const Index channels, planes;
-  const Index full, count, whole;  // vectors: full ones; with the one that is filled up; up to a power of two, 16 numbers at least
+  const Index full, count, whole;  // vectors: full ones; all; all up to a power of two, at least kNormLanes numbers
   const Number eps, inverse;
 
   INLINE NormedRow(const NormRow& of, Index planes_of_rectangle)
@@ -56,7 +56,8 @@ struct NormedRow {
     to[full] = load_as<V>(numbers);
   }
 
-  // One comparison for each number: a NaN of a table may have any bits, which rounding would carry into a zero.
+  // Each number stands in for the tables that Format asks for NaNs: a NaN of a table may have any last bits, and rounding could carry
+  // them into a zero.
   INLINE void store(const V* from, Stored* out) const {
     for (Index b = 0; b < full; ++b) Format<T, N>::store(out + b * N, from[b], from[b], from[b]);
     for (Index i = full * N; i < channels; ++i) out[i] = T::store(from[full][i - full * N]);
@@ -94,7 +95,7 @@ struct NormedRow {
     return sum_by_halves<Number, N>(halved(t, whole));
   }
 
-  // 1 / sqrt of the mean of v^2, and eps.
+  // 1 / sqrt(mean of v^2 + eps).
   INLINE Number rstd(const V* v) const {
     V t[kMost];
     for (Index b = 0; b < count; ++b) t[b] = v[b] * v[b];
@@ -119,7 +120,7 @@ struct NormedRow {
     store(v, out);
   }
 
-  // total: the sum over rows so far of the gradient of the factor, or null.
+  // total: the sum of the gradient of the factor over the rows so far, or null; this row is added.
   INLINE void backward(const Stored* x, const Stored* y, Stored* out, const Number* cos, const Number* sin, V* total) const {
     V v[kMost], g[kMost], t[kMost];
     load(x, v);

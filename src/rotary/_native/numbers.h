@@ -1,4 +1,4 @@
-// Numbers as they lie in memory and as they are computed with, one at a time.
+// The formats of numbers in memory, and their conversion to the type of the arithmetic, one number at a time.
 //
 // Everything here has internal linkage, as in every header that a source compiled for several instruction sets includes: of an inline
 // function with external linkage the linker keeps any one copy, and a copy made of AVX-512 would end a process on a processor without it.
@@ -15,6 +15,13 @@
 #endif
 
 #define INLINE inline __attribute__((always_inline))
+
+// Before a loop: no iteration depends on another. Alias analysis cannot see it, since out may be x, or is apart from it.
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
 
 namespace rotary {
 
@@ -70,8 +77,9 @@ struct Float64 {
 struct BFloat16 {
   using Stored = std::uint16_t;
   using Number = float;
-  // In the upper half of each word; the lower half is arbitrary. To nearest, ties to even; the carry makes infinity by itself. A NaN
-  // whose last bits are set would be carried into a zero: where that may come, `whole` is 0 in all bits, else 1 in all, and it is cut off.
+  // Rounded to nearest, ties to even, in the upper half of each word; the lower half is arbitrary. A carry out of the mantissa raises the
+  // exponent, up to infinity. A NaN with set last bits would be carried into a zero: where one may come, `whole` has all bits 0 for it,
+  // so that it is cut off instead, and all bits 1 for other numbers.
   template <class Bits>
   static INLINE Bits rounded(Bits number, Bits whole) {
     return number + (whole & 0x7FFFu) + (number >> 16 & (whole & 1u));

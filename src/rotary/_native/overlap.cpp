@@ -3,7 +3,7 @@
 namespace rotary {
 namespace {
 
-constexpr int kSteps = 1000;  // of the search; beyond it the answer is "they share", and Python looks further
+constexpr int kSteps = 1000;  // of the search; beyond it the answer is "they share", the call is not ordinary, and Python searches longer
 
 struct Axis {  // an index along it lies in low .. high
   Index stride, low, high;
@@ -12,10 +12,10 @@ struct Axis {  // an index along it lies in low .. high
 struct Axes {
   int count = 0;
   Axis axis[2 * kMaxDims];
-  Index below[2 * kMaxDims + 1], above[2 * kMaxDims + 1];  // what the axes from here on reach
+  Index below[2 * kMaxDims + 1], above[2 * kMaxDims + 1];  // the smallest and the largest sum of the axes from this one on
   int steps = 0;
 
-  // Longest stride first, one axis for each stride; false where there was one of that stride already.
+  // Adds an axis, longest stride first; one of a stride that is there already is merged with it, and the answer is false.
   bool add(Index stride, Index low, Index high) {
     int place = 0;
     while (place < count && axis[place].stride > stride) ++place;
@@ -68,7 +68,7 @@ Index last(const Layout& x) {  // the index of the last element in memory; -1 wh
 
 bool overlaps_itself(const Layout& x) {
   Axes axes;
-  bool shared = false;  // of two dimensions with one stride, indices 0, 1 and 1, 0 are one element
+  bool shared = false;  // two dimensions have one stride: their indices (0, 1) and (1, 0) are one element
   for (int d = 0; d < x.dims; ++d) {
     if (x.shape[d] == 0) return false;
     if (x.shape[d] > 1 && !axes.add(x.strides[d], 1 - x.shape[d], x.shape[d] - 1)) shared = true;

@@ -1,4 +1,4 @@
-// Whether tensors share memory, decided exactly as _rotation/overlap.py does, which has the pictures and the error messages.
+// Whether tensors share memory, decided as in _rotation/overlap.py, which has a drawing and the error messages.
 
 #ifndef ROTARY_OVERLAP_H
 #define ROTARY_OVERLAP_H

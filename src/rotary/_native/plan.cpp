@@ -10,7 +10,7 @@ constexpr char kName[] = "rotary.plan";
 constexpr Index kFar = Index{1} << 31;  // the largest |position| for which one word gives float32 tables: FAR of _angles/turns.py
 constexpr Index kHead = 8;             // numbers before the arrays, in the order of _angles/plan.py
 
-void freed(PyObject* capsule) { std::free(PyCapsule_GetPointer(capsule, kName)); }
+void free_plan(PyObject* capsule) { std::free(PyCapsule_GetPointer(capsule, kName)); }
 
 }  // namespace
 
@@ -38,12 +38,12 @@ PyObject* plan_of(PyObject* bytes) {
   number += axes ? planes : 0;
   const double* powers = reinterpret_cast<const double*>(number);
   plan->decay[0] = decay ? powers : nullptr, plan->decay[1] = decay ? powers + planes + 1 : nullptr;
-  PyObject* capsule = PyCapsule_New(plan, kName, freed);
+  PyObject* capsule = PyCapsule_New(plan, kName, free_plan);
   if (!capsule) std::free(plan);
   return capsule;
 }
 
-const Plan* held_plan(PyObject* object) {
+const Plan* plan_in(PyObject* object) {
   return PyCapsule_IsValid(object, kName) ? static_cast<const Plan*>(PyCapsule_GetPointer(object, kName)) : nullptr;
 }
 
@@ -60,10 +60,10 @@ Reason make_tables(const Plan& plan, const Positions& positions, Dtype dtype, in
   tables.dtype = dtype;
   tables.words = dtype == kFloat64 ? kBoth : far ? kBothWhereFar : kOne;
   tables.batch = 1, tables.rows = positions.rows, tables.planes = plan.planes, tables.step = 0;
-  tables.coordinates = positions.spread ? plan.coordinates : 1;
+  tables.coordinates = positions.by_coordinate ? plan.coordinates : 1;
   tables.amplitudes = 1, tables.amplitude = &plan.amplitude;
   tables.first = positions.first, tables.positions = positions.positions;
-  tables.axes = positions.spread ? plan.axes : nullptr;
+  tables.axes = positions.by_coordinate ? plan.axes : nullptr;
   tables.high = tables.words == kOne ? plan.one_word : plan.high;
   tables.low = tables.words == kOne ? nullptr : plan.low;
   tables.decay = plan.decay[role];

@@ -1,4 +1,4 @@
-// What a module computes from positions, as numbers: kept here for its life, so that a call hands over one object.
+// The numbers that a module computes tables from, kept as long as the module lives, so that each call passes one object.
 
 #ifndef ROTARY_PLAN_H
 #define ROTARY_PLAN_H
@@ -20,18 +20,18 @@ struct Plan {
   Index numbers[1];        // all of the above as _angles/plan.py packs it
 };
 
-// An object of Python that holds the plan which these bytes are; null where they are none.
+// A Python object with the plan that these bytes encode; null where they encode none.
 PyObject* plan_of(PyObject* bytes);
 
-// The plan that an object holds; null, without an exception, where it holds none.
-const Plan* held_plan(PyObject* object);
+// The plan in a Python object; null, without an exception, where there is none.
+const Plan* plan_in(PyObject* object);
 
-// Which positions a call has, and what is known of them.
+// The positions of a call, and their range.
 struct Positions {
   const Index* positions;  // contiguous, (rows,) or (rows, coordinates); null: first, first + 1, ...
   Index first, rows;
-  bool spread;             // (rows, coordinates)
-  Index low, high;         // the smallest and the largest; of no meaning where rows is 0
+  bool by_coordinate;      // (rows, coordinates)
+  Index low, high;         // the smallest and the largest; without meaning where rows is 0
 };
 
 // Whether the plan gives tables at these positions without a length, for tensors of that dtype: within the window, and within what xPos

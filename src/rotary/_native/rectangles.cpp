@@ -5,9 +5,9 @@
 namespace rotary {
 namespace {
 
-constexpr Index kTableBlock = 64 * 1024;  // bytes of tables kept near while the heads go over them: a part of any L2 cache
+constexpr Index kTableBlock = 64 * 1024;  // bytes of tables that all heads read before the next ones: a part of any L2 cache
 
-bool mergeable(const Dim& outer, const Dim& inner) {  // the two are one longer dimension
+bool mergeable(const Dim& outer, const Dim& inner) {  // the two can be one longer dimension
   return outer.x == inner.size * inner.x && outer.out == inner.size * inner.out && outer.cos == inner.size * inner.cos &&
          outer.sin == inner.size * inner.sin && outer.y == inner.size * inner.y;
 }
@@ -23,9 +23,14 @@ void add_dim(Rectangle& rectangle, const Dim& dim) {
   rectangle.dim[rectangle.dims++] = dim;
 }
 
-// Rows begin .. begin + count of the sequence, in blocks. Dimensions along which the tables move come first, then the blocks, then
-// the heads and the positions of one block as they lie in memory: tables are read from memory once for all heads, and the
-// activations still arrive in long stretches.
+// A rectangle of rows begin .. begin + count of the sequence, in blocks of positions. Its dimensions, outermost first: those along which
+// the tables move, then the blocks, then the heads and the positions of one block, in the order of memory:
+//
+//     (batch, heads, seq, channels)      block | batch | heads | position in the block
+//     (batch, seq, heads, channels)      block | batch | position in the block | heads
+//     the same, tables per batch entry   batch | block | ...
+//
+// So the tables of a block are read from memory once for all heads, and x is still read in long stretches.
 int add_rectangle(Rectangle* to, Rectangle rectangle, const Dim& seq, Index begin, Index count, Index block,
                   const Dim* tensor_dims, int n) {
   if (count == 0) return 0;
@@ -79,11 +84,11 @@ Reason served(const Tensor& t, Index seq_dim, Index size, Index table_size) {
   if (t.table_dims == 3 && t.table_shape[0] != 1 && (seq_dim == 0 || t.table_shape[0] != t.shape[0])) return kShapes;
   for (int d = 0; d < t.dims; ++d)
     if (t.shape[d] == 0) return kDone;
-  const auto beside = [](const void* a, const void* b, Index bytes) {
+  const auto aligned = [](const void* a, const void* b, Index bytes) {
     return (reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b)) % static_cast<std::uintptr_t>(bytes) == 0;
   };
   if (!t.x || !t.out || (planes && (!t.cos || !t.sin))) return kMemory;
-  if (!beside(t.x, t.out, size) || !beside(t.cos, t.sin, table_size)) return kAligned;
+  if (!aligned(t.x, t.out, size) || !aligned(t.cos, t.sin, table_size)) return kAligned;
   if (planes > 1 && (t.cos_strides[plane] != 1 || t.sin_strides[plane] != 1)) return kTables;
   if (channels > 1 && (t.x_strides[channel] != 1 || t.out_strides[channel] != 1)) return kChannels;
   return kDone;
@@ -112,7 +117,7 @@ int near_tables(const Tensor& t, Index seq_dim, Index size, Index table_size, Re
     const bool batch = d == 0 && per_batch;
     const Dim dim{t.shape[d], t.x_strides[d] * size, t.out_strides[d] * size, batch ? t.cos_strides[0] * table_size : 0,
                   batch ? t.sin_strides[0] * table_size : 0, 0};
-    int place = n++;  // long steps outside
+    int place = n++;  // sorted: long steps are outermost
     for (; place > 0 && tensor_dims[place - 1].out < dim.out; --place) tensor_dims[place] = tensor_dims[place - 1];
     tensor_dims[place] = dim;
   }

@@ -1,4 +1,4 @@
-// From tensors to rectangles of rows, and these in torch's threads. No torch headers: a tensor is addresses, sizes and steps, so that one
+// Rotation of tensors: as rectangles of rows, in torch's threads. No torch headers: a tensor is addresses, sizes and strides, so that one
 // library serves every Python and every torch.
 
 #include "rotate.h"
@@ -11,11 +11,11 @@
 namespace rotary {
 namespace {
 
-struct Work {  // rectangles one after another: row numbers run through all of them
+struct Work {  // rectangles one after another; rows are numbered through all of them
   Rows rows;
   bool conjugate;
   int rectangles;
-  Rectangle rectangle[2 * kMaxTensors];  // q and k, each with the rest of its sequence that fills no block
+  Rectangle rectangle[2 * kMaxTensors];  // of q and k, each with one for the end of its sequence that fills no block
 };
 
 void rotate_range(Index begin, Index end, void* context) {

@@ -9,7 +9,7 @@ namespace rotary {
 
 constexpr int kMaxTensors = 2;  // q and k
 
-// The status of a call: 0 done, negative if threads failed, else why these tensors are not served; _rotation/native.py has the words.
+// The status of a call: 0 done, negative if threads failed, else why these tensors are not served; _rotation/native.py has the messages.
 enum Reason : std::int32_t { kThreads = -1, kDone, kChannels, kTables, kDims, kAligned, kMemory, kShapes, kWide, kSlots };
 
 struct Tensor {  // x and out of one shape, and their tables; strides in elements
@@ -27,7 +27,8 @@ struct Rotation {
   Tensor tensor[kMaxTensors];
 };
 
-// Rotate, in torch's threads where it pays. Any numbers may come: what does not fit is a reason, given before anything is written.
+// Rotate, in torch's threads if there is work for them. Arguments may be any numbers: where they do not fit, a reason is returned before
+// anything is written.
 Reason rotate(const Rotation& rotation);
 
 }  // namespace rotary

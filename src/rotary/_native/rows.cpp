@@ -15,12 +15,12 @@
 namespace rotary {
 namespace {
 
-// Planes at a time: a vector of them, or two, which are stored as one, for halves of rows in bfloat16.
+// Planes at a time: a vector of them; for half pairing in bfloat16 two vectors, which are stored as one.
 template <class T, bool kInterleaved>
-constexpr int kLanes = kVectorBytes / (std::is_same_v<T, BFloat16> && !kInterleaved ? 2 : static_cast<int>(sizeof(typename T::Number)));
+constexpr int kPlanesAtOnce = kVectorBytes / (std::is_same_v<T, BFloat16> && !kInterleaved ? 2 : static_cast<int>(sizeof(typename T::Number)));
 
 template <class T>
-struct Row {  // where its channels are: the halves a and b; of interleaved pairs the first one alone
+struct Row {  // addresses: the halves a and b of its channels; for interleaved pairs a is all of them, and b is not read
   using Stored = typename T::Stored;
   using Number = typename T::Number;
   const Stored *a, *b;
@@ -28,8 +28,8 @@ struct Row {  // where its channels are: the halves a and b; of interleaved pair
   const Number *cos, *sin;
 };
 
-// N planes of a row, from plane j on. The conjugate rotation is the rotation with a and b in each other's places: for halves of a row
-// that costs nothing. For interleaved pairs sin changes its sign, which rounds nothing either.
+// N planes of a row, from plane j on, rotated in registers. The conjugate rotation is the rotation with a and b exchanged, which for halves
+// of a row costs nothing. For interleaved pairs sin is multiplied by `sign`, which does not round.
 template <class T, bool kInterleaved, int N>
 struct Turned {
   using Numbers = typename Format<T, N>::Numbers;
@@ -64,11 +64,11 @@ INLINE void rotate_planes(const Row<T>& row, Index planes, typename T::Number si
 
 // One row, the channels of one head at one position, N planes at a time.
 //
-// The last of them overlap those before where N does not divide the planes: both write the same numbers. They are read first, before
-// anything is written, since out may be x.
+// Where N does not divide the planes, the last vector overlaps the one before. 10 planes, N = 4: planes 0 1 2 3, 4 5 6 7, 6 7 8 9. Both
+// write the same numbers to 6 and 7. The last is computed first, before anything is written, since out may be x.
 template <class T, bool kInterleaved, int N>
 INLINE void rotate_row(const Row<T>& row, Index planes, typename T::Number sign) {
-  constexpr bool kHalves = N * sizeof(typename T::Number) > 16;  // whether N / 2 fill a vector of any size
+  constexpr bool kHalves = N * sizeof(typename T::Number) > 16;  // whether N / 2 numbers fill a vector, the smallest of which has 16 bytes
   if (planes >= N) {
     if (kHalves && planes % N && planes % N <= N / 2)
       rotate_planes<T, kInterleaved, N, kHalves ? N / 2 : N>(row, planes, sign);
@@ -87,7 +87,7 @@ INLINE void rotate_row(const Row<T>& row, Index planes, typename T::Number sign)
   }
 }
 
-// kPlanes: the number of planes where it is known to the compiler, which then unrolls the row; 0 where it is not.
+// Rows begin .. end of a rectangle. kPlanes: the number of planes where the compiler knows it and so unrolls the row; else 0.
 template <class T, bool kInterleaved, Index kPlanes>
 INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool conjugate) {
   using Stored = typename T::Stored;
@@ -99,14 +99,14 @@ INLINE void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool
   walk<false>(rectangle, begin, end, tail_at, [=](const char* x, char* out, const char* cos, const char* sin, const char*) INLINED {
     const Stored* from = reinterpret_cast<const Stored*>(x);
     Stored* to = reinterpret_cast<Stored*>(out);
-    rotate_row<T, kInterleaved, kLanes<T, kInterleaved>>({from + first, from + second, to + first, to + second,
-                                                          reinterpret_cast<const Number*>(cos), reinterpret_cast<const Number*>(sin)},
-                                                         planes, sign);
+    const Number *c = reinterpret_cast<const Number*>(cos), *s = reinterpret_cast<const Number*>(sin);
+    const Row<T> row{from + first, from + second, to + first, to + second, c, s};
+    rotate_row<T, kInterleaved, kPlanesAtOnce<T, kInterleaved>>(row, planes, sign);
     if (tail) std::memcpy(out + tail_at, x + tail_at, static_cast<std::size_t>(tail));
   });
 }
 
-// The numbers of planes that most models have are known to the compiler, which unrolls their rows: 1 to 3 nanoseconds a row less.
+// For the numbers of planes that most models have the compiler unrolls the row, which saves 1 to 3 nanoseconds each.
 template <class T, bool kInterleaved>
 void rotate_rows(const Rectangle& rectangle, Index begin, Index end, bool conjugate) {
   switch (rectangle.planes) {

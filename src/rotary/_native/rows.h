@@ -8,7 +8,7 @@
 namespace rotary {
 
 constexpr int kMaxDims = 16;                     // of a tensor
-constexpr int kMaxRectangleDims = kMaxDims + 1;  // every dimension but head_dim, and the sequence once more in blocks
+constexpr int kMaxRectangleDims = kMaxDims + 1;  // every dimension but head_dim, where the sequence is two: blocks, and rows in one
 
 struct Dim {  // steps in bytes
   Index size, x, out, cos, sin, y;

@@ -1,4 +1,4 @@
-// Is this library what its source says: the number of its source, and its loops against one operation at a time.
+// Checks that this library is what its source says: a number made of the source, and the loops compared with single operations.
 
 #include <initializer_list>
 
@@ -13,8 +13,8 @@
 namespace rotary {
 namespace {
 
-// The loops as this processor runs them against one operation at a time. GCC 12 joins a * c - b * s, b * c + a * s into a fused
-// multiply-add-subtract in spite of -ffp-contract=off (rotate_row is written so that it does not); the next compiler may find another way.
+// Whether the loops give the bits of single operations, each rounded, on this processor. GCC 12 joins a * c - b * s, b * c + a * s into a
+// fused multiply-add-subtract in spite of -ffp-contract=off (rotate_row is written so that it does not); another compiler may do likewise.
 template <class T>
 bool rounds_twice(Rows rows, bool interleaved, bool conjugate) {
   using Number = typename T::Number;

@@ -1,4 +1,4 @@
-// Rows of keys and values into a cache, by slot.
+// Copies rows of keys and values into a cache, by slot.
 
 #include <cstring>
 
@@ -55,9 +55,14 @@ void store_range(Index begin, Index end, void* context) {
 }  // namespace
 }  // namespace rotary
 
-// words: bytes of a number, of a slot; batch, seq, heads, pages, page; slots, its strides along batch and seq; then for keys and for
-// values: address, strides along batch, seq and heads; address of the cache, strides of a page, of a row and of a head; channels. Strides
-// in elements; channels are adjacent. A slot that several tokens have holds one of them.
+// words, as _fused/native.py writes them; strides are in elements, and channels are adjacent:
+//
+//     header       bytes of a number  bytes of a slot  batch  seq  heads  pages  page
+//     slots        address  stride of batch  of seq
+//     keys         address  stride of batch  of seq  of heads     cache  stride of a page  of a row  of a head     channels
+//     values       the same
+//
+// If several tokens have one slot, one of them is stored there.
 EXPORTED std::int32_t rotary_store(const std::int64_t* words) {
   using namespace rotary;
   Work work;

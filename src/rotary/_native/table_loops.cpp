@@ -9,26 +9,20 @@
 #define ROTARY_SET baseline
 #endif
 
-// No iteration of a loop depends on another.
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
 
 namespace rotary {
 namespace {
 
-using Word = std::uint64_t;  // wraps: whole turns drop out
+using Word = std::uint64_t;  // an angle in 2^-64 turn; it wraps, which drops whole turns
 
-constexpr Index kChunk = 512;  // values that stay in the first cache between two loops
+constexpr Index kChunk = 512;  // values of each array on the stack, which stay in the first-level cache from one loop to the next
 constexpr double kRadiansPerUnit = 6.283185307179586476925286766559 * 0x1p-64;
 constexpr double kExpLimit = 1100.0, kLog2E = 1.0 / 0.6931471805599453;
 constexpr double kLn2High = 0x1.62e42fefa0000p-1, kLn2Low = 0x1.cf79abc9e3b3ap-40;
-constexpr double kMagic = 0x1.8p52;  // a number added to it and taken off again is rounded to an integer
+constexpr double kMagic = 0x1.8p52;  // adding it to a number and subtracting it again rounds the number to an integer
 
-// Rounded once, as any conversion. AVX2 converts 32 bits at most: both halves are placed in the mantissas of 2^52 and 2^84, which are
-// taken off again, and their sum rounds.
+// turns as a double, rounded once. AVX2 has no conversion of 64 bits: both halves are placed in the mantissas of 2^52 and 2^84, these are
+// subtracted again, which is exact, and the sum of the halves rounds.
 INLINE double as_double(Word turns) {
 #if defined(__AVX512DQ__) || !defined(__x86_64__)
   return static_cast<double>(static_cast<Index>(turns));
@@ -39,7 +33,8 @@ INLINE double as_double(Word turns) {
 #endif
 }
 
-INLINE double chosen(Word mask, double where_set, double elsewhere, Word sign) {
+// where_set if the mask has all bits 1, elsewhere if it has all bits 0; `sign`, the first bit, changes the sign.
+INLINE double select(Word mask, double where_set, double elsewhere, Word sign) {
   return bits<double>(((bits<Word>(where_set) & mask) | (bits<Word>(elsewhere) & ~mask)) ^ sign);
 }
 
@@ -69,15 +64,16 @@ INLINE void cos_sin(const Word* __restrict turns, const double* __restrict ampli
     c = 1.0 - (z * 0.5 - z * (z * c));
     const Word swapped = Word{0} - (quarter & 1);
     const double factor = kEach ? amplitude[i] : all;
-    cos[i] = static_cast<Number>(chosen(swapped, s, c, ((quarter + 1) & 2) << 62) * factor);
-    sin[i] = static_cast<Number>(chosen(swapped, c, s, (quarter & 2) << 62) * factor);
+    cos[i] = static_cast<Number>(select(swapped, s, c, ((quarter + 1) & 2) << 62) * factor);
+    sin[i] = static_cast<Number>(select(swapped, c, s, (quarter & 2) << 62) * factor);
   }
 }
 
 INLINE double power_of_two(Word power) { return bits<double>((power + 1023) << 52); }
 
 INLINE double exp(double x) {
-  // Choices by masks: GCC 12 follows a constant that was chosen through all that comes after, by branches, which no vector takes.
+  // Choices by masks: of a choice between a constant and a number GCC 12 makes a branch with a copy of all that follows, which it cannot
+  // vectorise.
   const Word sign = bits<Word>(x) & (Word{1} << 63), size = bits<Word>(x) ^ sign, limit = bits<Word>(kExpLimit);
   const Word beyond = Word{0} - ((limit - size) >> 63);
   x = bits<double>(((limit & beyond) | (size & ~beyond)) | sign);
@@ -98,12 +94,13 @@ INLINE double exp(double x) {
   e = e * rest + 1.0;
   e = e * rest + 1.0;
   const Word power = bits<Word>(k + kMagic) - bits<Word>(kMagic);
+  // 2^power in two factors: one alone leaves float64 where the result does not.
   const Word half = ((power + 2048) >> 1) - 1024;  // rounded down, also of negative ones
   return (e * power_of_two(half)) * power_of_two(power - half);
 }
 
-// Planes of one row: turns, and with xPos or an amplitude for each row of the batch what to multiply by.
-struct Row {
+// Planes plane .. plane + planes of one row of a table: a chunk may begin and end within a row.
+struct Span {
   const Index* positions;  // its coordinates; null where every coordinate is `position`
   Index position, plane, planes;
   const Index *high, *low;
@@ -111,7 +108,7 @@ struct Row {
 };
 
 template <Words kWords, bool kAxes>
-INLINE void turn(const Tables& tables, const Row& row, Word* __restrict turns) {
+INLINE void turn(const Tables& tables, const Span& row, Word* __restrict turns) {
   const Index* __restrict axes = kAxes ? tables.axes + row.plane : nullptr;
   const Index* __restrict high = row.high + row.plane;
   const Index* __restrict low = kWords == kOne ? nullptr : row.low + row.plane;
@@ -133,7 +130,7 @@ INLINE void turn(const Tables& tables, const Row& row, Word* __restrict turns) {
   }
 }
 
-INLINE void turn(const Tables& tables, const Row& row, Word* turns) {
+INLINE void turn(const Tables& tables, const Span& row, Word* turns) {
   const bool axes = tables.axes && row.positions;
   switch (tables.words) {
     case kOne:
@@ -145,7 +142,7 @@ INLINE void turn(const Tables& tables, const Row& row, Word* turns) {
   }
 }
 
-INLINE void scale(const Tables& tables, const Row& row, double* __restrict amplitude) {
+INLINE void scale(const Tables& tables, const Span& row, double* __restrict amplitude) {
   if (!tables.decay) {
     for (Index j = 0; j < row.planes; ++j) amplitude[j] = row.amplitude;
     return;
@@ -167,7 +164,7 @@ void fill(const Tables& tables, Index begin, Index end) {
   while (begin < end) {
     const Index count = smaller(kChunk, end - begin);
     for (Index n = 0; n < count;) {
-      Row row;
+      Span row;
       row.plane = plane, row.planes = smaller(tables.planes - plane, count - n);
       row.high = tables.high + batch * tables.planes;
       row.low = tables.low ? tables.low + batch * tables.planes : nullptr;

@@ -16,7 +16,7 @@ void fill_range(Index begin, Index end, void* context) {
   instruction_set().tables->fill[tables.dtype](tables, begin, end);
 }
 
-bool fits(Index a, Index b, Index c, Index* product) {  // as a number of bytes of 64-bit numbers
+bool multiplied(Index a, Index b, Index c, Index* product) {  // whether a b c numbers of 8 bytes can be counted in bytes
   Index bytes;
   return !__builtin_mul_overflow(a, b, product) && !__builtin_mul_overflow(*product, c, product) &&
          !__builtin_mul_overflow(*product, Index{8}, &bytes);
@@ -25,12 +25,12 @@ bool fits(Index a, Index b, Index c, Index* product) {  // as a number of bytes 
 Reason served(const Tables& t, Index* values) {
   Index last, numbers;
   if ((t.dtype != kFloat32 && t.dtype != kFloat64) || t.words < kOne || t.words > kBothWhereFar) return kShapes;
-  if (t.batch < 0 || t.rows < 0 || t.planes < 0 || t.coordinates < 1 || !fits(t.batch, t.rows, t.planes, values)) return kShapes;
+  if (t.batch < 0 || t.rows < 0 || t.planes < 0 || t.coordinates < 1 || !multiplied(t.batch, t.rows, t.planes, values)) return kShapes;
   if (t.amplitudes != 1 && t.amplitudes != t.batch) return kShapes;
   if (*values == 0) return kDone;
-  if ((t.step != 0 && t.step < t.rows) || !fits(t.batch, t.step, t.coordinates, &numbers) || !fits(t.rows, t.coordinates, 1, &last) ||
-      __builtin_add_overflow(numbers, last, &numbers))
-    return kShapes;
+  if (t.step != 0 && t.step < t.rows) return kShapes;
+  if (!multiplied(t.batch, t.step, t.coordinates, &numbers) || !multiplied(t.rows, t.coordinates, 1, &last)) return kShapes;
+  if (__builtin_add_overflow(numbers, last, &numbers)) return kShapes;
   if (t.decay && t.axes) return kShapes;
   if (t.axes)
     for (Index j = 0; j < t.planes; ++j)

@@ -1,4 +1,4 @@
-// Exact tables of cos and sin: what they are made from, and the loops that make them, for each instruction set (table_loops.cpp).
+// Exact tables of cos and sin: their arguments, and the loops that make them, for each instruction set (table_loops.cpp).
 
 #ifndef ROTARY_TABLES_H
 #define ROTARY_TABLES_H
@@ -8,7 +8,7 @@
 
 namespace rotary {
 
-// Turns per token in one word; in two; in two where |position| > 2^31, and elsewhere in one made of them (_angles/work.py).
+// Turns per token: in one word; in two; in two where |position| > 2^31, elsewhere in one rounded from the two (_angles/work.py).
 enum Words : Index { kOne = 1, kBoth, kBothWhereFar };
 
 struct Tables {  // (batch, rows, planes), contiguous
@@ -35,8 +35,8 @@ struct TableLoops {
   FillTables fill[2];  // by Dtype
 };
 
-// Make both tables. 0 done, negative where threads failed, else why not: a count, size or axis that does not fit (kShapes), memory that
-// is not there or not aligned. Any numbers may come in; of memory the addresses are believed.
+// Make both tables. 0 done, negative where threads failed, else why not: a count, size or axis that does not fit (kShapes), memory that is
+// missing or not aligned. Arguments may be any numbers; addresses are checked for null and alignment alone.
 Reason make_tables(const Tables& tables);
 
 }  // namespace rotary

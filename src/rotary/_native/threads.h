@@ -9,8 +9,8 @@ namespace rotary {
 
 using Body = void (*)(Index begin, Index end, void* context);
 
-// Run body over 0 .. count: in torch's threads, each of them at least `grain` (1 or more), or in this one where count is below two
-// grains or torch has no pool to lend. False where the pool reported an error; then the work is not complete.
+// Run body over 0 .. count: in torch's threads, at least `grain` (1 or more) in each, or in this thread where count is below two grains or
+// torch has no torch_parallel_for. False if the pool reported an error; then the work is not complete.
 bool in_threads(Index count, Index grain, Body body, void* context);
 
 }  // namespace rotary

@@ -10,12 +10,12 @@ struct {
   int (*read)(void* object, DLTensor* out);
   PyObject *tensor, *empty_like, *empty, *as_float32, *as_float64;
   PyObject *is_grad_enabled, *is_neg, *is_inference, *increment_versions, *forward_ad, *questions, *threads_failed;
-  PyObject *requires_grad, *current_level;  // names
+  PyObject *current_level, *requires_grad;  // names of attributes
   PySize number_of_questions;
   Constants constants;
 } torch;
 
-// The truth of an object whose reference ends here; true where it is null or has none, since true is what declines a call.
+// The truth of an object, whose reference is dropped. True if it is null or its truth raises: true declines the call.
 bool truth(PyObject* object) {
   if (!object) {
     PyErr_Clear();
@@ -47,7 +47,7 @@ bool is_plain_class(PyObject* object) {
 bool read_layout(PyObject* object, Layout& layout) {
   DLTensor read;
   if (torch.read(object, &read)) {
-    PyErr_Clear();  // no memory, no strides, another layout: whoever asks again in Python is told why
+    PyErr_Clear();  // no memory, no strides, another layout: the Python road raises the error
     return false;
   }
   layout.dtype = dtype_of(read.dtype);
@@ -58,17 +58,17 @@ bool read_layout(PyObject* object, Layout& layout) {
   return true;
 }
 
-// A new tensor that can be read, or null where it cannot or is none.
-PyObject* readable(PyObject* made, Layout& layout) {
-  if (made && is_plain_class(made) && read_layout(made, layout)) return made;
-  if (made) Py_DecRef(made);
+// The new tensor, with its layout; null where it is null or cannot be read.
+PyObject* readable(PyObject* tensor, Layout& layout) {
+  if (tensor && is_plain_class(tensor) && read_layout(tensor, layout)) return tensor;
+  if (tensor) Py_DecRef(tensor);
   PyErr_Clear();
   return nullptr;
 }
 
 }  // namespace
 
-bool keep_torch(PyObject* given, bool& reads) {
+bool keep_torch(PyObject* objects, bool& reads) {
   PyObject** const places[] = {&torch.tensor,
                                &torch.empty_like,
                                &torch.empty,
@@ -79,6 +79,7 @@ bool keep_torch(PyObject* given, bool& reads) {
                                &torch.is_inference,
                                &torch.increment_versions,
                                &torch.forward_ad,
+                               &torch.current_level,
                                &torch.questions,
                                &torch.threads_failed,
                                &torch.constants.none,
@@ -90,17 +91,16 @@ bool keep_torch(PyObject* given, bool& reads) {
                                &torch.constants.float32,
                                &torch.constants.float64};
   if (!torch.kept) {
-    const auto* api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(PyTuple_GetItem(given, 0), "dlpack_exchange_api"));
+    const auto* api = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(PyTuple_GetItem(objects, 0), "dlpack_exchange_api"));
     if (!api) return false;
     PySize i = 1;
     for (PyObject** place : places) {
-      if (!(*place = PyTuple_GetItem(given, i++))) return false;
+      if (!(*place = PyTuple_GetItem(objects, i++))) return false;
       Py_IncRef(*place);  // for the life of the process
     }
     torch.requires_grad = PyUnicode_InternFromString("requires_grad");
-    torch.current_level = PyUnicode_InternFromString("_current_level");
     torch.number_of_questions = PyTuple_Size(torch.questions);
-    if (!torch.requires_grad || !torch.current_level || torch.number_of_questions < 0) return false;
+    if (!torch.requires_grad || torch.number_of_questions < 0) return false;
     torch.read = api->header.major == kDLPackMajor ? api->dltensor_from_py_object_no_sync : nullptr;
     torch.kept = true;
   }
@@ -140,10 +140,10 @@ PyObject* empty(const Index* shape, int dims, Dtype dtype, Layout& layout) {
     }
   }
   PyObject* arguments = sizes ? PyTuple_Pack(1, sizes) : nullptr;
-  PyObject* made = arguments ? PyObject_Call(torch.empty, arguments, dtype == kFloat64 ? torch.as_float64 : torch.as_float32) : nullptr;
+  PyObject* tensor = arguments ? PyObject_Call(torch.empty, arguments, dtype == kFloat64 ? torch.as_float64 : torch.as_float32) : nullptr;
   if (arguments) Py_DecRef(arguments);
   if (sizes) Py_DecRef(sizes);
-  return readable(made, layout);
+  return readable(tensor, layout);
 }
 
 bool raise_versions(PyObject* const* tensors, int count) {

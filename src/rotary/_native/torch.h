@@ -1,5 +1,5 @@
-// Tensors as Python has them: read through DLPack's exchange table, after everything that DLPack does not say has been asked. No headers
-// of torch: its functions are called as Python calls them, and _native/call.py hands them over.
+// Reads torch's tensors, through DLPack's exchange table and, for what DLPack does not tell (gradients, negative bits), by calls of torch's
+// Python functions. No headers of torch: _native/functions.py passes those functions once.
 
 #ifndef ROTARY_TORCH_H
 #define ROTARY_TORCH_H
@@ -9,22 +9,22 @@
 
 namespace rotary {
 
-// Keep what torch is asked by: a tuple that _native/functions.py draws. False, with a Python exception set, where it is not that.
-// reads: whether this torch's table is of a version that is known here.
+// Keep the functions and constants of torch: the tuple that _native/functions.py makes. False, with a Python exception set, for another
+// tuple. reads: whether this torch's exchange table has a version known here.
 bool keep_torch(PyObject* torch, bool& reads);
 
-// Whether an operation on plain tensors is no more than that here: nothing traces, transforms, intercepts or differentiates forward, and
-// no backend was chosen.
+// Whether an operation on plain tensors is only computed: nothing traces, transforms, intercepts or differentiates it forward, and no
+// backend was chosen.
 bool nothing_intercepts();
 
-// Read a tensor. False, without an exception, where it is not a torch.Tensor itself in the memory of the CPU, of at most kMaxDims
-// dimensions and a dtype of Layout, where it has a negative bit, or where it requires a gradient and gradients are recorded.
+// Read a tensor. False, without an exception, unless it is of class torch.Tensor, in the memory of the CPU, of at most kMaxDims dimensions
+// and a dtype of Layout, without a negative bit, and requires no gradient while gradients are recorded.
 bool read(PyObject* object, Layout& layout);
 
-// A new reference to torch.empty_like(like), and its layout; null, without an exception, where torch makes none that can be read.
+// A new reference to torch.empty_like(like), and its layout; null, without an exception, where that cannot be read.
 PyObject* empty_like(PyObject* like, Layout& layout);
 
-// The same of torch.empty(shape, dtype=, device="cpu"); float32 or float64.
+// A new reference to torch.empty(shape, dtype=, device="cpu"), float32 or float64, and its layout; null as above.
 PyObject* empty(const Index* shape, int dims, Dtype dtype, Layout& layout);
 
 constexpr int kMaxWritten = 2;
@@ -41,8 +41,8 @@ struct Constants {  // of Python, to return or to compare with; float32 and floa
 };
 const Constants& constants();
 
-bool is_flag(PyObject* object);                   // True or False itself
-bool is_integer(PyObject* object, Index& value);  // an int itself that fits
+bool is_flag(PyObject* object);                   // True or False
+bool is_integer(PyObject* object, Index& value);  // of class int, and fits
 
 }  // namespace rotary
 

@@ -1,6 +1,6 @@
-// Numbers as they lie in memory and as they are computed with, N at a time: N of a format loaded as a vector to compute with, and stored,
-// one after another or as the first and the second of pairs. The instruction set decides how many are worth while, and how half precision
-// is converted; the bits are those of numbers.h. Internal linkage throughout, see there.
+// The formats of numbers.h, N numbers at a time: loaded as a vector to compute with, and stored, one after another or as the first and the
+// second of pairs. The instruction set decides the size of a vector and how half precision is converted; the bits are those of numbers.h.
+// Internal linkage throughout, see there.
 
 #ifndef ROTARY_VECTORS_H
 #define ROTARY_VECTORS_H
@@ -77,8 +77,8 @@ using Pairs = PlacesOf<std::make_integer_sequence<int, N>>;
 
 // ---------------------------------------------------------------- formats
 
-// How N numbers of a format are loaded and stored, and rounded to it as if they were stored and loaded again (through). These are told
-// which tables the numbers were made with, since bfloat16 asks them.
+// How N numbers of a format are loaded, stored, and rounded to it as if stored and loaded again (through). store and through take the
+// numbers y and the tables cos and sin that they were made with: bfloat16 looks for NaNs in those.
 template <class T, int N>
 struct Format;
 
@@ -102,7 +102,7 @@ struct Format<Float16, N> {
   using Halves = Vector<std::uint16_t, N>;
 #if defined(__F16C__) || (defined(__aarch64__) && defined(__ARM_NEON))
   // The processor's conversions, rounding to nearest. They see denormals of half precision even where it flushes its own: x86's
-  // "DAZ" and "FTZ" and ARM's "FZ" and "FZ16" do not reach them (tests/_native/test_flushing.py).
+  // "DAZ" and "FTZ" and ARM's "FZ" and "FZ16" do not reach them (tests/_native/test_instruction_sets.py).
   static INLINE Numbers widened(Halves halves) {
 #if defined(__ARM_NEON)
     static_assert(N == 4, "one register");
@@ -136,7 +136,7 @@ struct Format<Float16, N> {
   static INLINE Numbers load(const std::uint16_t* x) { return widened(load_as<Halves>(x)); }
   static INLINE void store(std::uint16_t* out, Numbers y, Numbers, Numbers) { store_as(out, rounded(y)); }
   static INLINE Numbers through(Numbers y, Numbers, Numbers) { return widened(rounded(y)); }
-  // Rounded first: half as many bytes change places.
+  // Rounded before they are interleaved, so that half as many bytes change places.
   static INLINE void store_pairs(std::uint16_t* out, Numbers a, Numbers b, Numbers, Numbers) {
     const Halves first = rounded(a), second = rounded(b);
 #if defined(__AVX512F__)
@@ -185,7 +185,7 @@ struct Loaded<Two<V>> {  // not by one memcpy, which GCC does through the stack
   }
 };
 
-// N halves as words. GCC 12 makes two instructions of one where it is left to convert().
+// N halves as words. For convert() GCC 12 emits two instructions where one does.
 template <int N>
 INLINE Vector<std::uint32_t, N> words(Vector<std::uint16_t, N> halves) {
 #if defined(__AVX2__)
@@ -219,7 +219,8 @@ struct Format<BFloat16, N> {
 
   static INLINE Reals widened(const std::uint16_t* x) { return bits<Reals>(words<M>(load_as<Vector<std::uint16_t, M>>(x)) << 16); }
 
-  // A NaN of an operation, or of a number in this format, has 16 last bits of 0 and is rounded to a NaN; one of a table may have any.
+  // A NaN made by an operation, or loaded from this format, ends with 16 zero bits and is rounded to a NaN. A NaN of a table may end with
+  // any bits, so tables are compared with themselves.
   static INLINE Words rounded(Reals y, Reals cos, Reals sin) {
     const auto whole = (cos == cos) & (sin == sin);
 #if defined(__AVX512F__)  // one masked addition
@@ -275,7 +276,7 @@ struct Format<BFloat16, N> {
   }
 
 #if defined(__AVX512BF16__)
-  // The processor's conversion takes denormal numbers for zeros, so that it may not see any.
+  // The processor's conversion takes denormal numbers for zeros, so it is used only where there are none.
   static INLINE bool denormal(Reals x, Reals y) {
     return _mm512_fpclass_ps_mask(bits<__m512>(x), 0x20) | _mm512_fpclass_ps_mask(bits<__m512>(y), 0x20);
   }

@@ -1,24 +1,17 @@
-// Over the rows of a rectangle, for every loop that is compiled for several instruction sets. Internal linkage, see numbers.h.
+// Visits the rows of a rectangle, for every loop that is compiled for several instruction sets. Internal linkage, see numbers.h.
 
 #ifndef ROTARY_WALK_H
 #define ROTARY_WALK_H
 
 #include "rows.h"
 
-// Within a row, iteration j reads and writes only the two channels of plane j; out is x or apart from it. So no iteration
-// depends on another, in place included, which no alias analysis can see.
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
 
 #define INLINED __attribute__((always_inline))  // of a lambda
 
 namespace rotary {
 namespace {
 
-constexpr Index kAhead = 4 * 1024;  // bytes between what is read and what is fetched, see docs/cpu.md
+constexpr Index kAhead = 4 * 1024;  // bytes from the row that is read to the row that is prefetched, see docs/cpu.md
 
 // Prefetch memory that is read soon; any address is allowed.
 INLINE void prefetch(const char* x, Index distance, Index bytes) {
@@ -30,9 +23,9 @@ INLINE void prefetch(const char* x, Index distance, Index bytes) {
 #endif
 }
 
-// Calls row(x, out, cos, sin, y) for rows begin .. end; bytes: of a row that are fetched ahead. kY: whether there is a y. A row of
-// seven parameters fetches itself what lies so many bytes behind x and behind y: it takes some rows at a time, and fetching as many at
-// once stalls the processor.
+// Calls row(x, out, cos, sin, y) for rows begin .. end. kY: whether there is a y. bytes: of x, and of y, that are prefetched with each row.
+// A row function of seven parameters gets the distances in bytes to the rows to prefetch, and prefetches itself: it computes rows in
+// groups, and prefetching a group at once stalls the processor.
 template <bool kY, class Row>
 INLINE void walk(const Rectangle& rectangle, Index begin, Index end, Index bytes, Row row) {
   Index at[kMaxRectangleDims];
@@ -48,7 +41,7 @@ INLINE void walk(const Rectangle& rectangle, Index begin, Index end, Index bytes
   }
   const int inner = rectangle.dims - 1;
   const Dim step = rectangle.dim[inner];
-  const Index ahead = step.x ? larger(kAhead / step.x, 1) : 0;  // rows
+  const Index ahead = step.x ? larger(kAhead / step.x, 1) : 0;  // rows to the one that is prefetched
   const Index jump = inner ? rectangle.dim[inner - 1].x - step.size * step.x : 0;  // from the row after a run to the next run
   const Index y_jump = kY && inner ? rectangle.dim[inner - 1].y - step.size * step.y : 0;
   for (Index done = begin; done < end;) {
@@ -68,7 +61,8 @@ INLINE void walk(const Rectangle& rectangle, Index begin, Index end, Index bytes
     }
     done += run;
     at[inner] += run;
-    // An odometer: a dimension that has reached its size goes back to 0, and the next outer one steps by 1.
+    // An odometer: a dimension that has reached its size goes back to 0, and the next outer one steps by 1. Sizes 2 and 3:
+    // (0, 0) (0, 1) (0, 2), then (0, 3) -> (1, 0).
     for (int l = inner; l >= 0 && at[l] == rectangle.dim[l].size; --l) {
       const Dim& dim = rectangle.dim[l];
       at[l] = 0;

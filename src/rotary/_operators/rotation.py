@@ -30,6 +30,7 @@ from .._rotation.autograd import (
 from .._subclasses.dtensor import distributed, dtensor_class
 from .._torch import tracing, watched
 from .._types import CosSin, Tensors
+from .dispatch import STRIDES, below, implement
 
 # Lists, since queries and keys go in one launch whether there are keys or not. `tables` holds cos, sin for each of xs.
 _SCHEMAS = (
@@ -41,9 +42,6 @@ _SCHEMAS = (
 _FORMULA_SCHEMA = (
     "rotate_by_formula(Tensor[] xs, Tensor[] tables, int seq_dim, bool interleaved, bool conjugate) -> Tensor[]"
 )
-# Without this tag Inductor may change the strides of x, and so those of the output, which are those of empty_like(x). Before torch 2.8
-# it does so for lists of tensors regardless; values are unaffected.
-STRIDES = getattr(torch.Tag, "needs_exact_strides", torch.Tag.needs_fixed_stride_order)
 
 
 def rotate(
@@ -99,11 +97,7 @@ def _differentiable(
         return _run(
             xs, tables, seq_dim, interleaved, conjugate
         )  # plain tensors need no second pass through the dispatcher
-    below = None if formula else _torch.below_autograd()
-    if below is None:
-        return _formula(xs, tables, seq_dim, interleaved, conjugate)
-    with below:
-        return _rotate(xs, tables, seq_dim, interleaved, conjugate)
+    return below(_rotate, _formula, formula, xs, tables, seq_dim, interleaved, conjugate)
 
 
 def _differentiable_in_place(
@@ -129,12 +123,7 @@ def _differentiable_in_place(
         ):
             x.copy_(y)
         return
-    below = None if formula else _torch.below_autograd()
-    if below is None:
-        _formula_in_place(xs, tables, seq_dim, interleaved, conjugate)
-        return
-    with below:
-        _rotate_in_place(xs, tables, seq_dim, interleaved, conjugate)
+    below(_rotate_in_place, _formula_in_place, formula, xs, tables, seq_dim, interleaved, conjugate)
 
 
 def _formula(
@@ -210,19 +199,8 @@ def _register() -> torch.library.Library:
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag, STRIDES))
     library.define(_FORMULA_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl("rotate_by_formula", _exported_formula, "CompositeImplicitAutograd")
-    torch.library.register_fake("rotary::rotate", _fake, lib=library)
-    torch.library.register_fake("rotary::rotate_", _fake_in_place, lib=library)
-    for keys, fresh, in_place in (
-        (("CompositeExplicitAutograd",), _run, _run_in_place),
-        (("Autograd",), _differentiable, _differentiable_in_place),
-        (
-            ("FuncTorchBatched", "Batched"),
-            _formula,
-            _formula_in_place,
-        ),  # vmap, and the older one of is_grads_batched=True
-    ):
-        _torch.implement(library, "rotate", fresh, keys)
-        _torch.implement(library, "rotate_", in_place, keys)
+    implement(library, "rotate", _run, _differentiable, _formula, _fake)
+    implement(library, "rotate_", _run_in_place, _differentiable_in_place, _formula_in_place, _fake_in_place)
     return library
 
 

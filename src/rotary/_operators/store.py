@@ -20,8 +20,7 @@ from .._fused.work import Norm, Store
 from .._inputs.fused import for_norm_operator, for_store
 from .._rotation.autograd import pairs
 from .._types import CosSin, Tensors
-from .norm import below
-from .rotation import STRIDES
+from .dispatch import STRIDES, below
 
 _SCHEMA = (
     # Outputs are arguments: functionalization takes no operator that both returns tensors and writes into others.

@@ -1,12 +1,13 @@
 """Rotating tensors by ready tables.
 
+    call.py          ordinary calls on a CPU, from arguments to rotated tensors in one crossing into C++
     autograd.py      rotate(): formula, kernel, or kernel inside an autograd node
     wide.py          the same by tables with a column per channel, on a GPU
-    backends.py      which kernel runs, and why one is off
+    backends.py      which kernel runs, and why one is unavailable
     eager.py         the formula in plain torch operations; the other kernels are tested against it, bit for bit on the CPU
     native.py        the CPU kernel, C++ (../_native)
-    triton.py        the GPU kernel: what is decided on the host; triton_kernel.py is what runs on the device
-    overlap.py       tensors that may not be written over
+    triton.py        the GPU kernel, host part: tiles, strides, launches; triton_kernel.py is the device part
+    overlap.py       preconditions of writing in place
 
 A kernel is a module with two functions, held to one contract by tests/_rotation/test_contract.py:
 
@@ -23,5 +24,5 @@ A kernel is a module with two functions, held to one contract by tests/_rotation
         (not touched in place). Arithmetic in the dtype of the tables, without fused multiply-add, rounded once to x's dtype.
         Returns None when done, or the reason why it does not serve these tensors, in which case nothing has been written.
 
-The caller (autograd.py) has checked shapes, dtypes, devices and overlaps: a kernel differentiates nothing.
+The caller (autograd.py) has checked shapes, dtypes, devices and overlaps, and records the gradient; a kernel does neither.
 """

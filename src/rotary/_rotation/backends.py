@@ -1,4 +1,4 @@
-"""Which kernel rotates: the choice, and why one is off.
+"""Which kernel rotates: the choice by device or by the caller, and why a kernel is unavailable.
 
 Chosen by device: "triton" for CUDA tensors, "native" (a C++ loop) for CPU tensors, "eager" (plain torch operations) where the first
 choice is unavailable or does not serve a layout. All agree in every bit on the CPU, so the choice is a matter of speed.
@@ -16,7 +16,7 @@ from .._types import CosSin, Tensors
 from . import eager
 
 NAMES = ("eager", "native", "triton")
-_FORMER_NAMES = {"cpu": "native"}  # until 0.3: "cpu" said where it runs, as "eager" may too
+_FORMER_NAMES = {"cpu": "native"}  # until 0.3; "cpu" named the device, on which "eager" runs as well
 _BY_DEVICE = {"cpu": "native", "cuda": "triton"}
 
 _chosen: ContextVar[str | None] = ContextVar("rotary_backend", default=None)

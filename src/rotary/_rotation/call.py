@@ -1,16 +1,19 @@
-"""A whole call in one crossing into C: tensors are read, checked, made and rotated there, 3 us where Python takes 11 (docs/design/0011).
+"""An ordinary call, whole, in one crossing into C: tensors are read, checked, made and rotated there, in 3 us; Python takes 11
+(docs/design/0011).
 
-Ordinary is a call that no rule but the formula's concerns:
+A call is ordinary if all of this holds:
 
-    tensors     torch.Tensor itself, strided, on the CPU, at most 16 dimensions, no negative bit; float32, float64, bfloat16 or float16,
-                tables in the dtype of the arithmetic; none that requires a gradient while gradients are recorded
-    around      no functorch transform, forward mode, dispatch or function mode, trace or compiler; no use_backend()
-    arguments   shapes that fit; True, False and int themselves; positions int64 or int; no cu_seqlens, no length that matters; within the
-                window of a scheme and the reach of xPos; in place: no memory written twice
+    tensors     class torch.Tensor, strided, on the CPU, at most 16 dimensions, no negative bit; float32, float64, bfloat16 or float16,
+                tables in the dtype of the arithmetic; none requires a gradient while gradients are recorded
+    context     no functorch transform, forward mode, dispatch or function mode, trace or compiler; no use_backend()
+    arguments   shapes that fit; flags of class bool, numbers of class int; positions int64 or int; no cu_seqlens, no length that a scheme
+                reads; positions within the window of a scheme and the reach of xPos; in place: no memory written twice
 
-For all else the functions here return None, before anything is written, and the caller goes the way of every other call: it raises
-what there is to raise, or rotates what there is to rotate. So no error, no message and no bit depends on whether a call is ordinary.
-The compiler cannot see into them: callers ask torch.compiler.is_compiling() first, whose answer it knows.
+    ordinary      C checks, computes, returns tensors
+    any other     C returns None, having written nothing; the caller takes the Python road, which raises the error or rotates
+
+So no error, no message and no bit depends on whether a call is ordinary. torch.compile cannot trace these functions: callers ask
+torch.compiler.is_compiling() first, which it resolves itself.
 """
 
 from __future__ import annotations
@@ -23,20 +26,20 @@ from . import backends
 
 
 def unavailable() -> str | None:
-    """The reason why no call goes whole into C, or None."""
+    """The reason why every call takes the Python road, or None."""
     loaded = functions.load(backends.chosen)
     return loaded if isinstance(loaded, str) else None
 
 
 def load() -> None:
-    """Put the library's functions, or one that declines, in place of those below. Threads may race here: each comes to the same end."""
+    """Replace the functions below by the library's, or by declined(). Threads may race here: all store the same values."""
     global rotate, plan, rotate_at, tables_at
     loaded = functions.load(backends.chosen)
     rotate, plan, rotate_at, tables_at = (declined,) * 4 if isinstance(loaded, str) else loaded
 
 
 def declined(*arguments: Any) -> None:
-    """What every function here is where the library's are not to be had."""
+    """None: the function in the place of each of the library's where it has none."""
 
 
 def _rotate(*arguments: Any) -> Any:
@@ -49,8 +52,8 @@ def _plan(numbers: bytes) -> Any:
     return plan(numbers)
 
 
-# What the first call finds, so that importing rotary loads no library. The arguments are in _native/functions.py.
+# The first call loads the library: importing rotary loads none. _native/functions.py describes the arguments.
 rotate: Callable[..., Any] = _rotate
 plan: Callable[[bytes], Any] = _plan
-rotate_at: Callable[..., Any] = declined  # wants a plan, which loads it
+rotate_at: Callable[..., Any] = declined  # takes a plan, and plan() loads the library
 tables_at: Callable[..., Any] = declined

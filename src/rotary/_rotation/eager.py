@@ -41,7 +41,7 @@ def formula(x: Tensor, cos: Tensor, sin: Tensor, *, seq_dim: int, interleaved: b
     """The rotation as a pure function of (x, cos, sin), differentiable in each of them."""
     dim = 2 * cos.shape[-1]
     y_a, y_b = _turn(x, cos, sin, seq_dim, interleaved, conjugate)
-    # reshape and not flatten, for which the older vmap behind is_grads_batched=True has no rule
+    # reshape, because the older vmap behind is_grads_batched=True has no rule for flatten
     y = torch.stack((y_a, y_b), -1).reshape(*y_a.shape[:-1], dim) if interleaved else torch.cat((y_a, y_b), -1)
     y = y.to(x.dtype)
     return y if dim == x.shape[-1] else torch.cat((y, x[..., dim:]), -1)
@@ -71,6 +71,6 @@ def _spread(table: Tensor, ndim: int, seq_dim: int) -> Tensor:
     between = (None,) * (ndim - 2 - seq_dim)
     if table.ndim == 2:
         return table[(slice(None), *between)]
-    if seq_dim == 0:  # one row for all: the batch dimension of the table has nothing to pair with
+    if seq_dim == 0:  # the table has a batch of 1, and x has no dimension before its sequence to broadcast it against
         return table[0][(slice(None), *between)]
     return table[(slice(None), *(None,) * (seq_dim - 1), slice(None), *between)]

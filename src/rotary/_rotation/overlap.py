@@ -1,13 +1,14 @@
-"""Preconditions of writing in place: whether autograd allows it, and whether elements share memory. Checked before anything is written.
+"""Preconditions of writing in place: autograd allows it, and no two elements share memory. Checked before anything is written.
 
-Sharing is decided exactly. Two elements are the same when their addresses are, and the address of an element is a sum of index x
-stride, so the question is a bounded subset sum: is there an index pair with equal addresses? Queries and keys as slices of one
+Sharing is decided exactly. Two elements are the same if their addresses are equal, and the address of an element is a sum of index x
+stride. So the question is a bounded subset sum: is there a pair of indices with equal addresses? Queries and keys as slices of one
 projection, for 2 tokens of 3 + 1 heads of 4 channels:
 
     token 0    q q q q q q q q q q q q k k k k
     token 1    q q q q q q q q q q q q k k k k        q: offset 0, strides (16, 4, 1);  k: offset 12, strides (16, 4, 1)
 
-Their address ranges overlap, and yet no element is shared: 12 is no sum of 16 a + 4 b + c for the differences of their indices.
+Their address ranges overlap, but they share no element: differences of their indices are |a| <= 1, 0 <= b <= 2, |c| <= 3, and no such
+16 a + 4 b + c is 12. The nearest are 8 + 3 = 11 and 16 - 3 = 13.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Rotating distributed tensors (DTensor): each process turns what it holds, by the kernel, and nothing is sent.
+"""The rotation of distributed tensors (DTensor): each process rotates its local tensor by the kernel, without communication.
 
-A rotation is local to rows and heads, and linear. So q and k keep their placements (batch, heads, sequence, Replicate, sums and
-averages), each process takes the rows of the tables that go with its part, and the outputs lie as the inputs do:
+A rotation is local to rows and heads, and linear. So q and k keep their placements (Shard along batch, heads or sequence, Replicate,
+Partial sums and averages), each process uses the rows of the tables that belong to its part, and outputs have the placements of inputs:
 
-    rotate()         by tables of the whole: plain ones, alike in every process, or DTensors, whole or cut as x is
-    rotate_parts()   by tables of what this process holds, as RotaryEmbedding makes them
+    rotate()         tables of the whole: plain ones, the same in every process, or DTensors, replicated or cut as x is
+    rotate_parts()   tables of the rows that this process holds, as RotaryEmbedding makes them
 
-Placements that would have to move q or k are a ValueError, alike in every process, before anything is written. A gradient may lie
-otherwise than x did: it is rotated where it lies, and tables alone are gathered for it.
+Placements that would require sending q or k are a ValueError in every process, before anything is written. A gradient may have other
+placements than x: it is rotated under its own, and tables alone are redistributed.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,25 +25,20 @@ from .._subclasses.parts import Part, as_dtensor, dims_of, part_for, redistribut
 from .._subclasses.placed import Placed, rotatable, same_mesh
 from .._types import CosSin, Tensors
 from . import autograd, overlap
-
-
-class How(TypedDict):
-    seq_dim: int
-    interleaved: bool
-    conjugate: bool
+from .autograd import How
 
 
 def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool, names: tuple[str, ...]) -> Tensors:
-    """xs, DTensors of one mesh, rotated by tables of the whole; shapes and dtypes are checked by the caller.
+    """xs, DTensors on one mesh, rotated by tables of the whole. The caller has checked shapes and dtypes.
 
-    ValueError or TypeError for placements, meshes and mixtures that would have to send q, k or a table.
+    ValueError or TypeError for placements and meshes that would require sending q, k or a table.
     """
     where = check(xs, names)
     seq_dim = how["seq_dim"]
     if len(xs) == 2 and xs[0].shape[seq_dim] != xs[1].shape[seq_dim] and any(at.cut_at(seq_dim) for at in where):
         raise ValueError(
             f"q with shape {tuple(xs[0].shape)} and k {tuple(xs[1].shape)} differ along dimension {seq_dim}, along which one is cut: "
-            f"processes hold other rows of q than of k; redistribute both to heads, batch or Replicate(), or rotate each by itself"
+            f"processes hold different rows of q and k; redistribute both to heads, batch or Replicate(), or rotate each by itself"
         )
     if torch.is_grad_enabled() and any(t.requires_grad for table in tables for t in table):
         return _by_formula(xs, tables, how, in_place=in_place)
@@ -68,12 +63,13 @@ def by_tables(
 
 
 def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
-    """Where xs lie. TypeError where one is no DTensor; ValueError for placements that no process can rotate alone, or several meshes."""
+    """The placements of xs. TypeError if one is no DTensor; ValueError for several meshes, and placements that no process
+    can rotate alone."""
     for x, name in zip(xs, names, strict=False):
         if not distributed(x):
             raise TypeError(
-                f"{name} is a plain tensor {_checks.describe(x)} beside a distributed one: give both as DTensors, or all local parts by "
-                f".to_local(), with positions"
+                f"{name} is a plain tensor {_checks.describe(x)} and the other is distributed: give both as DTensors, or both "
+                f"local parts, by .to_local(), with positions"
             )
     for x, name in zip(xs[1:], names[1:], strict=False):
         same_mesh(name, x, names[0], xs[0].device_mesh)
@@ -83,7 +79,7 @@ def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
 
 
 def rotate_parts(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bool, names: tuple[str, ...]) -> Tensors:
-    """xs rotated by tables of what this process holds of each."""
+    """xs rotated by tables of the rows that this process holds of each."""
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in xs)
     if in_place:
         _check_in_place(xs, names)
@@ -107,11 +103,9 @@ def rotate_parts(xs: Tensors, parts: tuple[Part, ...], how: How, *, in_place: bo
 
 
 def _rotate_local(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool) -> Tensors:
-    """The local parts turned by one launch, each wrapped as its x is."""
+    """The local tensors rotated by one launch, wrapped with the placements of xs."""
     local = tuple([local_part(x) for x in xs])
-    if (
-        xs[0].device_mesh.get_coordinate() is None
-    ):  # this process has no part in the mesh: an empty tensor stands for its part
+    if xs[0].device_mesh.get_coordinate() is None:  # this process is outside the mesh: its local tensor is empty
         return xs if in_place else tuple([wrapped(x.clone(), like) for x, like in zip(local, xs, strict=True)])
     for x, t, part in zip(xs, local, parts, strict=True):
         _check_local(x, t, part, how["seq_dim"])
@@ -125,7 +119,7 @@ def _rotate_local(xs: Any, parts: tuple[Part, ...], how: How, *, in_place: bool)
 
 
 def _check_local(x: Any, local: Tensor, part: Part, seq_dim: int) -> None:
-    """The kernel reads the rows that x has: tables of others would be read beyond their end."""
+    """ValueError if the table has other rows than the local tensor: the kernel would read past the end of the table."""
     shape = part.table[0].shape
     if shape[-2] != local.shape[seq_dim] or (len(shape) == 3 and shape[0] not in (1, local.shape[0])):
         raise ValueError(
@@ -135,7 +129,7 @@ def _check_local(x: Any, local: Tensor, part: Part, seq_dim: int) -> None:
 
 
 def _check_in_place(xs: Sequence[Any], names: tuple[str, ...]) -> None:
-    """What overlap.check asks: autograd's questions of the DTensors, those of memory of their local parts."""
+    """The checks of overlap.check: of autograd on the DTensors, of memory on their local tensors."""
     if _torch.tracing():
         return
     for x, name in zip(xs, names, strict=False):
@@ -145,7 +139,7 @@ def _check_in_place(xs: Sequence[Any], names: tuple[str, ...]) -> None:
 
 
 def _by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool) -> Tensors:
-    """For tables that want a gradient, which is summed over processes, and for transforms: torch's own rules for distributed tensors."""
+    """By torch's own rules for DTensors: for functorch, and for tables that require a gradient, which is summed over processes."""
     spread_tables = tuple([(as_dtensor(cos, x), as_dtensor(sin, x)) for x, (cos, sin) in zip(xs, tables, strict=True)])
     if in_place:
         autograd.over_by_formula(xs, spread_tables, how)
@@ -154,7 +148,7 @@ def _by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: 
 
 
 def distribute_like(t: Any, *values: Any) -> tuple[Any, ...]:
-    """Plain tensors among the values as DTensors beside t, for torch's own operations; numbers as they are."""
+    """Plain tensors among the values as replicated DTensors on the mesh of t, for torch's own operations; numbers as they are."""
     check((t,), ("t",))
     return tuple([as_dtensor(v, t) if isinstance(v, Tensor) else v for v in values])
 
@@ -163,19 +157,25 @@ def distribute_like(t: Any, *values: Any) -> tuple[Any, ...]:
 
 
 def _gradients(grads: dict[int, Any], parts: Sequence[Part], how: How) -> dict[int, Tensor]:
-    """Gradients rotated back, each where it lies."""
+    """Gradients rotated back, each under its own placements."""
     if not grads:
         return {}
     seq_dim, mesh = how["seq_dim"], parts[0].where.mesh
     incoming = {i: autograd.readable(g) if distributed(g) else replicated(g, mesh) for i, g in grads.items()}
     back: How = {**how, "conjugate": not how["conjugate"]}
-    mine: list[Part] = []
+    parts_of_grads: list[Part] = []
     for i, g in incoming.items():
         name = "the gradient"
         same_mesh(name, g, "x", mesh)
         wanted = rotatable(name, g).for_value(parts[i].shape, dims_of(parts[i].shape, seq_dim), seq_dim)
-        mine.append(parts[i] if wanted.cuts == parts[i].where.cuts else redistributed(parts[i], wanted))
-    ys = rotate_parts(tuple(incoming.values()), tuple(mine), back, in_place=False, names=("the gradient",) * len(mine))
+        parts_of_grads.append(parts[i] if wanted.cuts == parts[i].where.cuts else redistributed(parts[i], wanted))
+    ys = rotate_parts(
+        tuple(incoming.values()),
+        tuple(parts_of_grads),
+        back,
+        in_place=False,
+        names=("the gradient",) * len(parts_of_grads),
+    )
     return dict(zip(incoming, ys, strict=True))
 
 
@@ -223,8 +223,8 @@ class _RotatePartInPlace(torch.autograd.Function):
 
 @functools.cache
 def register() -> None:
-    """Give torch.ops.rotary.rotate and rotate_ their rule for DTensors, once there are any: called by name in inference mode,
-    they reach DTensor's dispatcher before they reach operators.py."""
+    """Register the rule of torch.ops.rotary.rotate and rotate_ for DTensors. Called by name in inference mode, they reach DTensor's
+    dispatcher before the implementations of _operators/rotation.py."""
     kind = dtensor_class()
     library = torch.library.Library("rotary", "FRAGMENT")
     for name in ("rotary::rotate", "rotary::rotate_"):
@@ -232,7 +232,7 @@ def register() -> None:
     _kept.append(library)
 
 
-_kept: list[Any] = []  # deleting a Library takes back what it registered
+_kept: list[Any] = []  # keep a reference: deleting a Library unregisters its rules
 
 
 def _rule(cls: Any, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -243,7 +243,7 @@ def _rule(cls: Any, function: Any, types: Any, args: tuple[Any, ...] = (), kwarg
 def by_operator(
     function: Any, xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> Any:
-    """What torch.ops.rotary.rotate (or rotate_) does with DTensors; the arguments are checked by its caller."""
+    """torch.ops.rotary.rotate, or rotate_, for DTensors. The caller has checked the arguments."""
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     in_place = function is torch.ops.rotary.rotate_.default
     ys = rotate(

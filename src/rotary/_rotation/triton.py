@@ -1,8 +1,8 @@
 """The rotation on a GPU at memory speed: one Triton kernel (triton_kernel.py), launched once for q and k together.
 
-All decisions are taken here, on the host, from shapes and strides alone: nothing waits for the device, nothing is tuned at the first
-call, and no length, batch, offset or number of heads makes Triton compile again. Triton itself is imported at the first launch. With
-TRITON_INTERPRET=1 the same kernel runs on CPU tensors through Triton's interpreter: slow, and for tests.
+The host decides everything from shapes and strides alone: nothing waits for the device, nothing is tuned at the first call, and no
+length, batch, offset or number of heads makes Triton compile again. Triton itself is imported at the first launch. With
+TRITON_INTERPRET=1 the same kernel runs on CPU tensors in Triton's interpreter, slowly, for tests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WIDEST = 2**16  # channels of a head: one row of a wider tile does not fit into
 
 @dataclass(eq=False)
 class Launch:
-    """One launch: the first and last of the tensors, the number of programs (0: nothing to do), the integer arguments, the kernel."""
+    """One launch: indices of the first and last tensor, the number of programs (0: nothing to do), the integer arguments, the kernel."""
 
     first: int
     last: int
@@ -59,7 +59,7 @@ def unavailable() -> str | None:
             return f"triton {triton.__version__} is older than {_dotted(OLDEST_TRITON)}"
         _kernel()
         if not devices.interpreting():
-            triton_driver()  # built here: a machine without a C compiler raises
+            triton_driver()  # Triton builds it here, and raises on a machine without a C compiler
     except Exception as error:  # a broken installation raises anything; its message is the reason
         return f"triton does not load: {type(error).__name__}: {error}"
     return None
@@ -96,12 +96,12 @@ def rotate_wide(
     seq_dim: int,
     interleaved: bool,
     conjugate: bool,
-    neighbours: bool,
+    adjacent: bool,
     transposed: bool,
 ) -> str | None:
-    """The same by tables with a column per channel, see wide.py, whose functions share this signature. Tables of half precision are
-    read as they are: the arithmetic is float32, or float64 for float64."""
-    return _rotate(xs, outs, tables, seq_dim, interleaved, conjugate, columns=1 + neighbours, transposed=transposed)
+    """rotate() by tables with a column per channel, for wide.py, which describes them. Tables of half precision are read as they are: the
+    arithmetic is float32, or float64 for float64."""
+    return _rotate(xs, outs, tables, seq_dim, interleaved, conjugate, columns=1 + adjacent, transposed=transposed)
 
 
 def _rotate(
@@ -122,19 +122,17 @@ def _rotate(
     if reason is not None:
         return reason
     geometry = tuple(
-        [
-            Geometry(x.shape, x.stride(), None if out is x else out.stride(), cos.shape, cos.stride(), sin.stride())
-            for x, out, (cos, sin) in zip(xs, outs, tables, strict=True)
-        ]
+        Geometry(x.shape, x.stride(), None if out is x else out.stride(), cos.shape, cos.stride(), sin.stride())
+        for x, out, (cos, sin) in zip(xs, outs, tables, strict=True)
     )
     how = (seq_dim, interleaved, conjugate)
-    plan = _plan(x.dtype, x.device, *how, geometry, columns, transposed, tables[0][0].dtype)
-    if plan is None:  # tables are small against q and k, and nearly always contiguous already
+    launches = _launches(x.dtype, x.device, *how, geometry, columns, transposed, tables[0][0].dtype)
+    if launches is None:  # tables are small against q and k, and nearly always contiguous already
         tables = tuple((cos.contiguous(), sin.contiguous()) for cos, sin in tables)
         return _rotate(xs, outs, tables, *how, columns=columns, transposed=transposed)
-    if isinstance(plan, str):
-        return plan
-    for launch in plan:
+    if isinstance(launches, str):
+        return launches
+    for launch in launches:
         if launch.count:
             i, j = launch.first, launch.last
             tensors = (xs[i], outs[i], *tables[i], xs[j], outs[j], *tables[j])
@@ -147,7 +145,7 @@ def _rotate(
 
 # A pure function of its arguments: evicting an entry only costs computing it again.
 @functools.lru_cache(maxsize=1024)
-def _plan(
+def _launches(
     dtype: torch.dtype,
     device: torch.device,
     seq_dim: int,
@@ -165,7 +163,7 @@ def _plan(
         return f"no kernel for {table_dtype if size else dtype}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_CHIP:
         return f"compute capability of {device} is older than {_dotted(OLDEST_CHIP)}"
-    every: list[Axes] = []
+    folded: list[Axes] = []
     dims: list[tuple[int, int]] = []
     for shape, x_strides, out_strides, table, cos_strides, sin_strides in geometry:
         y_strides = x_strides if out_strides is None else out_strides
@@ -180,17 +178,17 @@ def _plan(
             return (
                 f"more than two independent dimensions beside sequence and channels: shape {shape}, strides {x_strides}"
             )
-        every.append(axes)
+        folded.append(axes)
         dim = table[-1] if columns else 2 * table[-1]
         dims.append((dim, 0 if out_strides is None else shape[-1] - dim))
-    if max(max(axes[:3]) for axes in every) > MOST:
+    if max(max(axes[:3]) for axes in folded) > MOST:
         return f"more than {MOST} rows along one dimension"
-    together = len(every) == 2 and dims[0] == dims[1]
-    spans = ((0, 1),) if together else tuple((i, i) for i in range(len(every)))
+    together = len(folded) == 2 and dims[0] == dims[1]
+    spans = ((0, 1),) if together else tuple((i, i) for i in range(len(folded)))
     if not columns:
         table_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     kind, directions = (dtype, table_dtype, interleaved, columns), (conjugate, transposed)
-    launches = tuple(_launch(device, kind, directions, *dims[i], i, j, every[i], every[j]) for i, j in spans)
+    launches = tuple(_launch(device, kind, directions, *dims[i], i, j, folded[i], folded[j]) for i, j in spans)
     return launches if all(launch.count <= MOST for launch in launches) else f"more than {MOST} programs"
 
 
@@ -205,7 +203,8 @@ def _launch(
     q: Axes,
     k: Axes,
 ) -> Launch:
-    """kind: dtype of x and of its tables, interleaved, columns. directions: conjugate, transposed."""
+    """The launch for tensor i alone, or for i and j together. kind: dtype of x and of its tables, interleaved, columns. directions:
+    conjugate, transposed."""
     dtype, table_dtype, interleaved, columns = kind
     size = _SIZES[dtype]
 
@@ -216,8 +215,8 @@ def _launch(
     tile = tile_of(dim, tail, size, LARGE)
     if programs(tile) < _FILLED * _multiprocessors(device):
         tile = tile_of(dim, tail, size, SMALL)
-    # What divides every stride divides the first address of every row, and so decides how wide the accesses may be. The widths of
-    # rows take part, since one token has no stride between rows and would otherwise be a kernel of its own.
+    # A number that divides every stride divides the first address of every row, so it decides how wide the accesses may be. Widths of
+    # rows take part, because one token has no stride between rows and would otherwise need another kernel.
     unit = math.gcd(ACCESS // size, dim + tail, *q[3:9], *k[3:9])
     table_unit = math.gcd(ACCESS // _SIZES[table_dtype], dim // 2, *q[9:], *k[9:])
     constants = (dim, tail, interleaved, columns, unit, table_unit, tile.tokens, tile.heads, i != j)
@@ -229,7 +228,7 @@ def _launch(
 def _code(
     dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, warps: int, constants: tuple[int, ...]
 ) -> Code:
-    """The kernel compiled for these constants, one object each. Their number does not depend on lengths."""
+    """The kernel compiled for these constants, one object for each set. The number of sets does not depend on lengths."""
     return Code(_kernel, device.index or 0, warps, constants)
 
 

@@ -1,7 +1,12 @@
-"""The one GPU kernel, in Triton. Imported by kernels/triton.py at its first launch, and by nothing else.
+"""The GPU kernel of the rotation, in Triton. Only triton.py imports it, at its first launch.
 
-Names: `q_`, `k_` the two tensors, `x` whichever of them this program rotates, `y` where it goes; `_b`, `_h`, `_s` strides of batch,
-heads and sequence in elements; `BT` tokens and `BH` heads per program; capitals are known when the kernel is compiled.
+Names: `q_`, `k_` the two tensors; `x` the one that this program rotates, `y` its output; `_b`, `_h`, `_s` strides of batch, heads and
+sequence in elements; `BT` tokens and `BH` heads per program; capitals are known when the kernel is compiled. A tile is (BT, channels):
+
+                 channels 0 .. DIM, DIM + TAIL
+    token 0      a a a a | b b b b | t t        half pairing: a and b are two tiles of WIDTH planes; t, the tail, is copied
+    token 1      a a a a | b b b b | t t
+    token 0      a b a b   a b a b | t t        interleaved: one tile of 2 WIDTH channels, split into a and b in registers
 """
 # The types of Triton's language are its own (a pointer, a tile), and exist only while it traces this function:
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUntypedFunctionDecorator=false
@@ -15,8 +20,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# The kernel is not compiled again for another length, batch, number of heads or stride: Triton would otherwise make a kernel of its own
-# for values that are 1 or divisible by 16. UNIT and TABLE_UNIT state the divisibility that the loads need instead.
+# Not specialised: otherwise Triton compiles another kernel wherever one of these is 1 or divisible by 16, that is for other lengths,
+# batches, heads and strides. UNIT and TABLE_UNIT state the divisibility that wide loads need.
 _RUNTIME = [
     name
     for x in ("q", "k")
@@ -75,15 +80,19 @@ def rotate_kernel(
     BH: tl.constexpr,
     PAIR: tl.constexpr,
 ):
-    """y = x (cos + i sin), or x (cos - i sin), for BT tokens of BH heads of q or of k, and TAIL channels past DIM copied.
+    """Write y = x (cos + i sin), or x (cos - i sin), for BT tokens of BH heads of q or of k, and copy TAIL channels past DIM.
 
-    COLUMNS: 0, the tables have a column per plane; 1, one per channel, the second channels' behind the first; 2, those of a plane
-    beside each other. With one per channel nothing is assumed about the two of a plane: y_a = a cos_a - b sin_a,
-    y_b = b cos_b + a sin_b. `transposed` exchanges sin_a and sin_b: with the other direction the gradient.
+    COLUMNS: columns of the tables. 0: one per plane. 1: one per channel, all first channels before all second ones. 2: one per channel,
+    the two of a plane adjacent. With one per channel the two of a plane may differ: y_a = a cos_a - b sin_a, y_b = b cos_b + a sin_b.
+    `transposed` exchanges sin_a and sin_b; together with the other direction that is the gradient.
 
-    Tokens are counted through the batch: token n is position n % seq of row n // seq. One row of programs, head groups of q, then of
-    k, fastest, so that programs that run together read the same rows of the tables and neighbouring memory of
-    (batch, seq, heads, dim) tensors; then blocks of tokens.
+    Tokens are counted through the batch: token n is position n % seq of row n // seq. Programs are numbered with head groups fastest,
+    those of q, then those of k, then blocks of tokens: programs that run together read the same rows of the tables, and adjacent memory
+    of (batch, seq, heads, dim) tensors.
+
+        q 3 groups, k 1 group:   program   0   1   2   3 | 4   5   6   7 | ...
+                                 group     q0  q1  q2  k0  q0  q1  q2  k0
+                                 tokens    block 0         block 1
     """
     PLANES: tl.constexpr = DIM // 2
     WIDTH: tl.constexpr = triton.next_power_of_2(PLANES) if PLANES > 0 else 1  # no planes: a tile of one, masked
@@ -123,9 +132,9 @@ def rotate_kernel(
     if COLUMNS == 2:
         column = tl.arange(0, 2 * WIDTH)[None, :]
         wide = row * table_b + position * table_s + column
-        there = (token < tokens) & (column < DIM)
-        c_a, c_b = tl.split(tl.reshape(tl.load(cos + wide, mask=there), [BT, WIDTH, 2]))
-        s_a, s_b = tl.split(tl.reshape(tl.load(sin + wide, mask=there), [BT, WIDTH, 2]))
+        inside = (token < tokens) & (column < DIM)
+        c_a, c_b = tl.split(tl.reshape(tl.load(cos + wide, mask=inside), [BT, WIDTH, 2]))
+        s_a, s_b = tl.split(tl.reshape(tl.load(sin + wide, mask=inside), [BT, WIDTH, 2]))
     else:
         c_a = tl.load(cos + table, mask=turning)
         s_a = tl.load(sin + table, mask=turning)
@@ -143,21 +152,21 @@ def rotate_kernel(
     y += head.to(tl.int64) * y_h
     x_row, y_row = row * x_b + position * x_s, row * y_b + position * y_s
 
-    # Every load comes before every store: the compiler cannot know that y is not x, and would wait for one head after another.
-    first, second, rest = (), (), ()
+    # All loads before all stores: y may be x for all that the compiler knows, so a load behind a store would wait for it, head by head.
+    first, second, tail = (), (), ()
     for h in tl.static_range(BH):
-        here = token < tl.where(head + h < heads, tokens, 0)  # a head past the last has no tokens
+        inside = token < tl.where(head + h < heads, tokens, 0)  # a head past the last has no tokens
         if INTERLEAVED:
             channel = tl.arange(0, 2 * WIDTH)[None, :]
-            first = first + (tl.load(x + h * x_h + (x_row + channel), mask=here & (channel < DIM)),)
+            first = first + (tl.load(x + h * x_h + (x_row + channel), mask=inside & (channel < DIM)),)
         else:
-            first = first + (tl.load(x + h * x_h + (x_row + plane), mask=here & (plane < PLANES)),)
-            second = second + (tl.load(x + h * x_h + (x_row + (plane + PLANES)), mask=here & (plane < PLANES)),)
+            first = first + (tl.load(x + h * x_h + (x_row + plane), mask=inside & (plane < PLANES)),)
+            second = second + (tl.load(x + h * x_h + (x_row + (plane + PLANES)), mask=inside & (plane < PLANES)),)
         if TAIL > 0:
             past = tl.arange(0, TAIL_WIDTH)[None, :]
-            rest = rest + (tl.load(x + h * x_h + (x_row + (past + DIM)), mask=here & (past < TAIL)),)
+            tail = tail + (tl.load(x + h * x_h + (x_row + (past + DIM)), mask=inside & (past < TAIL)),)
     for h in tl.static_range(BH):
-        here = token < tl.where(head + h < heads, tokens, 0)
+        inside = token < tl.where(head + h < heads, tokens, 0)
         if INTERLEAVED:
             channel = tl.arange(0, 2 * WIDTH)[None, :]
             a, b = tl.split(tl.reshape(first[h], [BT, WIDTH, 2]))
@@ -168,10 +177,10 @@ def rotate_kernel(
         second_turned = (b * c_b + a * s_b).to(y.dtype.element_ty)
         if INTERLEAVED:
             both = tl.reshape(tl.join(first_turned, second_turned), [BT, 2 * WIDTH])
-            tl.store(y + h * y_h + (y_row + channel), both, mask=here & (channel < DIM))
+            tl.store(y + h * y_h + (y_row + channel), both, mask=inside & (channel < DIM))
         else:
-            tl.store(y + h * y_h + (y_row + plane), first_turned, mask=here & (plane < PLANES))
-            tl.store(y + h * y_h + (y_row + (plane + PLANES)), second_turned, mask=here & (plane < PLANES))
+            tl.store(y + h * y_h + (y_row + plane), first_turned, mask=inside & (plane < PLANES))
+            tl.store(y + h * y_h + (y_row + (plane + PLANES)), second_turned, mask=inside & (plane < PLANES))
         if TAIL > 0:
             past = tl.arange(0, TAIL_WIDTH)[None, :]
-            tl.store(y + h * y_h + (y_row + (past + DIM)), rest[h], mask=here & (past < TAIL))
+            tl.store(y + h * y_h + (y_row + (past + DIM)), tail[h], mask=inside & (past < TAIL))

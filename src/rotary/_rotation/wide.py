@@ -1,10 +1,9 @@
-"""The rotation by tables with a column per channel, as models hold them:
+"""The rotation by tables with a column per channel, as models of other libraries make them:
 
     y_a = a cos_a - b sin_a        y_b = b cos_b + a sin_b
 
-Nothing is assumed about the two columns of a plane. Where they are alike this is the rotation; whether they are is a question about
-values, and on a device the answer would be waited for at every call, or kept in a cache that a write through .data escapes. So the GPU
-kernel reads both.
+If the two columns of each plane are equal, this is the rotation. Whether they are is a question about values: on a device every call would
+wait for the answer, or take it from a cache, which a write through .data does not invalidate. So the GPU kernel reads both columns.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from .autograd import How, needs_formula, pairs, readable
 
 
 def rotate(
-    xs: Tensors, tables: tuple[CosSin, ...], *, seq_dim: int, interleaved: bool, conjugate: bool, neighbours: bool
+    xs: Tensors, tables: tuple[CosSin, ...], *, seq_dim: int, interleaved: bool, conjugate: bool, adjacent: bool
 ) -> Tensors | None:
     """Rotated xs, fresh, by the GPU kernel, with a gradient to xs; None, with nothing computed, where it does not serve them.
 
     xs: one or two tensors (..., seq at seq_dim, ..., head_dim) of one dtype on one device.
     tables: a (cos, sin) per x of one floating dtype, (seq, dim) or (batch, seq, dim) with dim <= head_dim; the two columns of plane j are
-        j and j + dim/2, or with `neighbours` 2j and 2j + 1. Computed in float32, float64 where x is float64, and rounded once.
+        j and j + dim/2, or with `adjacent` 2j and 2j + 1. Computed in float32, float64 where x is float64, and rounded once.
     """
     grad = torch.is_grad_enabled()
     dtypes = {t.dtype for table in tables for t in table}
@@ -41,7 +40,7 @@ def rotate(
     if double != (torch.float64 in dtypes):
         work = torch.float64 if double else torch.float32
         tables = tuple((cos.to(work), sin.to(work)) for cos, sin in tables)
-    how: _How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate, "neighbours": neighbours}
+    how: _How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate, "adjacent": adjacent}
     if not (grad and any(x.requires_grad for x in xs)):
         return _run(xs, tables, how, transposed=False)
     try:
@@ -51,9 +50,9 @@ def rotate(
 
 
 class _How(How):
-    """And which two columns of a table belong to one plane."""
+    """Options of a rotation, and which two columns of a table belong to plane j: 2j and 2j + 1 if adjacent, else j and j + dim/2."""
 
-    neighbours: bool
+    adjacent: bool
 
 
 class _NotServed(Exception):
@@ -66,7 +65,7 @@ def _run(xs: Tensors, tables: tuple[CosSin, ...], how: _How, *, transposed: bool
 
 
 class _RotateWide(torch.autograd.Function):
-    """One node for q and k. Its gradient is the same kernel with sin_a and sin_b exchanged, in the other direction."""
+    """The node for one or two tensors. Its gradient is the same kernel in the other direction, with sin_a and sin_b exchanged."""
 
     @staticmethod
     def forward(ctx: Any, how: _How, transposed: bool, count: int, *tensors: Tensor) -> Tensors:
@@ -84,16 +83,18 @@ class _RotateWide(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         tables, how = pairs(saved), {**ctx.how, "conjugate": not ctx.how["conjugate"]}
-        wanted = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
+        indices = [i for i, grad in enumerate(grads) if grad is not None and ctx.needs_input_grad[3 + i]]
         rotated: list[Tensor | None] = [None] * ctx.count
-        incoming = [readable(grads[i]) for i in wanted]  # pyright: ignore[reportArgumentType]
-        if wanted:
-            flat = [t for i in wanted for t in tables[i]]
+        incoming = [readable(grads[i]) for i in indices]  # pyright: ignore[reportArgumentType]
+        if indices:
+            flat = [t for i in indices for t in tables[i]]
             try:
-                ys = _RotateWide.apply(how, not ctx.transposed, len(wanted), *incoming, *flat)
-            except _NotServed:  # more dimensions than the kernel has, which contiguous memory never has
+                ys = _RotateWide.apply(how, not ctx.transposed, len(indices), *incoming, *flat)
+            except (
+                _NotServed
+            ):  # strides that do not fold into the kernel's dimensions; those of contiguous memory always do
                 incoming = [grad.contiguous() for grad in incoming]
-                ys = _RotateWide.apply(how, not ctx.transposed, len(wanted), *incoming, *flat)
-            for i, y in zip(wanted, ys, strict=True):
+                ys = _RotateWide.apply(how, not ctx.transposed, len(indices), *incoming, *flat)
+            for i, y in zip(indices, ys, strict=True):
                 rotated[i] = y
         return None, None, None, *rotated, *(None,) * len(saved)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def is_jagged(x: Any) -> TypeGuard[Tensor]:
-    """Callers ask `type(x) is not Tensor` first, which costs less and is false for every plain tensor."""
+    """True for a nested tensor of layout torch.jagged. Callers test `type(x) is not Tensor` first, which is cheaper."""
     return isinstance(x, Tensor) and x.layout is torch.jagged
 
 
@@ -42,7 +42,7 @@ class Jagged(NamedTuple):
 
 
 def parts(name: str, x: Tensor, seq_dim: int | None = None) -> Jagged:
-    """What a jagged tensor is made of. ValueError where seq_dim is not where its documents differ in length, and for holes between
+    """values() and offsets() of a jagged tensor. ValueError if seq_dim is not its ragged dimension, or if lengths() leave gaps between
     documents."""
     tokens = next(d for d, n in enumerate(x.shape) if not isinstance(n, int))  # pyright: ignore[reportUnnecessaryIsInstance]
     if seq_dim is not None and (seq_dim + x.ndim if seq_dim < 0 else seq_dim) != tokens:
@@ -50,15 +50,15 @@ def parts(name: str, x: Tensor, seq_dim: int | None = None) -> Jagged:
             f"the documents of {name} with shape {tuple(x.shape)} lie along dimension {tokens}: pass seq_dim={tokens}, got {seq_dim}"
         )
     if x.lengths() is not None:  # pyright: ignore[reportAttributeAccessIssue]
-        raise ValueError(f"{name} is a jagged tensor with holes between its documents: call {name}.contiguous() first")
+        raise ValueError(f"{name} is a jagged tensor with gaps between its documents: call {name}.contiguous() first")
     return Jagged(x.values(), x.offsets(), tokens)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def rotate(call: Callable[..., Any], q: Tensor, k: Any, *, seq_dim: int, inplace: bool, **arguments: Any) -> Any:
-    """RotaryEmbedding.rotate, which is `call`, for jagged q and k: its values, with the offsets as cu_seqlens."""
+    """RotaryEmbedding.rotate for jagged q and k. call: the same for dense tensors; it gets values(), and offsets() as cu_seqlens."""
     _refuse_in_place(inplace)
     if arguments["cu_seqlens"] is not None:
-        raise TypeError("a jagged tensor says itself where its documents begin: leave cu_seqlens out")
+        raise TypeError("a jagged tensor has offsets of its own: leave cu_seqlens out")
     q_parts = parts("q", q, seq_dim)
     documents: dict[str, Any] = {"cu_seqlens": q_parts.offsets}
     if arguments["positions"] is not None:
@@ -72,16 +72,16 @@ def rotate(call: Callable[..., Any], q: Tensor, k: Any, *, seq_dim: int, inplace
 
 
 def cos_sin(call: Callable[..., CosSin], positions: Tensor, dtype: torch.dtype, **arguments: Any) -> CosSin:
-    """RotaryEmbedding.cos_sin, which is `call`, for jagged positions (batch, tokens): jagged tables (batch, tokens, dim/2)."""
-    found = parts("positions", positions)
-    cos, sin = call(found.values, dtype, **arguments)
-    return found.like(cos), found.like(sin)
+    """RotaryEmbedding.cos_sin for jagged positions (batch, tokens): jagged tables (batch, tokens, dim/2). call: the same for dense ones."""
+    jagged = parts("positions", positions)
+    cos, sin = call(jagged.values, dtype, **arguments)
+    return jagged.like(cos), jagged.like(sin)
 
 
 def apply(call: Callable[..., Any], xs: tuple[Any, ...], tables: tuple[Any, ...], *, seq_dim: int, **how: Any) -> Any:
-    """apply_rotary or apply_rotary_qk, which is `call`, for jagged xs.
+    """apply_rotary or apply_rotary_qk for jagged xs. call: the same for dense tensors.
 
-    tables: jagged ones of the same documents, or dense ones, (rows, dim/2), of which each document takes the first.
+    tables: jagged with the same documents, or dense (rows, dim/2); each document then uses the first rows.
     """
     _refuse_in_place(how["inplace"])
     names = ("x",) if len(xs) == 1 else ("q", "k")
@@ -93,12 +93,12 @@ def apply(call: Callable[..., Any], xs: tuple[Any, ...], tables: tuple[Any, ...]
 
 
 def _rows(name: str, table: Any, x: Tensor, of: Jagged) -> Tensor:
-    """A row for each token of all documents."""
+    """The table with a row for each token of all documents."""
     if is_jagged(table):
         return _values_of(name, table, x, of)
     if not isinstance(table, Tensor) or table.ndim != 2:
         raise ValueError(
-            f"{name} must be jagged as x is, or have shape (rows, dim/2), of which each document takes the first, got "
+            f"{name} must be jagged as x is, or have shape (rows, dim/2), the first of which serve each document, got "
             f"{tuple(getattr(table, 'shape', ()))}"
         )
     offsets = of.offsets
@@ -118,22 +118,22 @@ def _values_of(name: str, value: Any, x: Tensor, of: Jagged) -> Tensor:
 def _same_documents(name: str, k: Any, q: Tensor, of: Jagged, seq_dim: int) -> Jagged:
     if not is_jagged(k):
         raise TypeError(f"q is a jagged tensor, {name} is {type(k).__name__}: both must be")
-    found = parts(name, k, seq_dim)
-    if not _alike(found.offsets, of.offsets):
+    jagged = parts(name, k, seq_dim)
+    if not _alike(jagged.offsets, of.offsets):
         raise ValueError(
             f"q {tuple(q.shape)} and {name} {tuple(k.shape)} have documents of other lengths, or offsets of their own where values are "
             f"not read (on a device, while traced): make {name} with q.offsets(), or rotate them one by one, with positions="
         )
-    return found
+    return jagged
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether offsets are the same: one tensor, or equal numbers on the CPU. Elsewhere numbers are not read, and others are not taken."""
+    """True if offsets are the same tensor, or equal CPU tensors. On a device, and while traced, values are not read: False."""
     return a is b or (a.device.type == "cpu" and not tracing() and a.shape == b.shape and torch.equal(a, b))
 
 
 def _refuse_in_place(inplace: bool) -> None:
     if inplace:
         raise TypeError(
-            "a jagged tensor is not written over: leave inplace out, or rotate its values() in place with cu_seqlens"
+            "a jagged tensor cannot be rotated in place: leave inplace out, or rotate its values() in place with cu_seqlens"
         )

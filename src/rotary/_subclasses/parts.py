@@ -13,7 +13,7 @@ from .placed import Placed, part_of
 
 
 class Part(NamedTuple):
-    """cos and sin of the rows that a process holds, the shape of the whole table, and where its parts lie."""
+    """cos and sin of the rows that this process holds, the shape of the whole table, and its placements."""
 
     table: CosSin
     shape: Sizes
@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
 
 def part_for(table: CosSin, x: Placed, seq_dim: int, name: str) -> Part:
-    """The part of a table that goes with this process's part of x."""
+    """The part of a table that belongs to this process's part of x."""
     shape = tuple(table[0].shape)
     where = x.for_value(shape, dims_of(shape, seq_dim), seq_dim)
     cos, sin = (part_of(what, t, where, name) for what, t in zip(("cos", "sin"), table, strict=True))
@@ -29,24 +29,24 @@ def part_for(table: CosSin, x: Placed, seq_dim: int, name: str) -> Part:
 
 
 def dims_of(shape: Sizes, seq_dim: int) -> dict[int, int]:
-    """The dimensions of a table (seq, P) or (batch, seq, P), and those of x that they go with."""
+    """Dimension of a table (seq, P) or (batch, seq, P) -> dimension of x that it corresponds to."""
     return {0: seq_dim} if len(shape) == 2 else {0: 0, 1: seq_dim}
 
 
 def as_dtensor(t: Tensor, like: Any) -> Any:
-    """A plain tensor, alike in every process, as a DTensor over the mesh of `like`; a DTensor as it is."""
+    """t as a DTensor: itself, or, if it is plain and the same in every process, replicated over the mesh of `like`."""
     return t if distributed(t) else replicated(t, like.device_mesh)
 
 
 def dtensors_of(part: Part) -> tuple[Any, Any]:
-    """The DTensors cos and sin of which this process holds that part."""
+    """The DTensors cos and sin whose part in this process is given."""
     placements = placements_of(part.where)
     cos, sin = (_from_part(t, part.shape, part.where.mesh, placements) for t in part.table)
     return cos, sin
 
 
 def from_part(t: Tensor, shape: Sizes, like: Any) -> Any:
-    """A DTensor of that shape, placed as `like` is, of which this process holds t."""
+    """The DTensor of that shape and the placements of `like` whose part in this process is t."""
     return _from_part(t, shape, like.device_mesh, like.placements)
 
 
@@ -62,21 +62,21 @@ def _from_part(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
 
 
 def replicated(t: Tensor, mesh: Any) -> Any:
-    """A plain tensor, alike in every process, as a DTensor over the mesh."""
+    """A plain tensor that is the same in every process, as a replicated DTensor."""
     from torch.distributed.tensor import DTensor, Replicate
 
     return DTensor.from_local(t, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 def redistributed(part: Part, wanted: Placed) -> Part:
-    """The same table, placed as a gradient needs it: gathered where it was cut otherwise."""
+    """The part of the same table under other placements; parts of the table are sent where they differ."""
     with torch.no_grad():
         cos, sin = (local_part(t.redistribute(placements=placements_of(wanted))) for t in dtensors_of(part))
     return Part((cos, sin), part.shape, wanted)
 
 
 def placements_of(where: Placed) -> list[Any]:
-    """torch's placements of a tensor that lies so."""
+    """The same as torch's placement objects."""
     from torch.distributed.tensor import Replicate, Shard
 
     return [

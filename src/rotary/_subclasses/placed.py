@@ -1,13 +1,13 @@
-"""Which part of a distributed tensor (DTensor) this process holds, and that part of what goes with it: positions, lengths, tables.
+"""Which indices of a distributed tensor (DTensor) this process holds, and the same part of positions, lengths and tables.
 
-A DTensor has the shape of the whole; its placements say, for each dimension of a mesh of processes, whether the tensor is cut along one
-of its dimensions there (Shard), whole (Replicate), or a summand (Partial). What goes with x is cut as x is:
+A DTensor has the shape of the whole tensor. Its placements say, for each dimension of a mesh of processes, whether the processes along it
+hold slices of one dimension of the tensor (Shard), copies (Replicate), or summands (Partial). A value that belongs to x is cut as x is:
 
-    value                       its dimensions, and those of x
-    positions, tables           (seq, ...) at x's sequence; (batch, seq, ...) at x's batch and sequence
-    offset, length (batch,)     at x's batch
+    value                       its dimensions correspond to
+    positions, tables           (seq, ...): the sequence of x; (batch, seq, ...): batch and sequence of x
+    offset, length (batch,)     the batch of x
 
-A plain value means "alike in every process" and is cut here; nothing is sent. A dimension of size 1 of a batch stands for all rows.
+A plain value is the same in every process and is cut here, without communication. A batch dimension of size 1 serves all rows.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from torch import Tensor
 from .dtensor import distributed, local_part, ordered
 
 Runs = list[tuple[int, int]]
-"""Ascending indices, as (first, past the last) of stretches."""
+"""Ascending indices, as half-open ranges (first, end)."""
 
 
 class Cut(NamedTuple):
-    """How a tensor is placed along one dimension of a mesh: cut at its dimension dim; strided by factor (torch's _StridedShard)."""
+    """One mesh dimension cuts the tensor along its dimension dim. factor > 1: a strided shard (torch's _StridedShard)."""
 
     dim: int
     factor: int = 1
 
 
 class Placed(NamedTuple):
-    """Where a tensor lies: for each dimension of the mesh how it is cut, None where it is whole or a summand."""
+    """The placements of a tensor: for each dimension of the mesh how it cuts the tensor, None for Replicate and Partial."""
 
     mesh: Any
     cuts: tuple[Cut | None, ...]
 
     def cut_at(self, dim: int) -> bool:
+        """True if a dimension of the mesh cuts the tensor along dim."""
         return any(cut is not None and cut.dim == dim for cut in self.cuts)
 
     def runs(self, n: int, dim: int) -> Runs:
-        """The indices, of n along that dimension, that this process holds."""
+        """The indices along dim, out of n, that this process holds."""
         return _kept([(0, n)], self, dim, 0)
 
     def for_value(self, shape: Sequence[int], dims: Mapping[int, int], seq_dim: int) -> Placed:
-        """How a value of that shape is to be placed whose dimensions are those of this tensor, as dims says."""
-        mine = {theirs: own for own, theirs in dims.items() if shape[own] != 1 or theirs == seq_dim}
-        return Placed(
-            self.mesh,
-            tuple([None if c is None or c.dim not in mine else Cut(mine[c.dim], c.factor) for c in self.cuts]),
-        )
+        """The placements of a value that belongs to this tensor. dims: dimension of the value -> dimension of this tensor."""
+        value_dim = {
+            of_tensor: of_value for of_value, of_tensor in dims.items() if shape[of_value] != 1 or of_tensor == seq_dim
+        }
+        cuts = [None if c is None or c.dim not in value_dim else Cut(value_dim[c.dim], c.factor) for c in self.cuts]
+        return Placed(self.mesh, tuple(cuts))
 
 
 def placed(name: str, x: Any) -> Placed:
-    """Where the DTensor x lies. ValueError for placements that are none of torch's public ones."""
+    """The placements of the DTensor x. ValueError for kinds other than Shard, Replicate and Partial."""
     cuts, wrong = _cuts(x.placements, x.ndim)
     if wrong or not (torch.compiler.is_compiling() or ordered(x)):  # the operator asks when it runs
         raise ValueError(
@@ -66,7 +67,8 @@ def placed(name: str, x: Any) -> Placed:
 
 
 def rotatable(name: str, x: Any) -> Placed:
-    """Where x lies, if a process can rotate its part alone: with both channels of every plane, and linear summands. ValueError if not."""
+    """The placements of x, if each process can rotate its part alone. ValueError if x is cut along channels, or holds summands of
+    a reduction that is not linear."""
     where = placed(name, x)
     if where.cut_at(x.ndim - 1):
         raise ValueError(
@@ -84,7 +86,7 @@ def rotatable(name: str, x: Any) -> Placed:
 
 
 def _cuts_of(placements: Sequence[Any], ndim: int) -> tuple[tuple[Cut | None, ...], bool]:
-    """How each dimension of the mesh cuts a tensor, and whether one of the placements is unknown."""
+    """How each dimension of the mesh cuts a tensor, and whether the kind of a placement is unknown."""
     cuts: list[Cut | None] = []
     wrong = False
     for p in placements:
@@ -108,51 +110,53 @@ def _cuts(placements: Sequence[Any], ndim: int) -> tuple[tuple[Cut | None, ...],
 
 
 def same_mesh(name: str, value: Any, x_name: str, mesh: Any) -> None:
-    """Raise where the DTensor value lies on another mesh."""
+    """ValueError if the DTensor value is on another mesh."""
     if value.device_mesh != mesh:
         raise ValueError(
-            f"{name} lies on {value.device_mesh}, {x_name} on {mesh}: distribute both over one mesh, or give {name} as a plain tensor, "
+            f"{name} is on {value.device_mesh}, {x_name} on {mesh}: distribute both over one mesh, or give {name} as a plain tensor, "
             f"alike in every process"
         )
 
 
 def part_of(name: str, value: Any, wanted: Placed, x_name: str) -> Tensor:
-    """This process's part of a value that is to be placed so.
+    """This process's part of a value whose placements must be `wanted`.
 
-    A plain value is cut. A DTensor is to be whole or cut so already, at least along the first dimensions of the mesh: ValueError
-    otherwise, since it would have to be sent. Both are known from placements alone, so that all processes agree.
+    A plain value is cut. A DTensor must be replicated or cut as wanted, at least along the first dimensions of the mesh: ValueError
+    otherwise, since its parts would have to be sent. The decision reads placements alone, so that all processes raise or none.
     """
     if type(value) is Tensor or not distributed(value):
         return _taken(value, wanted, [0] * value.ndim)
     same_mesh(name, value, x_name, wanted.mesh)
     if any(p.is_partial() for p in value.placements):
-        raise ValueError(f"{name} has placements {_shown(value)}, whose sum is not made yet: redistribute it first")
-    given = placed(name, value).cuts
-    done = [0] * value.ndim  # for each dimension of the value, along how many dimensions of the mesh it is cut already
-    for i, (have, want) in enumerate(zip(given, wanted.cuts, strict=True)):
-        if have is None:
+        raise ValueError(
+            f"{name} has placements {_shown(value)}, summands that are not reduced yet: redistribute it first"
+        )
+    done = [0] * value.ndim  # for each dimension of the value, how many dimensions of the mesh have cut it already
+    for i, (cut, wanted_cut) in enumerate(zip(placed(name, value).cuts, wanted.cuts, strict=True)):
+        if cut is None:
             continue
-        earlier = wanted.cuts[done[have.dim] : i]
-        if have != want or any(cut is not None and cut.dim == have.dim for cut in earlier):
+        earlier = wanted.cuts[done[cut.dim] : i]
+        if cut != wanted_cut or any(other is not None and other.dim == cut.dim for other in earlier):
             raise ValueError(
                 f"{name} with shape {tuple(value.shape)} has placements {_shown(value)}, and {x_name} needs {_described(wanted)}: give "
                 f"{name} as a plain tensor, alike in every process, or redistribute it to that or to Replicate()"
             )
-        done[have.dim] = i + 1
+        done[cut.dim] = i + 1
     return _taken(local_part(value), wanted, done, tuple(value.shape))
 
 
 def _taken(local: Tensor, wanted: Placed, done: list[int], shape: tuple[int, ...] | None = None) -> Tensor:
-    """The part of a value, cut already along the first done[dim] dimensions of the mesh, that is wanted."""
+    """The wanted part of a value whose dimension dim the first done[dim] dimensions of the mesh have cut already."""
     if wanted.cuts.count(None) == len(wanted.cuts):
         return local
     for dim in dict.fromkeys(cut.dim for cut in wanted.cuts if cut is not None):
         if any(cut is not None and cut.dim == dim for cut in wanted.cuts[done[dim] :]):
-            local = _along(local, dim, _kept([(0, local.shape[dim])], wanted, dim, done[dim]))
+            local = _at(local, dim, _kept([(0, local.shape[dim])], wanted, dim, done[dim]))
     return local
 
 
-def _along(x: Tensor, dim: int, runs: Runs) -> Tensor:
+def _at(x: Tensor, dim: int, runs: Runs) -> Tensor:
+    """x at those indices along dim; a view where they are one range."""
     parts = [x.narrow(dim, first, past - first) for first, past in runs]
     if not parts:
         return x.narrow(dim, 0, 0)
@@ -160,7 +164,7 @@ def _along(x: Tensor, dim: int, runs: Runs) -> Tensor:
 
 
 def _kept(runs: Runs, where: Placed, dim: int, after: int) -> Runs:
-    """What is left of the runs for this process, cut along the dimensions of the mesh from `after` on."""
+    """The indices of `runs` that this process holds when the mesh dimensions from `after` on cut them."""
     coordinate = where.mesh.get_coordinate()
     if coordinate is None:  # this process has no part in the mesh
         return []
@@ -177,19 +181,19 @@ def _kept(runs: Runs, where: Placed, dim: int, after: int) -> Runs:
 
 
 def _chunk(runs: Runs, chunks: int, which: int) -> Runs:
-    """Chunk number `which` of the indices, as torch.chunk cuts: equal ones, rounded up, as long as there are any."""
+    """Chunk number `which` of the indices, in torch.chunk's sizes: n / chunks rounded up each, the last ones shorter or empty."""
     if chunks == 1:
         return runs
     n = sum([past - first for first, past in runs])
     size = -(-n // chunks)
     low, high = min(size * which, n), min(size * (which + 1), n)
-    found: Runs = []
+    chunk: Runs = []
     for first, past in runs:
         a, b = max(low, 0), min(high, past - first)
         if a < b:
-            found.append((first + a, first + b))
+            chunk.append((first + a, first + b))
         low, high = low - (past - first), high - (past - first)
-    return found
+    return chunk
 
 
 def _shown(x: Any) -> str:

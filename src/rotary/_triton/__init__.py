@@ -1,1 +1,1 @@
-"""What every Triton kernel of this library shares, on the host: launching, tile sizes, tensors seen as (batch, heads, seq, channels)."""
+"""The host part that all Triton kernels of this library share: launching, tile sizes, tensors as (batch, heads, seq, channels)."""

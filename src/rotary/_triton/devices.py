@@ -1,4 +1,4 @@
-"""Which tensors Triton's kernels take. Asked before any of them is imported."""
+"""Which tensors the Triton kernels take. Imports no Triton: it is asked before a kernel is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @functools.cache
 def interpreting() -> bool:
-    """True if Triton interprets instead of compiling. Triton reads the variable once, when a kernel is defined, and so does this."""
+    """True if Triton interprets kernels instead of compiling them. Cached: Triton too reads the variable once, when a kernel is defined."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "y", "yes", "on", "true")
 
 

@@ -1,4 +1,12 @@
-"""A tensor as a GPU kernel sees it: sizes and strides of batch, heads and sequence, whatever dimensions it has."""
+"""A tensor of any dimensions as (batch, heads, seq, channels) for a GPU kernel: sizes and strides.
+
+fold() merges adjacent dimensions whose strides nest, until two are left. (2, 4, 5, 8, 64) contiguous, the sequence at dimension 3:
+
+    size          2      4      5    [ 8     64 ]
+    stride    10240   2560    512    [64      1 ]
+              |__________|     |
+               batch 8      heads 5                 10240 = 4 x 2560: one dimension of 8, stride 2560
+"""
 
 from __future__ import annotations
 
@@ -37,10 +45,10 @@ _ONE = _Dim(1, 0, 0)
 def fold(
     shape: Sizes, x_strides: Sizes, y_strides: Sizes, table: Sizes, table_strides: Sizes, seq_dim: int
 ) -> Axes | None:
-    """Any dimensions as (batch, heads, seq, channels), or None where the dimensions beside the sequence do not fold into two.
+    """A tensor as (batch, heads, seq, channels), or None where its dimensions other than sequence and channels do not fold into two.
 
     Where tables have a row per batch entry, dimension 0 is the batch and all others fold into the heads. Strides of dimensions of
-    size 1 are 0: they are never multiplied by anything but 0, and divide nothing.
+    size 1 become 0: only index 0 multiplies them, and the launcher's greatest common divisor ignores zeros.
     """
     row_per_batch = len(table) == 3 and table[0] > 1
     dims = [
@@ -75,7 +83,7 @@ def fold(
 
 
 def _folded(dims: list[_Dim], most: int) -> list[_Dim] | None:
-    """Neighbours merged until at most so many dimensions are left; None where their strides do not allow it."""
+    """The dimensions with adjacent ones merged until at most so many are left; None where their strides do not allow it."""
     while len(dims) > most:
         for i, (outer, inner) in enumerate(pairwise(dims)):
             merged = _merged(outer, inner)
@@ -88,7 +96,7 @@ def _folded(dims: list[_Dim], most: int) -> list[_Dim] | None:
 
 
 def _merged(outer: _Dim, inner: _Dim) -> _Dim | None:
-    """Two neighbours as one dimension: where one has size 1, or a step of the outer is as long as all steps of the inner."""
+    """Two adjacent dimensions as one, if one has size 1 or a step of the outer is as long as all steps of the inner; else None."""
     size = outer.size * inner.size
     if outer.size <= 1 or inner.size <= 1:
         return _Dim(size, *(outer if inner.size == 1 else inner)[1:])

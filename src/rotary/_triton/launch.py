@@ -1,4 +1,4 @@
-"""One Triton kernel for given constants: compiled at its first launch, launched directly from then on."""
+"""One Triton kernel for one set of constants: compiled at its first launch, later launched directly."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MOST = 2**31 - 1024  # numbers of rows and of programs are 32 bits wide in the k
 
 @dataclass(eq=False)
 class Code:
-    """kernel: returns Triton's function. device: the number of the GPU. constants: the constexpr arguments.
+    """A kernel with its constants. kernel: returns Triton's function. device: the number of the GPU. constants: the constexpr arguments.
 
-    Triton finds a compiled kernel again by the types, divisibility and options of every argument, which costs more than the rest of a
-    call. Here the constexpr arguments fix the specialisation except pointer alignment, so only that is checked before the compiled
-    kernel is launched directly.
+    Triton looks a compiled kernel up by the types, divisibility and options of every argument, which costs more than the rest of a
+    call (benchmarks/results/gpu_host.md). The constexpr arguments here fix the specialisation except pointer alignment, so only that is
+    checked before the compiled kernel is launched directly.
     """
 
     kernel: Callable[[], Any]
@@ -29,7 +29,7 @@ class Code:
     warps: int
     constants: tuple[int, ...]
     direct: Callable[[int, tuple[int, ...]], None] | None = None
-    """launches the compiled kernel for aligned addresses, once there is one"""
+    """Launches the compiled kernel for aligned addresses; None until it is compiled."""
 
     def launch(self, programs: int, tensors: Tensors, integers: tuple[int, ...]) -> None:
         """Queue it on the device's current stream. Parameters of the kernel are the tensors, the integers, then the constants."""

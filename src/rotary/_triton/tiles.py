@@ -8,7 +8,7 @@ from .launch import ACCESS
 
 
 class Tile(NamedTuple):
-    """What one program does: so many heads of so many tokens, with so many warps."""
+    """The work of one program: so many heads of so many tokens, with so many warps."""
 
     tokens: int
     heads: int
@@ -16,7 +16,8 @@ class Tile(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What a program takes on: heads, warps, and the bytes that a thread moves of each of the two channels of its planes."""
+    """The size of a program before the width of a row is known: heads, warps, and the bytes that a thread moves of each of the two
+    channels of its planes."""
 
     heads: int
     warps: int
@@ -24,9 +25,9 @@ class Share(NamedTuple):
 
 
 # Measured on an H100, 43 tiles of bfloat16 and float32 heads of 128 channels (benchmarks/results/gpu_tiles.md).
-# LARGE: work that gives every multiprocessor a program; within 1 % of the fastest tile at 4,096 tokens and more in bfloat16, within
-# 4 % in float32. SMALL: less work than
-# that, where the time is the latency of one program; more threads with half an access each are 8 to 10 % faster at one token.
+# LARGE: for work that gives every multiprocessor a program; within 1 % of the fastest tile at 4,096 tokens and more in bfloat16, within
+# 4 % in float32. SMALL: for less work, where the time is the latency of one program; more threads with half an access each are 8 to
+# 10 % faster at one token.
 LARGE = Share(heads=2, warps=4, bytes=ACCESS)
 SMALL = Share(heads=1, warps=4, bytes=ACCESS // 2)
 # Accesses per thread before the first store, 4 registers each: with more, few programs fit on a multiprocessor.
@@ -34,8 +35,8 @@ _STAGED = 20
 
 
 def tile_of(dim: int, tail: int, size: int, share: Share) -> Tile:
-    """As many tokens as give each thread its bytes of each of the two channels of its planes; fewer heads, then fewer tokens, where
-    a long tail would need too many registers. dim, tail: channels turned and copied. size: bytes of a channel.
+    """The tile that gives each thread its bytes of each of the two channels of its planes; fewer heads, then fewer tokens, where a long
+    tail would need too many registers. dim, tail: channels rotated and copied. size: bytes of a channel.
     """
     heads = share.heads
     row = 32 * share.warps * ACCESS // size  # channels that all threads can move at once

@@ -201,7 +201,9 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
         )
     window = options.window or arguments.window or arguments.target or options.length
     if window is None:
-        raise ValueError("the config states neither max_position_embeddings nor a trained window; pass --window")
+        raise ValueError(
+            "the config states neither max_position_embeddings nor a trained window; write one into it, or pass `rotary show` --window"
+        )
     length = options.length or max(arguments.target or 0, _extended_to(arguments.scaling), window)
     sliding = spelled(source, options.part).config.get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:

@@ -90,7 +90,7 @@ def by_wide_tables(
             seq_dim=seq_dim,
             interleaved=spec.interleaved,
             conjugate=spec.conjugate,
-            neighbours=spec.widths == "repeat",
+            adjacent=spec.widths == "repeat",
         )
         if rotated is None:
             return None
