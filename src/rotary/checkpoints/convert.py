@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .._checks import one_of, path
+from .._checks import describe, one_of, path
 from ..config.files import content
 from ..config.load import load
 from ..config.parts import text_part
@@ -56,10 +57,11 @@ def convert(
     target: str | os.PathLike[str],
     *,
     to: Pairing,
-    given: Pairing | None = None,
+    source_pairing: Pairing | None = None,
     config: Any = None,
     like: str | None = None,
     progress: Progress = lambda file, done, total: None,
+    given: Pairing | None = None,
 ) -> Converted:
     """Write the checkpoint at `source` to `target`, with its queries and keys in the pairing `to`, and return what was done.
 
@@ -70,10 +72,11 @@ def convert(
         of tensors do not change.
     target: a path that does not exist and is not inside the source. It appears complete, after attention scores agree, or not at all.
     to: "half" or "interleaved".
-    given: the pairing of the source. Default: the one that an earlier conversion wrote into it, else that of its family's code.
+    source_pairing: the pairing of the source. Default: the one that an earlier conversion wrote into it, else that of its family's code.
     config: as RotaryEmbedding.from_config takes it. Default: the config.json (or Meta's params.json) next to the tensors.
     like: a family whose tensors are arranged in the same way, for an unknown family.
     progress: a function that is called after each tensor, see Progress.
+    given: the former name of source_pairing, deprecated; it goes in 0.3.
 
     Converts weights, biases, norms of queries and keys, LoRA's B and DoRA's magnitudes, also with grouped heads, partial rotary, fused
     projections and MLA. Rows are reordered as bytes: a conversion to the other pairing and back gives the same file except for its header.
@@ -85,17 +88,28 @@ def convert(
     source, target = path("source", source), path("target", target)
     one_of("to", to, ("half", "interleaved"))
     if given is not None:
-        one_of("given", given, ("half", "interleaved"))
+        if source_pairing is not None:
+            raise TypeError("convert() takes source_pairing= or its former name given=, not both")
+        warnings.warn(
+            "convert(given=) is now convert(source_pairing=); the old name goes in 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        source_pairing = given
+    if source_pairing is not None:
+        one_of("source_pairing", source_pairing, ("half", "interleaved"))
+    if not callable(progress):
+        raise TypeError(f"progress must be a function of (file, done, total), got {describe(progress)}")
     _check_paths(source, target)
     layout = Layout(find_config(source) if config is None else config, like=like)
     reading = read_source(source, layout.config)
     files = reading.files
     if source.is_file() and target.suffix != ".safetensors" and isinstance(files[0], TorchFile):
         raise ValueError(f"{source} is written as safetensors: name the target {target.with_suffix('.safetensors')}")
-    old = pairing_of(files, layout, given)
+    old = pairing_of(files, layout, source_pairing)
     if old == to:
         raise ValueError(
-            f"{str(source)!r} already has {to} pairing; if that is wrong, pass its actual pairing as given="
+            f"{str(source)!r} already has {to} pairing; if that is wrong, pass its actual pairing as source_pairing="
         )
     rotated = {t.name: t for file in files for e in file.entries if (t := layout.rotated(e.name, e.shape)) is not None}
     if not rotated:
@@ -134,16 +148,20 @@ def _check_paths(source: Path, target: Path) -> None:
         raise ValueError(f"{str(target)!r} is inside {str(source)!r}, which is only read")
 
 
-def pairing_of(files: Sequence[AnyFile], layout: Layout, given: Pairing | None) -> Pairing:
-    """The pairing `given` by the caller, else the one in the files' metadata, else that of the family's code; ValueError if the first two
+def pairing_of(files: Sequence[AnyFile], layout: Layout, source_pairing: Pairing | None) -> Pairing:
+    """The pairing that the caller passed, else the one in the files' metadata, else that of the family's code; ValueError if the first two
     conflict."""
     values = {file.metadata.get(PAIRING_KEY, "missing") for file in files}
     in_files = values - {"missing"}
-    if len(in_files) > 1 or (given is None and len(values) > 1) or (given is not None and in_files - {given}):
+    if (
+        len(in_files) > 1
+        or (source_pairing is None and len(values) > 1)
+        or (source_pairing is not None and in_files - {source_pairing})
+    ):
         raise ValueError(
-            f"conflicting pairing: {PAIRING_KEY} is {' and '.join(sorted(values))} in the files, and given= is {given}"
+            f"conflicting pairing: {PAIRING_KEY} is {' and '.join(sorted(values))} in the files, and source_pairing= is {source_pairing}"
         )
-    pairing = given or (in_files.pop() if in_files else "interleaved" if layout.interleaved else "half")
+    pairing = source_pairing or (in_files.pop() if in_files else "interleaved" if layout.interleaved else "half")
     if pairing == "half" or pairing == "interleaved":
         return pairing
     raise ValueError(f"{PAIRING_KEY} must be half or interleaved, got {pairing!r}")

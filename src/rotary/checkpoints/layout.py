@@ -106,7 +106,7 @@ class Layout:
         name = self.config.get("model_type")
         if name not in FAMILIES and self.config.get("rope_interleave") is None:
             raise ValueError(
-                f"the pairing of the code of model_type {name!r} is unknown; pass given= (--from) to a conversion, or write "
+                f"the pairing of the code of model_type {name!r} is unknown; pass source_pairing= (--from) to a conversion, or write "
                 f"rope_interleave into the config"
             )
         return self.arguments(0).interleaved

@@ -26,9 +26,7 @@ def register(commands: Any) -> None:
         description="Exit status: 0 without findings, 1 with contradictions or modules that disagree, 2 for a config that cannot be read. "
         "Warnings about a scheme are printed and are no findings.",
     )
-    parser.add_argument(
-        "folder", help="a folder that holds a config.json, the file itself, or the name of a shipped config"
-    )
+    parser.add_argument("folder", help="a folder with a config.json, the file itself, or the name of a shipped config")
     parser.add_argument(
         "--model",
         action="store_true",

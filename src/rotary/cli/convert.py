@@ -18,7 +18,7 @@ UNKNOWN = 3
 """The exit status of `pairing` where neither pairing is significant."""
 
 _SOURCE = "a file of weights or a folder of them: safetensors, Meta's consolidated.*.pth, pytorch_model.bin"
-_FLAGS = {"given": "--from", "config": "--config", "like": "--like"}
+_FLAGS = {"source_pairing": "--from", "config": "--config", "like": "--like"}
 """Arguments of convert() and by_weights(), which their messages name -> the flags of the command line."""
 
 
@@ -58,7 +58,7 @@ def _convert(options: argparse.Namespace) -> int:
 
     arguments: dict[str, Any] = {
         "to": options.to,
-        "given": options.source_pairing,
+        "source_pairing": options.source_pairing,
         "config": options.config,
         "like": options.like,
     }
@@ -78,7 +78,7 @@ def _naming_flags(source: str) -> Generator[None]:
         yield
     except (ValueError, TypeError) as error:
         text = re.sub(
-            r"\b(pass |as |and )?(given|config|like)=(?: \(--from\))?",
+            r"\b(pass |as |and )?(source_pairing|config|like)=(?: \(--from\))?",
             lambda m: f"{m[1] or ''}{_FLAGS[m[2]]}",
             str(error),
         )

@@ -13,7 +13,7 @@ from ..analysis import Coordinates, Diagnosis
 def as_json(
     layer_type: str | None, arguments: configs.Arguments, diagnoses: Sequence[Diagnosis], several: Coordinates | None
 ) -> dict[str, Any]:
-    """One entry of "layers": what the config says of layers of that type, its schemes plane by plane, and its coordinates.
+    """One entry of "layers": the rotation of layers of that type, its schemes plane by plane, and its coordinates.
 
     Infinite numbers, which JSON does not have, are null: the reach of a scheme without a limit, the wavelength of a plane at rest.
     """

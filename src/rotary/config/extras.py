@@ -112,7 +112,7 @@ def _notes_on_single_layers(rope: Mapping[str, Any], config: Config, family: Fam
 
 
 def _unrotated_layers(config: Config, family: Family) -> tuple[str, str]:
-    """(the layers that no_rope_layers or an interval keeps from rotating, the key that says so); "" for none.
+    """(the layers that do not rotate by no_rope_layers or an interval, the name of that key); "" for none.
 
     transformers fills a missing or empty no_rope_layers by no_rope_layer_interval, 4 in the families that have these keys.
     """

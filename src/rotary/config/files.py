@@ -11,13 +11,13 @@ from .dialects.gguf import TENSORS
 from .names import same
 
 FOLDER = ("config.json", "params.json", "model_config.yaml", "lit_config.json")
-"""Files of a folder, in the order in which they are looked for."""
+"""Files of a folder, in the order of their precedence."""
 
 
 def content(path: Path) -> dict[str, Any]:
     """The file as a dict, by its ending: .yaml and .yml (PyYAML), .gguf (the gguf package), and JSON otherwise.
 
-    TypeError where the file holds something else; ImportError, with what to install, where the package is missing; ValueError for a
+    TypeError where the file contains something else; ImportError, with what to install, where the package is missing; ValueError for a
     damaged file, and for a key that it gives twice with different values, of which parsers keep the last.
     """
     if path.suffix == ".gguf":

@@ -37,7 +37,7 @@ def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: 
     cu_seqlens: (documents + 1,) int32 or int64, cumulative lengths 0 .. n, as flash-attention takes them; empty documents are
         allowed. Tokens after the last document continue it: a padded tail, on a device, where this is not checked.
     tokens: integer tensor of any shape: the positions at these tokens alone, as of_rank() gives them for one of several processes;
-        nothing of length n is made.
+        no tensor of length n is made.
     offset: an int, or (documents,) integer tensor: the position of each document's first token.
 
     TypeError for another dtype; ValueError for a wrong shape and, on the CPU, for lengths that do not start at 0, decrease, or do

@@ -36,7 +36,7 @@ def rerotate(
     old_length: int | Tensor | None = None,
     new_length: int | Tensor | None = None,
 ) -> None:
-    """Move the keys of a cache in place, as RotaryEmbedding.rerotate does, in every layer of a model whose rotation `patch` knows.
+    """Move the keys of a cache in place, as RotaryEmbedding.rerotate does, in every layer of a model whose rotation `patch` recognises.
 
     cache: a DynamicCache or StaticCache of transformers with layers of full attention. Nothing else in it changes: where tokens are to be
         dropped, crop or gather keys and values yourself.

@@ -148,5 +148,5 @@ def _required(function: Callable[..., Any]) -> list[str]:
 
 
 def named_as_rotation(name: str) -> bool:
-    """Whether a name promises a rotation: then the report says why the function was left. Recognition does not depend on it."""
+    """Whether a name promises a rotation: then the report has the reason why the function was left. Recognition does not depend on it."""
     return any(part in name.lower() for part in ("rotary", "rope", "rot_"))

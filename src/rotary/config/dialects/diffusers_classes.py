@@ -14,7 +14,7 @@ ON_GRID = "positions are (row, column): rotary.positions.grid(rows, columns)"
 ON_VIDEO = "positions are (frame, row, column): rotary.positions.grid(frames, rows, columns)"
 BY_IDS = "positions are the ids of the pipeline, (index, row, column), integers; text is at (0, 0, 0)"
 BY_FOUR_IDS = (
-    "positions are the ids of the pipeline, (index, row, column, token), integers; text stands at (0, 0, 0, token)"
+    "positions are the ids of the pipeline, (index, row, column, token), integers; text is at (0, 0, 0, token)"
 )
 CAPTION_THEN_IMAGE = (
     "positions are (token, 0, 0) for the caption and (length of the caption, row, column) for the image, integers"

@@ -31,7 +31,7 @@ def _is_chatglm(config: Config) -> bool:
 
 
 def _baichuan(config: Config) -> Spelled:
-    """7B (hidden_size 4096) rotates, 13B (5120) has ALiBi; no key says so."""
+    """7B (hidden_size 4096) rotates, 13B (5120) has ALiBi; the config has no key for it."""
     hidden = config.get("hidden_size")
     if config.get("rope_theta") is None and hidden != 4096:
         raise ValueError(
