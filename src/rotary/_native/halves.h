@@ -4,7 +4,7 @@
 #ifndef ROTARY_HALVES_H
 #define ROTARY_HALVES_H
 
-#include "vectors.h"
+#include "formats.h"
 
 namespace rotary {
 namespace {

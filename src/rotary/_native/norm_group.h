@@ -114,7 +114,7 @@ struct NormedGroup {
       a = Format<T, M>::load(x + j), b = Format<T, M>::load(x + planes + j);
   }
 
-  // x and the weight are in one format, so a NaN here ends with 16 zero bits, and rounding needs no table to ask for others: vectors.h.
+  // x and the weight are in one format, so a NaN here ends with 16 zero bits, and rounding needs no table to ask for others: formats.h.
   template <bool kModel, int M, class Numbers>
   INLINE Numbers normed(Numbers v, Number r, Index at) const {
     const Numbers zero{};

@@ -5,7 +5,7 @@
 
 #include "rows.h"
 
-#include "vectors.h"
+#include "formats.h"
 #include "walk.h"
 
 #ifndef ROTARY_SET
