@@ -155,7 +155,7 @@ def instance(name: str, value: Any, kind: type[T], source: str) -> T:
     return value
 
 
-def sequence(name: str, value: Any, items: str) -> Sequence[Any]:
+def list_of(name: str, value: Any, items: str) -> Sequence[Any]:
     """A list, a tuple or another sequence, but no text. items: what it holds, for the message."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list of {items}, got {describe(value)}")

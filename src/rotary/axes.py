@@ -44,7 +44,7 @@ def strided(sections: Sequence[int], *, planes: int | None = None) -> Axes:
     (0, 1, 2, 0, 1, 2, 0, 1)
     """
     counts = [
-        _planes(f"sections[{axis}]", n) for axis, n in enumerate(_checks.sequence("sections", sections, "integers"))
+        _planes(f"sections[{axis}]", n) for axis, n in enumerate(_checks.list_of("sections", sections, "integers"))
     ]
     if not counts:
         raise ValueError("strided() needs the number of planes of each coordinate, as strided((24, 20, 20))")
@@ -90,7 +90,7 @@ def shown(axes: Axes) -> str:
     >>> shown((0, 0, 1, 1, 1)), shown((1, 2) * 22 + (0,) * 20)
     ('sections(2, 3)', '(1, 2) * 22 + (0,) * 20')
     """
-    axes = checked(axes, len(_checks.sequence("axes", axes, "integers")))
+    axes = checked(axes, len(_checks.list_of("axes", axes, "integers")))
     counts = [axes.count(axis) for axis in range(max(axes) + 1)]
     if axes == sections(*counts):
         return f"sections({', '.join(map(str, counts))})"

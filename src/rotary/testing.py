@@ -216,5 +216,5 @@ def _integer_positions(positions: Any) -> Tensor:
         if positions.ndim != 1 or positions.is_meta:
             raise ValueError(f"positions must be a tensor (seq,) with values, got {_checks.describe(positions)}")
         return positions.detach().cpu().to(torch.int64)
-    items = _checks.sequence("positions", positions, "integers, or an integer tensor (seq,)")
+    items = _checks.list_of("positions", positions, "integers, or an integer tensor (seq,)")
     return torch.tensor([_checks.position(f"positions[{i}]", item) for i, item in enumerate(items)], dtype=torch.int64)

@@ -38,9 +38,9 @@ class Coordinates:
 
     def __post_init__(self) -> None:
         _checks.text("name", self.name, "rows and columns")
-        inv_freq = _checks.sequence("inv_freq", self.inv_freq, "numbers, one per plane")
+        inv_freq = _checks.list_of("inv_freq", self.inv_freq, "numbers, one per plane")
         frequencies = tuple(_checks.number_of_any_sign(f"inv_freq[{j}]", f) for j, f in enumerate(inv_freq))
-        grid = _checks.sequence("grid", self.grid, "numbers, one for each coordinate")
+        grid = _checks.list_of("grid", self.grid, "numbers, one for each coordinate")
         sizes = tuple(_checks.number(f"grid[{i}]", size) for i, size in enumerate(grid))
         axes = checked(self.axes, len(frequencies))
         if len(sizes) <= max(axes):

@@ -238,7 +238,7 @@ class Diagnosis:
 
 def check_diagnoses(name: str, diagnoses: Any) -> None:
     """TypeError or ValueError unless this is a sequence of at least one Diagnosis."""
-    for i, diagnosis in enumerate(_checks.sequence(name, diagnoses, "rotary.analysis.Diagnosis")):
+    for i, diagnosis in enumerate(_checks.list_of(name, diagnoses, "rotary.analysis.Diagnosis")):
         _checks.instance(f"{name}[{i}]", diagnosis, Diagnosis, "a rotary.analysis.Diagnosis")
     if not diagnoses:
         raise ValueError(f"{name} must have at least one rotary.analysis.Diagnosis")

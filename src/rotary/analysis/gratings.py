@@ -39,7 +39,7 @@ def draw_coordinates(file: Path, layers: Sequence[Coordinates]) -> None:
     """
 
     file = _checks.path("file", file)
-    if not _checks.sequence("layers", layers, "rotary.analysis.Coordinates"):
+    if not _checks.list_of("layers", layers, "rotary.analysis.Coordinates"):
         raise ValueError("layers must have at least one rotary.analysis.Coordinates")
     for i, own in enumerate(layers):
         _checks.instance(f"layers[{i}]", own, Coordinates, "rotary.analysis.Coordinates")

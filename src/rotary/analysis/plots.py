@@ -60,7 +60,7 @@ def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all"
     ['yarn.svg']
     """
     file = _checks.path("file", file)
-    if not _checks.sequence("layers", layers, "lists of rotary.analysis.Diagnosis, one list for each kind of layer"):
+    if not _checks.list_of("layers", layers, "lists of rotary.analysis.Diagnosis, one list for each kind of layer"):
         raise ValueError("layers must have at least one list of rotary.analysis.Diagnosis")
     for i, diagnoses in enumerate(layers):
         check_diagnoses(f"layers[{i}]", diagnoses)

@@ -14,7 +14,7 @@ from ..scaling.scheme import described
 from .coordinates import Coordinates, axes_lines
 from .diagnosis import Diagnosis, Plane, check_diagnoses
 
-WIDEST = 110
+COLUMNS = 110
 """Columns of a report for a wide terminal, and of one that is not for a terminal."""
 _MARGIN, _NARROWEST = 20, 72
 _FULL = 100
@@ -28,7 +28,7 @@ def report_text(
     *,
     all_planes: bool = False,
     several: Coordinates | None = None,
-    width: int = WIDEST,
+    width: int = COLUMNS,
 ) -> str:
     """A report for the terminal, at most 110 columns wide.
 
@@ -53,7 +53,7 @@ def report_text(
     if several is not None:
         _checks.instance("several", several, Coordinates, "rotary.analysis.Coordinates or None")
     width = _checks.count("width", width)
-    own, width = diagnoses[0], max(_NARROWEST, min(WIDEST, width))
+    own, width = diagnoses[0], max(_NARROWEST, min(COLUMNS, width))
     lines = [own.name, "=" * len(own.name)]
     for label, value in _preamble(arguments, own, several):
         lines.append(textwrap.fill(value, width, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))

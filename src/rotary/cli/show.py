@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import config as configs
 from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coordinates, report_text
-from ..analysis.report import WIDEST
+from ..analysis.report import COLUMNS
 from ..config.load import load
 from ..config.normalize import layer_types
 from ..config.parts import rotating
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(document | {"layers": [as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
         other_parts = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
-        width = shutil.get_terminal_size((WIDEST, 0)).columns
+        width = shutil.get_terminal_size((COLUMNS, 0)).columns
         reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
         print("\n\n".join(_with_lines(report, translated.dialect, other_parts) for report in reports))
     if options.plot:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from ..axes import Axes
 from ..scaling import Scheme
 
-Order = Literal["blocks", "alternating"]
+Arrangement = Literal["blocks", "alternating"]
 
 
 class Part(NamedTuple):
@@ -30,7 +30,7 @@ class Axial:
     """
 
     parts: tuple[Part, ...] = ()
-    order: Order = "blocks"
+    order: Arrangement = "blocks"
     inv_freq: tuple[float, ...] = ()
     axes: Axes = ()
     extent: float = 0.0
@@ -41,7 +41,7 @@ class Axial:
         return sum(part.channels for part in self.parts) if self.parts else 2 * len(self.inv_freq)
 
 
-def side_by_side(parts: tuple[Part, ...], order: Order = "blocks") -> Axial:
+def side_by_side(parts: tuple[Part, ...], order: Arrangement = "blocks") -> Axial:
     """One spectrum for each part, in blocks or plane by plane in turn; frequencies are float32, as those of one-axis modules."""
     runs = [(part.axis,) * (part.channels // 2) for part in parts]
     groups = zip(*runs, strict=True) if order == "alternating" else runs

@@ -12,8 +12,7 @@ from .._checks import describe, text
 from . import published
 from .files import FOLDER, content
 from .published import shipped
-
-Config = dict[str, Any]
+from .values import Config
 
 # Keys that show that a model rotates. names.about_rotation() finds more: also keys without which a model may rotate or not.
 _ROTARY_KEY = re.compile(r"(^|_)(m?rope|rotary)(_|$)|^use_(dynamic_ntk|logn_attn)$|^dual_chunk_attention_config$")

@@ -8,7 +8,7 @@ from typing import Any
 from .._checks import describe, even_dim, flag, number, text
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
-from .axial import Axial, Order, Part
+from .axial import Arrangement, Axial, Part
 from .coordinates import axes_of, is_dealt_out, note, without
 from .extras import cancelled, notes, temperatures, unrotated_layer_types
 from .families import FAMILIES, REASONS, Family, unrotated
@@ -59,7 +59,7 @@ class Arguments:
     dialect: str = "transformers"
     axes: tuple[int, ...] | None = None
     parts: tuple[Part, ...] = ()
-    order: Order = "blocks"
+    order: Arrangement = "blocks"
     inv_freq: tuple[float, ...] = ()
     extent: float = 0.0
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .._checks import describe, even_dim, number
-from .axial import Axial, Order, Part, even_and_odd, of_centres, side_by_side
+from .axial import Arrangement, Axial, Part, even_and_odd, of_centres, side_by_side
 from .families import Family
 from .load import Config
 from .names import same
 from .schemes import Parameters
 from .widths import first_integer
 
-_ORDERS: dict[str, tuple[tuple[int, ...], Order]] = {
+_ORDERS: dict[str, tuple[tuple[int, ...], Arrangement]] = {
     "rows, columns": ((0, 1), "blocks"),
     "columns, rows": ((1, 0), "blocks"),
     "rows and columns in turn": ((0, 1), "alternating"),

@@ -7,8 +7,11 @@ from typing import Any, cast
 
 from .._checks import describe, number
 
+Config = dict[str, Any]
+"""A config as a dict, its keys as they are written."""
 
-def block(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+
+def block(config: Mapping[str, Any], key: str) -> Config:
     """The block of that name as a new dict, {} where it is missing; TypeError where it is no block."""
     value = config.get(key)
     if value is None:

@@ -95,8 +95,8 @@ def grids(sizes: Sequence[Sequence[int]], *, device: torch.device | str | None =
     [[0, 0], [0, 1], [0, 0], [1, 0]]
     """
     images = [
-        _sizes(_checks.sequence(f"sizes[{i}]", size, "integers, one for each coordinate"))
-        for i, size in enumerate(_checks.sequence("sizes", sizes, "sizes of images, (rows, columns) each"))
+        _sizes(_checks.list_of(f"sizes[{i}]", size, "integers, one for each coordinate"))
+        for i, size in enumerate(_checks.list_of("sizes", sizes, "sizes of images, (rows, columns) each"))
     ]
     if not images:
         raise ValueError("grids() needs the size of each image, as grids([(16, 16), (8, 24)])")

@@ -20,7 +20,7 @@ from .findings import Finding, Findings
 from .hypotheses import Comparison
 from .likeness import compare, unwritten
 from .measured import Measured, Rotary, holders, makers, measure
-from .spectra import AGREE, close, frequencies
+from .spectra import AGREE, close, spectrum_of
 
 
 def check(model: nn.Module, config: Any = None) -> Findings:
@@ -133,7 +133,7 @@ def _with_reading(
         return comparison
     if isinstance(measured, Measured):
         dtype = measured.rounded_to
-        if dtype is not None and close(measured.inv_freq, frequencies(arguments)[0], 2.0**-7):
+        if dtype is not None and close(measured.inv_freq, spectrum_of(arguments)[0], 2.0**-7):
             return Comparison("rounded", f"its cos and sin were rounded to {str(dtype).removeprefix('torch.')}")
         of_tables = compared(measured.inv_freq)
         if of_tables.kind != "agrees":
@@ -155,7 +155,7 @@ def _with_reading(
 
 def _other_factor(factor: float | None, arguments: Arguments, length: int | None) -> Comparison | None:
     """The problem of an attention factor that is not the config's; None if it is, or if the module has none."""
-    expected = frequencies(arguments, length)[1]
+    expected = spectrum_of(arguments, length)[1]
     if factor is None or abs(factor - expected) <= AGREE * expected:
         return None
     return Comparison("attention factor", f"cos and sin are multiplied by {factor:.6g}; the config has {expected:.6g}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import Arguments
 from ..scaling import NTK, Linear, Llama3, NTKMixed, Scheme, YaRN
 from .findings import Kind
-from .spectra import AGREE, close, falling_at, named, powers, spectrum, written
+from .spectra import AGREE, close, falling_at, named, progression, spectrum, written
 
 
 class Comparison(NamedTuple):
@@ -31,14 +31,14 @@ Hypothesis = Callable[[Tensor, Arguments, float], "Comparison | None"]
 
 
 def _scheme_lost(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
-    if arguments.scaling and close(measured, powers(arguments.base, arguments.dim, len(measured)), tolerance):
+    if arguments.scaling and close(measured, progression(arguments.base, arguments.dim, len(measured)), tolerance):
         return Comparison("scheme", f"no scheme; the config has {named(arguments.scaling)}")
     return None
 
 
 def _over_the_head(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
     """The planes of a partial rotation computed over the width of the whole head (pie #603)."""
-    head = powers(arguments.base, arguments.head_dim, len(measured))
+    head = progression(arguments.base, arguments.head_dim, len(measured))
     if arguments.dim < arguments.head_dim and close(measured, head, tolerance):
         text = f"its frequencies are the first {len(measured)} of a rotation of all {arguments.head_dim} channels of a head"
         return Comparison("width", f"{text}; {width_of(arguments)}")
@@ -52,7 +52,7 @@ def _other_base(measured: Tensor, arguments: Arguments, tolerance: float) -> Com
         return None
     expected = f"the config has {written(arguments.base)}"
     base = float(measured[-1]) ** (-planes / (planes - 1))
-    if base > 1.0 and close(measured, powers(base, arguments.dim, planes), tolerance):
+    if base > 1.0 and close(measured, progression(base, arguments.dim, planes), tolerance):
         base = _likely(base, tolerance)
         scheme = f" without a scheme; the config has {named(arguments.scaling)} of {written(arguments.base)}"
         return Comparison(

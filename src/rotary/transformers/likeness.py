@@ -11,7 +11,7 @@ from ..analysis import Diagnosis
 from ..config import Arguments
 from ..scaling import Gains
 from .hypotheses import HYPOTHESES, Comparison, width_of
-from .spectra import AGREE, close, falling_at, frequencies, named, powers, relative, written
+from .spectra import AGREE, close, falling_at, named, progression, relative, spectrum_of, written
 
 _LONGEST = 2**31
 _ROUNDING = {torch.bfloat16: (2.0**-8, 0.0), torch.float16: (2.0**-10, 2.0**-24)}
@@ -44,7 +44,7 @@ def half_precision_of(measured: Tensor) -> torch.dtype | None:
 
 def compare(measured: Tensor, arguments: Arguments) -> Comparison:
     """How (planes,) frequencies compare with those that a config describes. measured: on the CPU, float64."""
-    own = frequencies(arguments)[0]
+    own = spectrum_of(arguments)[0]
     blank = unwritten(measured)
     if blank is not None:
         return Comparison("uninitialised", blank)
@@ -55,7 +55,7 @@ def compare(measured: Tensor, arguments: Arguments) -> Comparison:
         return Comparison("agrees", f"base {written(arguments.base)}{scheme}")
     length = _length(measured, arguments)
     if length is not None:
-        or_more = " or more" if close(measured, frequencies(arguments, 2 * length)[0], 2 * AGREE) else ""
+        or_more = " or more" if close(measured, spectrum_of(arguments, 2 * length)[0], 2 * AGREE) else ""
         text = f"base {written(arguments.base)}, {named(arguments.scaling)} at a length of {length:,} tokens{or_more}"
         return Comparison("agrees", text, length)
     return _disagreeing(measured, arguments, float(relative(measured, own).max()))
@@ -63,7 +63,7 @@ def compare(measured: Tensor, arguments: Arguments) -> Comparison:
 
 def _disagreeing(measured: Tensor, arguments: Arguments, error: float) -> Comparison:
     """What is wrong with frequencies that are not the config's. error: the largest of a plane, relative."""
-    dtype, own = half_precision_of(measured), frequencies(arguments)[0]
+    dtype, own = half_precision_of(measured), spectrum_of(arguments)[0]
     short, tolerance = str(dtype).removeprefix("torch."), 2 * AGREE
     if dtype is not None:
         eps, least = _ROUNDING[dtype]
@@ -87,12 +87,12 @@ def _length(measured: Tensor, arguments: Arguments) -> int | None:
         return None
 
     def slowest(length: float) -> float:
-        return float(frequencies(arguments, math.ceil(length))[0][-1])
+        return float(spectrum_of(arguments, math.ceil(length))[0][-1])
 
     length = math.ceil(falling_at(slowest, float(measured[-1]) * (1.0 + AGREE / 2), 1.0, _LONGEST))
     # For long contexts several lengths give the same float32 numbers: any of them is an answer.
     for candidate in (length, length - 1, length + 1):
-        if candidate >= 1 and close(measured, frequencies(arguments, candidate)[0], 2 * AGREE):
+        if candidate >= 1 and close(measured, spectrum_of(arguments, candidate)[0], 2 * AGREE):
             return candidate
     return None
 
@@ -106,7 +106,7 @@ def _like_memory(measured: Tensor) -> bool:
 def _described(measured: Tensor, arguments: Arguments, error: float) -> str:
     """Frequencies that no hypothesis predicts, described by the factor of each plane against plain ones of the config's base."""
     expected = f"the config has base {written(arguments.base)}, {named(arguments.scaling)}: off by up to {error:.1e}"
-    gains = (measured / powers(arguments.base, arguments.dim, len(measured))).tolist()
+    gains = (measured / progression(arguments.base, arguments.dim, len(measured))).tolist()
     window = arguments.window or arguments.target or 4096
     runs = Diagnosis("measured", arguments.dim, arguments.base, (Gains(gains),), window, window).treatments()
     if len(runs) > 4:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import WIDEST, count, describe, sequence
+from .._checks import WIDEST, count, describe, list_of
 from .matrix import interpret
 from .spec import FORMS, JOINED, STACKED, TWO, Form, Partial, RotationSpec, formula
 from .surroundings import restored
@@ -91,7 +91,7 @@ def probe(function: Callable[..., Any], sizes: Sequence[tuple[int, int]] = ((HEA
     """
     if not callable(function):
         raise TypeError(f"function must be callable, got {describe(function)}")
-    sizes = [_size(i, size) for i, size in enumerate(sequence("sizes", sizes, "pairs (heads, head_dim)"))]
+    sizes = [_size(i, size) for i, size in enumerate(list_of("sizes", sizes, "pairs (heads, head_dim)"))]
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -114,7 +114,7 @@ def probe(function: Callable[..., Any], sizes: Sequence[tuple[int, int]] = ((HEA
 
 def _size(i: int, size: Any) -> tuple[int, int]:
     """(heads, head_dim) as integers; TypeError or ValueError for what is no such pair."""
-    pair = sequence(f"sizes[{i}]", size, "two integers, (heads, head_dim)")
+    pair = list_of(f"sizes[{i}]", size, "two integers, (heads, head_dim)")
     if len(pair) != 2:
         raise ValueError(f"sizes[{i}] must be (heads, head_dim), got {describe(size)}")
     return count(f"sizes[{i}][0]", pair[0], most=WIDEST), count(f"sizes[{i}][1]", pair[1], most=WIDEST)

@@ -17,21 +17,21 @@ AGREE = 2.0**-16
 """Relative. Formulas in float32 are off by up to 50 units in the last place, 3e-6 (docs/configs.md); bfloat16 rounds by up to 2^-9."""
 
 
-def frequencies(arguments: Arguments, length: int | None = None) -> tuple[Tensor, float]:
+def spectrum_of(arguments: Arguments, length: int | None = None) -> tuple[Tensor, float]:
     """inv_freq (dim/2,) float64 [rad/token] and the attention factor that a config describes, for a context of `length` tokens."""
     return spectrum(arguments.base, arguments.dim, arguments.scaling, length)
 
 
 def spectrum(base: float, dim: int, scaling: tuple[Scheme, ...], length: int | None = None) -> tuple[Tensor, float]:
     """inv_freq (dim/2,) float64 and the attention factor of schemes, applied left to right."""
-    inv_freq, factor = powers(base, dim, dim // 2), 1.0
+    inv_freq, factor = progression(base, dim, dim // 2), 1.0
     for scheme in scaling:
         inv_freq, own_factor = scheme(inv_freq, base=base, dim=dim, length=length)
         factor *= float(own_factor)
     return inv_freq, factor
 
 
-def powers(base: float, divisor: float, planes: int) -> Tensor:
+def progression(base: float, divisor: float, planes: int) -> Tensor:
     """base^(-2j / divisor) (planes,) float64."""
     return torch.tensor([base ** (-2 * j / divisor) for j in range(planes)], dtype=torch.float64)
 

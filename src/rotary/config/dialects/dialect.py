@@ -13,11 +13,9 @@ from ..families import FAMILIES, unrotated
 from ..names import same
 from ..names import words as keys
 from ..silence import check_everything_is_owned
-from ..values import block, real
+from ..values import Config, block, real
 
 __all__ = ["Config", "Dialect", "Spelled", "block", "could_be", "keys", "only", "real", "respelled"]
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
