@@ -134,7 +134,7 @@ FULL = doubled(ANGLES.cos(), "halves")
         (
             lambda: tables.from_full_width(ANGLES.cos(), ANGLES.sin()),
             ValueError,
-            r"cos with shape \(7, 4\) are not alike; no columns",
+            r"cos with shape \(7, 4\) are not equal; no columns",
         ),
         (lambda: tables.from_full_width(FULL, FULL[:3]), ValueError, r"one shape, got \(7, 8\) and \(3, 8\)"),
         (lambda: tables.from_full_width(FULL, 3), TypeError, "sin must be a floating tensor, got int 3"),

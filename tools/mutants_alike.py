@@ -80,7 +80,7 @@ ALIKE: dict[str, dict[str, str]] = {  # file -> part of the line as changed, or 
     "transformers/probe.py": {"((seq,), (seq, 2))": "a layout that no function takes is passed over"},
     "transformers/wrapper.py": {"x.ndim ** 1": "channels are never one"},
     "transformers/rebind.py": {"base is nn.Module and": "torch's own methods are looked into, and call no rotation"},
-    "transformers/patch.py": {"0 < v <= 1024": "one size more to try", "fit[: 65]": "one size more to try"},
+    "transformers/patcher.py": {"0 < value <= 1024": "one size more to try", "pairs[:65]": "one size more to try"},
 }
 
 

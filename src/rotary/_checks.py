@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import warnings
-from typing import Any, cast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ._torch import plain_torch
+
+T = TypeVar("T")
 
 WIDEST = 2**16
 """The most channels of a head that are accepted, far more than any model has: a wrong head_dim in a config must not fill the memory."""
@@ -51,10 +56,31 @@ def index(name: str, value: Any) -> int:
 
 
 def length(name: str, value: Any) -> int:
-    """A number of tokens, >= 0."""
+    """A number of tokens, from 0 to the largest int64."""
     n = index(name, value)
     if n < 0:
         raise ValueError(f"{name} must be >= 0, got {n}")
+    return _in_int64(name, n)
+
+
+def position(name: str, value: Any) -> int:
+    """A position, an integer of either sign that fits int64."""
+    return _in_int64(name, index(name, value))
+
+
+def _in_int64(name: str, n: int) -> int:
+    if type(n) is int and not -(2**63) <= n < 2**63:  # a SymInt has no bound to compare with
+        raise ValueError(f"{name} must fit int64, got an integer of {n.bit_length()} bits")
+    return n
+
+
+def count(name: str, value: Any, most: int = 2**63 - 1) -> int:
+    """A number of things, from 1 to `most`."""
+    n = index(name, value)
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+    if n > most:
+        raise ValueError(f"{name} must be at most {most:,}, got {describe(n)}")
     return n
 
 
@@ -92,6 +118,63 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {describe(value)}")
     return value
+
+
+def text(name: str, value: Any, example: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string such as {example!r}, got {describe(value)}")
+    return value
+
+
+def tensor(name: str, value: Any, kind: str = "a tensor") -> Tensor:
+    """A tensor of any dtype and layout."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be {kind}, got {describe(value)}")
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """The path of a file or folder, which need not exist."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, a string or pathlib.Path, got {describe(value)}")
+    return Path(cast("str | os.PathLike[str]", value))
+
+
+def module(name: str, value: Any) -> torch.nn.Module:
+    """A module of torch."""
+    if not isinstance(value, torch.nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {describe(value)}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type[T], source: str) -> T:
+    """A value of that class. source: what makes one, for the message."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {source}, got {describe(value)}")
+    return value
+
+
+def list_of(name: str, value: Any, items: str) -> Sequence[Any]:
+    """A list, a tuple or another sequence, but no text. items: what it holds, for the message."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list of {items}, got {describe(value)}")
+    return cast("Sequence[Any]", value)
+
+
+def device(name: str, value: Any) -> torch.device | None:
+    """A device of torch, None for the default one. Whether this machine has it shows at its first use."""
+    if value is None or isinstance(value, torch.device):
+        return value
+    if isinstance(value, str):
+        try:
+            return torch.device(value)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{name} {describe(value)} is no device of torch: {reason[:200]}") from None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 128:
+        return torch.device(value)  # the number of an accelerator, as torch takes it
+    raise TypeError(f"{name} must be a torch.device or its name, such as 'cpu' or 'cuda:0', got {describe(value)}")
 
 
 def floating_dtype(name: str, value: Any) -> torch.dtype:

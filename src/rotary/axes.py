@@ -1,6 +1,6 @@
 """Which coordinate of a position each plane reads: tuples of dim/2 integers, for RotaryEmbedding(axes=...).
 
-    plane j turns by positions[..., axes[j]] x inv_freq[j]
+    plane j turns by positions[..., axes[j]] x inv_freq[j] radians
 
     sections(2, 3, 3)               0 0 1 1 1 2 2 2       Qwen2-VL, GLM-4V: blocks of planes
     strided((3, 3, 2))              0 1 2 0 1 2 0 1       Qwen3-VL: coordinates in turn
@@ -20,7 +20,9 @@ Axes = tuple[int, ...]
 
 
 def sections(*planes: int) -> Axes:
-    """So many planes for coordinate 0, then for coordinate 1, and so on. ValueError for a number below 1.
+    """planes[0] planes for coordinate 0, then planes[1] for coordinate 1, and so on.
+
+    TypeError for numbers that are no integers; ValueError for none at all and for numbers outside 1 .. 32,768, half the widest head.
 
     >>> sections(2, 3, 3)
     (0, 0, 1, 1, 1, 2, 2, 2)
@@ -36,24 +38,25 @@ def strided(sections: Sequence[int], *, planes: int | None = None) -> Axes:
     sections: the number of planes of each of n coordinates, as mrope_section of Qwen3-VL has them. planes: of a head, by default
         their sum; further ones read coordinate 0 (transformers 5.23, models/qwen3_vl/modeling_qwen3_vl.py, apply_interleaved_mrope).
 
-    ValueError for fewer planes than the sections need.
+    TypeError for numbers that are no integers; ValueError for numbers below 1, and for fewer planes than the sections need.
 
     >>> strided((3, 3, 2))
     (0, 1, 2, 0, 1, 2, 0, 1)
     """
-    counts = [_planes(f"sections[{axis}]", n) for axis, n in enumerate(sections)]
+    counts = [
+        _planes(f"sections[{axis}]", n) for axis, n in enumerate(_checks.list_of("sections", sections, "integers"))
+    ]
     if not counts:
         raise ValueError("strided() needs the number of planes of each coordinate, as strided((24, 20, 20))")
     total = sum(counts) if planes is None else _planes("planes", planes)
     n = len(counts)
-    found = tuple(j % n if j < n * counts[j % n] else 0 for j in range(total))
-    if planes is not None and total < sum(counts):
+    if total < sum(counts):
         raise ValueError(f"the sections {tuple(counts)} need {sum(counts)} planes, got planes={total}")
-    return found
+    return tuple(j % n if j < n * counts[j % n] else 0 for j in range(total))
 
 
 def alternating(coordinates: int, planes: int) -> Axes:
-    """0, 1, .., coordinates - 1, again and again.
+    """0, 1, .., coordinates - 1, again and again, for so many planes. TypeError or ValueError for numbers that are no integers >= 1.
 
     >>> alternating(2, 5)
     (0, 1, 0, 1, 0)
@@ -65,26 +68,29 @@ def alternating(coordinates: int, planes: int) -> Axes:
 def checked(axes: Any, planes: int) -> Axes:
     """axes as a tuple of plain integers. TypeError for what is no sequence of integers; ValueError for another number of planes than
     the module has, a negative coordinate, and one that no plane reads."""
+    planes = _planes("planes", planes)
     try:
-        found = tuple(_checks.index(f"axes[{j}]", axis) for j, axis in enumerate(axes))
+        coordinates = tuple(_checks.index(f"axes[{j}]", axis) for j, axis in enumerate(axes))
     except TypeError as error:
         raise TypeError(f"axes must be a sequence of integers, one per plane: {error}") from None
-    if len(found) != planes:
-        raise ValueError(f"axes must name a coordinate for each of the {planes} planes (dim/2), got {len(found)}")
-    if min(found) < 0:
-        raise ValueError(f"axes must not be negative, got {min(found)}")
-    unread = sorted(set(range(max(found) + 1)) - set(found))
-    if unread:
-        raise ValueError(f"no plane reads coordinate {unread[0]}: axes must use 0 .. {max(found)} without a gap")
-    return found
+    if len(coordinates) != planes:
+        raise ValueError(f"axes must name a coordinate for each of the {planes} planes (dim/2), got {len(coordinates)}")
+    if min(coordinates) < 0:
+        raise ValueError(f"axes must not be negative, got {min(coordinates)}")
+    largest = max(coordinates)
+    unread = next(axis for axis in range(planes + 1) if axis not in coordinates)
+    if unread <= largest:
+        raise ValueError(f"no plane reads coordinate {unread}: axes must use 0 .. {largest} without a gap")
+    return coordinates
 
 
 def shown(axes: Axes) -> str:
-    """The shortest call of this module that gives these axes, else the tuple in runs.
+    """The shortest call of this module that gives these axes, as text; else the tuple in runs. TypeError or ValueError as checked().
 
     >>> shown((0, 0, 1, 1, 1)), shown((1, 2) * 22 + (0,) * 20)
     ('sections(2, 3)', '(1, 2) * 22 + (0,) * 20')
     """
+    axes = checked(axes, len(_checks.list_of("axes", axes, "integers")))
     counts = [axes.count(axis) for axis in range(max(axes) + 1)]
     if axes == sections(*counts):
         return f"sections({', '.join(map(str, counts))})"
@@ -123,7 +129,4 @@ def _repeated(axes: Axes) -> list[str]:
 
 
 def _planes(name: str, value: Any) -> int:
-    n = _checks.index(name, value)
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
-    return n
+    return _checks.count(name, value, most=_checks.WIDEST // 2)

@@ -28,10 +28,10 @@ FIRST_OPSET = 23
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What torch.onnx.export(..., dynamo=True) takes as custom_translation_table: operators of this library -> nodes of ONNX.
+    """A dict for custom_translation_table of torch.onnx.export(..., dynamo=True): operators of this library -> functions that make nodes.
 
-    The operators are the formula, as every function of this library is exported from a module, and that of rotary.operators, as a
-    program has it that torch.export.export made before. A new dict, which may be joined with others.
+    It has two operators: the formula, to which every function of this library is exported from a module; and that of rotary.operators,
+    which a program of torch.export.export holds. The dict is new at each call and may be joined with others.
 
     ImportError where onnxscript is missing, which torch's exporter needs.
     """
@@ -45,16 +45,16 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 def _rotate(
     xs: Sequence[Any], tables: Sequence[Any], seq_dim: int, interleaved: bool = False, conjugate: bool = False
 ) -> Sequence[Any]:
-    """Values of ONNX in the place of the operator's tensors. The exporter calls this once for each call of the operator."""
-    how = {"interleaved": interleaved, "conjugate": conjugate}
+    """The nodes for one call of the operator, called by the exporter: its arguments and results are values of ONNX, not tensors."""
+    options = {"interleaved": interleaved, "conjugate": conjugate}
     return [
-        _Rotation(x, cos, seq_dim).nodes(cos, sin, **how)
+        _Rotation(x, cos, seq_dim).nodes(cos, sin, **options)
         for x, cos, sin in zip(xs, tables[::2], tables[1::2], strict=True)
     ]
 
 
 class _Rotation:
-    """Nodes for the rotation of one x. Sizes that are not known when the graph is made are read in it."""
+    """Nodes for the rotation of one x. A size that is not known at export (None) is computed by nodes, from the shape of x."""
 
     def __init__(self, x: Any, table: Any, seq_dim: int) -> None:
         opsets = importlib.import_module("onnxscript.onnx_opset")
@@ -89,34 +89,38 @@ class _Rotation:
     # --- the node -----------------------------------------------------------------------------------------------------------
 
     def _as_node(self, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
-        """The node takes (batch, heads, seq, head_dim), or (batch, seq, heads x head_dim) for a number of heads that is known."""
-        op, behind = self.op, self.sizes[self.seq_dim + 1 : -1]
-        how = {"interleaved": int(interleaved)}
+        """The rotation as one node, which takes (batch, heads, seq, head_dim), or (batch, seq, heads x head_dim) and num_heads.
+
+        x with its heads behind the sequence takes the second form where the number of heads is known at export, since it needs no
+        transposition; otherwise heads are moved in front of the sequence, and back.
+        """
+        op, heads_behind = self.op, self.sizes[self.seq_dim + 1 : -1]
+        attributes = {"interleaved": int(interleaved)}
         if self.dim != self.sizes[-1]:
-            how["rotary_embedding_dim"] = self.dim
+            attributes["rotary_embedding_dim"] = self.dim
         rows = [self._per_row(table) for table in (cos, sin)]
-        if behind and None not in behind and self.seq_dim <= 1:
-            heads = math.prod(size or 0 for size in behind)
+        if heads_behind and None not in heads_behind and self.seq_dim <= 1:
+            heads = math.prod(size or 0 for size in heads_behind)
             flat = [*([1] if self.seq_dim == 0 else [0]), *([-1] if self.seq_dim == 0 else [0])]
             flat.append(heads * (self.sizes[-1] or 0))
-            y = self.op23.RotaryEmbedding(self._reshaped(x, flat), *rows, num_heads=heads, **how)
+            y = self.op23.RotaryEmbedding(self._reshaped(x, flat), *rows, num_heads=heads, **attributes)
             return op.Reshape(y, op.Shape(self.x))
         last = [*range(self.seq_dim), *range(self.seq_dim + 1, len(self.sizes) - 1), self.seq_dim]
         order = [*last, len(self.sizes) - 1]
-        if behind:
+        if heads_behind:
             x = op.Transpose(x, perm=order)
-        y = self._heads_first(x, rows, how)
-        return op.Transpose(y, perm=[order.index(i) for i in range(len(order))]) if behind else y
+        y = self._heads_first(x, rows, attributes)
+        return op.Transpose(y, perm=[order.index(i) for i in range(len(order))]) if heads_behind else y
 
-    def _heads_first(self, x: Any, rows: list[Any], how: dict[str, int]) -> Any:
-        """x (..., seq, head_dim), of which the first dimension is the batch unless it is the sequence."""
+    def _heads_first(self, x: Any, rows: list[Any], attributes: dict[str, int]) -> Any:
+        """The node for x (..., seq, head_dim), whose first dimension is the batch unless it is the sequence."""
         op, ndim = self.op, len(self.sizes)
         if ndim == 4 and self.seq_dim != 0:
-            return self.op23.RotaryEmbedding(x, *rows, **how)
+            return self.op23.RotaryEmbedding(x, *rows, **attributes)
         shape = op.Shape(x)
         batch = op.Constant(value_ints=[1]) if self.seq_dim == 0 else op.Shape(x, start=0, end=1)
         four = op.Concat(batch, op.Constant(value_ints=[-1]), op.Shape(x, start=ndim - 2), axis=0)
-        y = self.op23.RotaryEmbedding(op.Reshape(x, four), *rows, **how)
+        y = self.op23.RotaryEmbedding(op.Reshape(x, four), *rows, **attributes)
         return op.Reshape(y, shape)
 
     def _per_row(self, table: Any) -> Any:
@@ -134,6 +138,7 @@ class _Rotation:
     # --- the formula --------------------------------------------------------------------------------------------------------
 
     def _formula(self, x: Any, cos: Any, sin: Any, interleaved: bool) -> Any:
+        """The rotation in plain nodes: the first dim channels turn, the others pass through."""
         op, dim = self.op, self.dim
         cos, sin = self._spread(cos), self._spread(sin)
         if interleaved:

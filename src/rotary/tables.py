@@ -1,4 +1,4 @@
-"""cos and sin as other libraries lay them out, turned into ours: one column per plane, (seq, dim/2) or (batch, seq, dim/2).
+"""Converters of cos and sin from the layouts of other libraries to ours: one column per plane, (seq, dim/2) or (batch, seq, dim/2).
 
     from_full_width   a column per channel          transformers, GPT-NeoX (halves doubled); GPT-J, diffusers (neighbours doubled)
     from_radians      angles                        Megatron-LM (seq, 1, 1, dim), Transformer Engine, rotary-embedding-torch
@@ -8,7 +8,7 @@
 Tables of this library come from RotaryEmbedding.cos_sin; they are made in _angles/cos_sin.py.
 
 The results are views of the arguments, or computed from them by operations that have gradients. How a table is doubled is an argument,
-checked against its values on the CPU: on another device, and while something traces, values are not read.
+checked against its values on the CPU; on another device, and under tracing, values are not read.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Doubled = Literal["halves", "neighbours", "no"]
 
 
 def from_full_width(cos: Tensor, sin: Tensor, *, doubled: Doubled = "halves", seq_dim: int = -2) -> CosSin:
-    """Tables with a column per channel -> ours.
+    """(cos, sin) with one column per plane, from tables with one per channel.
 
-    cos, sin: (seq, dim), (batch, seq, dim), or with further dimensions of size 1, as those that broadcast over heads; floating, as alike
-        in shape.
-    doubled: "halves", the two halves of a row are alike (rotate_half), or "neighbours", columns 2j and 2j + 1 are. Rotate the first by
-        interleaved=False, the second by interleaved=True, as the library that made them did.
+    cos, sin: (seq, dim), (batch, seq, dim), or with further dimensions of size 1, as those that broadcast over heads; floating, of one
+        shape.
+    doubled: "halves": the two halves of a row are equal (rotate_half); rotate with interleaved=False. "neighbours": columns 2j and 2j + 1
+        are equal; rotate with interleaved=True. "no": a column per plane already.
     seq_dim: the dimension of the tokens; of the others only the first may be larger than 1, as the batch.
 
     Returns views (cos, sin), (seq, dim/2) or (batch, seq, dim/2).
@@ -52,10 +52,10 @@ def from_full_width(cos: Tensor, sin: Tensor, *, doubled: Doubled = "halves", se
 def from_radians(
     angles: Tensor, *, doubled: Doubled = "halves", seq_dim: int = -2, dtype: torch.dtype = torch.float32
 ) -> CosSin:
-    """Angles [rad] -> (cos, sin), (seq, dim/2) or (batch, seq, dim/2), of that dtype.
+    """(cos, sin) of angles [rad], (seq, dim/2) or (batch, seq, dim/2), of that dtype.
 
-    angles: float32 or float64, (seq, dim), (batch, seq, dim), (seq, 1, 1, dim) with seq_dim=0, ...; taken as the numbers they are: an
-        angle that was rounded stays so. Their cosines are computed in float64 where the device has it.
+    angles: float32 or float64, (seq, dim), (batch, seq, dim), (seq, 1, 1, dim) with seq_dim=0, ...; taken as they are: the rounding of a
+        float32 angle stays. Their cosines are computed in float64 where the device has it.
     doubled, seq_dim: as in from_full_width; "no" for a column per plane.
 
     TypeError for half precision, in which an angle of 300 is off by up to 1, and for another dtype; ValueError as from_full_width.
@@ -75,12 +75,13 @@ def from_radians(
 
 
 def from_complex(freqs_cis: Tensor, *, seq_dim: int = -2) -> CosSin:
-    """cos + i sin, one complex number per plane, as Meta's freqs_cis -> (cos, sin): views, (seq, dim/2) or (batch, seq, dim/2).
+    """(cos, sin) from cos + i sin, one complex number per plane, as Meta's freqs_cis: views, (seq, dim/2) or (batch, seq, dim/2).
 
     freqs_cis: complex64 or complex128, (seq, dim/2) or (batch, seq, dim/2), or with further dimensions of size 1. The code that makes
-        them pairs neighbours: rotate by interleaved=True.
+        them pairs neighbours: rotate with interleaved=True.
 
-    TypeError for a real tensor, which a cast of a module makes of it in silence; ValueError for shapes that do not fit.
+    TypeError for a real tensor, which .to(dtype) of a module makes of a complex one without a warning; ValueError for shapes that do not
+    fit.
 
     >>> from_complex(torch.tensor([[1j]]))
     (tensor([[0.]]), tensor([[1.]]))
@@ -95,13 +96,13 @@ def from_complex(freqs_cis: Tensor, *, seq_dim: int = -2) -> CosSin:
 
 
 def from_joined(cache: Tensor, ids: Tensor | None = None) -> CosSin:
-    """One cache whose rows are cos, then sin -> (cos, sin), (seq, dim/2) or (batch, seq, dim/2).
+    """(cos, sin) from one cache whose rows are cos, then sin: (seq, dim/2) or (batch, seq, dim/2).
 
     cache: (rows, dim), floating: the first dim/2 columns cos, the others sin, one column per plane.
     ids: (seq,) or (batch, seq) integers, the row of each token; None takes the rows in their order.
 
-    TypeError for dtypes that do not fit; ValueError for shapes, and, on the CPU, for ids outside the rows: a negative id would be read
-    from the end.
+    TypeError for dtypes that do not fit; ValueError for shapes, and, on the CPU, for ids outside the rows: torch would read a negative
+    id from the end.
 
     >>> from_joined(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 1]))
     (tensor([[0.],
@@ -113,9 +114,7 @@ def from_joined(cache: Tensor, ids: Tensor | None = None) -> CosSin:
         raise ValueError(f"cache must have shape (rows, dim), dim even, got {tuple(cache.shape)}")
     rows = cache
     if ids is not None:
-        if not isinstance(ids, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"ids must be an integer tensor, got {_checks.describe(ids)}")
-        _checks.integers("ids", ids)
+        _checks.integers("ids", _checks.tensor("ids", ids, "an integer tensor"))
         if ids.ndim not in (1, 2):
             raise ValueError(f"ids must have shape (seq,) or (batch, seq), got {tuple(ids.shape)}")
         if ids.device != cache.device:
@@ -130,24 +129,27 @@ def from_joined(cache: Tensor, ids: Tensor | None = None) -> CosSin:
 
 
 def _rows(name: str, table: Tensor, seq_dim: int) -> Tensor:
-    """table (..., columns) as (seq, columns) or (batch, seq, columns): the dimensions of size 1 that other code broadcasts are gone."""
+    """table (..., columns) as (seq, columns) or (batch, seq, columns), without the dimensions of size 1 that other code broadcasts."""
+    _checks.dense(name, table)
     shape, ndim = tuple(table.shape), table.ndim
+    seq_dim = _checks.index("seq_dim", seq_dim)
     axis = seq_dim + ndim if seq_dim < 0 else seq_dim
     if ndim < 2 or not 0 <= axis < ndim - 1:
         raise ValueError(
-            f"seq_dim {seq_dim} names no dimension of tokens of {name} with shape {shape}: (..., seq, columns) is needed"
+            f"seq_dim {_checks.describe(seq_dim)} is no dimension of tokens of {name} with shape {shape}: (..., seq, columns) is needed"
         )
-    others = [d for d in range(ndim - 1) if d != axis and shape[d] != 1]
-    if others not in ([], [0]):
+    varying = [d for d in range(ndim - 1) if d != axis and shape[d] != 1]
+    if varying not in ([], [0]):
         raise ValueError(
-            f"{name} with shape {shape} varies along dimension {others[-1]} beside the tokens at dimension {axis}: only the batch, "
-            f"dimension 0, may; is seq_dim right?"
+            f"{name} with shape {shape} varies along dimension {varying[-1]} as well as along the tokens, dimension {axis}: only the "
+            f"batch, dimension 0, may; is seq_dim right?"
         )
-    kept = (*others, axis, ndim - 1)
+    kept = (*varying, axis, ndim - 1)
     return table.permute(*kept, *(d for d in range(ndim) if d not in kept)).reshape([shape[d] for d in kept])
 
 
 def _undoubled(name: str, rows: Tensor, doubled: Doubled) -> Tensor:
+    """One column per plane of rows (..., columns); ValueError where the columns that `doubled` says are equal differ."""
     _checks.one_of("doubled", doubled, ("halves", "neighbours", "no"))
     if doubled == "no":
         return rows
@@ -157,12 +159,12 @@ def _undoubled(name: str, rows: Tensor, doubled: Doubled) -> Tensor:
     by_halves, by_neighbours = (rows[..., : columns // 2], rows[..., columns // 2 :]), (rows[..., ::2], rows[..., 1::2])
     first, second = by_halves if doubled == "halves" else by_neighbours
     if _readable(rows) and not torch.equal(first, second):
-        other, pair = ("neighbours", by_neighbours) if doubled == "halves" else ("halves", by_halves)
+        layout, pair = ("neighbours", by_neighbours) if doubled == "halves" else ("halves", by_halves)
         if torch.equal(*pair):
-            remedy = f"its {other} are: pass doubled={other!r}"
+            remedy = f"its {layout} are: pass doubled={layout!r}"
         else:
             remedy = "no columns of it are doubled: a column per plane is doubled='no'"
-        raise ValueError(f"the {doubled} of {name} with shape {tuple(rows.shape)} are not alike; {remedy}")
+        raise ValueError(f"the {doubled} of {name} with shape {tuple(rows.shape)} are not equal; {remedy}")
     return first
 
 
@@ -180,4 +182,5 @@ def _check_floating(name: str, value: Tensor) -> None:
 
 
 def _readable(value: Tensor) -> bool:
+    """Whether values may be read: on another device that would wait for it, and a trace would record the answer."""
     return value.device.type == "cpu" and not tracing()

@@ -1,4 +1,4 @@
-"""The laws of a rotation, for anybody's implementation: assert_rotation(rotate, head_dim=...); assert_rerotation for moving keys.
+"""The laws of a rotation, for any implementation: assert_rotation(rotate, head_dim=...); assert_rerotation for moving keys.
 
     R(0) = 1        |R(p) x| = |x|        R(p)^T R(m) depends on m - p        R(-p) R(p) = 1        R(p) R(m) = R(p + m)
     R is linear     rows and tokens are independent                         channels past dim pass through bit for bit
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import _checks
 from ._angles.eager import cos_sin_of_angles
 from ._angles.polynomials import RADIANS_PER_UNIT
 from ._angles.turns import turns, turns_per_token
@@ -23,7 +25,7 @@ Rotate = Callable[[Tensor, Tensor], Tensor]
 """rotate(x, positions): x (batch, heads, seq, head_dim), integer positions (seq,) -> x's shape and dtype."""
 
 Rerotate = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""rerotate(k, old_positions, new_positions): keys that rotate() has turned for the old positions, (seq,) -> as at the new ones."""
+"""rerotate(k, old_positions, new_positions): keys k that rotate() turned at the old positions (seq,) -> keys as at the new ones."""
 
 
 def assert_rotation(
@@ -36,17 +38,20 @@ def assert_rotation(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> None:
-    """Hold an implementation against every law, on random queries, keys and positions within +-furthest.
+    """Check an implementation against every law, on random queries, keys and positions within +-furthest.
 
-    tolerance: absolute, for vectors of norm 1. An implementation with float32 angles needs about 1e-7 x furthest.
-    AssertionError names the law, the largest error and where it stands.
+    rotate: see Rotate. head_dim: channels of a head; dim: those of them that turn, all by default.
+    furthest: the largest position [token]. tolerance: absolute, for vectors of norm 1; an implementation with float32 angles needs about
+        1e-7 x furthest.
+    dtype: of queries and keys. seed: of the random numbers.
+
+    AssertionError names the law, the largest error and its index. TypeError or ValueError for arguments that fit no test.
 
     >>> from rotary import RotaryEmbedding
     >>> rope = RotaryEmbedding(32)
     >>> assert_rotation(lambda x, positions: rope.rotate(x, positions=positions), head_dim=64, dim=32)
     """
-    draw = torch.Generator().manual_seed(seed)
-    dim = head_dim if dim is None else dim
+    draw, dim = _draw(rotate, head_dim, dim, furthest, tolerance, dtype, seed)
     seq = 12
     x, y = (torch.randn(3, 2, seq, head_dim, generator=draw, dtype=torch.float64) for _ in range(2))
     x, y = ((t / t.norm(dim=-1, keepdim=True)).to(dtype) for t in (x, y))
@@ -54,13 +59,13 @@ def assert_rotation(
     shift = int(torch.randint(1, furthest // 2 + 1, (1,), generator=draw))
     order = torch.randperm(seq, generator=draw)
 
-    def holds(law: str, got: Tensor, wanted: Tensor, within: float = tolerance) -> None:
-        _holds(law, got, wanted, within)
+    def holds(law: str, result: Tensor, expected: Tensor, within: float = tolerance) -> None:
+        _holds(law, result, expected, within)
 
-    kept = x.clone()
+    before = x.clone()
     holds("channels past dim pass through bit for bit", rotate(x, p)[..., dim:], x[..., dim:], 0.0)
     holds("identity at position 0", rotate(x, torch.zeros_like(p)), x)
-    holds("the input is left alone", x, kept, 0.0)
+    holds("the input is left alone", x, before, 0.0)
     turned = rotate(x, p)
     holds("norms are kept", turned.norm(dim=-1), x.norm(dim=-1))
     score, shifted = (turned * rotate(y, m)).sum(-1), (rotate(x, p + shift) * rotate(y, m + shift)).sum(-1)
@@ -88,33 +93,37 @@ def assert_rerotation(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> None:
-    """Hold an implementation that moves rotated keys against its own rotation: keys moved are keys rotated afresh.
+    """Check an implementation that moves rotated keys against its own rotation: moved keys equal keys rotated at the new positions.
 
-    rotate: the rotation that made the keys. head_dim, dim, furthest, tolerance, dtype, seed: as in assert_rotation. An implementation
-    with float32 angles needs a tolerance of about 1e-7 x furthest, one that is exact but works in a half precision two roundings of it.
-    AssertionError names the law, the largest error and where it stands.
+    rotate: the rotation that made the keys. rerotate: see Rerotate. Others as in assert_rotation; an implementation with float32 angles
+    needs a tolerance of about 1e-7 x furthest, an exact one in a half precision two roundings of that precision.
+
+    AssertionError names the law, the largest error and its index. TypeError or ValueError for arguments that fit no test.
 
     >>> from rotary import RotaryEmbedding
     >>> rope = RotaryEmbedding(32)
     >>> assert_rerotation(lambda x, positions: rope.rotate(x, positions=positions), rope.rerotate, head_dim=64, dim=32)
     """
-    draw = torch.Generator().manual_seed(seed)
-    dim = head_dim if dim is None else dim
+    _check_callable("rerotate", rerotate)
+    draw, dim = _draw(rotate, head_dim, dim, furthest, tolerance, dtype, seed)
     seq = 12
     x = torch.randn(3, 2, seq, head_dim, generator=draw, dtype=torch.float64)
     x = (x / x.norm(dim=-1, keepdim=True)).to(dtype)
     p, q, r = (torch.randint(-furthest // 2, furthest // 2 + 1, (seq,), generator=draw) for _ in range(3))
     order = torch.randperm(seq, generator=draw)
     key = rotate(x, p)
-    kept = key.clone()
+    before = key.clone()
     moved = rerotate(key, p, q)
     _holds("channels past dim pass through bit for bit", moved[..., dim:], x[..., dim:], 0.0)
     _holds("keys moved are keys rotated afresh", moved, rotate(x, q), tolerance)
-    _holds("the keys given are left alone", key, kept, 0.0)
+    _holds("the keys given are left alone", key, before, 0.0)
     _holds("keys that do not move keep their values", rerotate(key, p, p), key, 0.0)
-    still = torch.where(torch.arange(seq) % 2 == 0, p, q)
+    some = torch.where(torch.arange(seq) % 2 == 0, p, q)
     _holds(
-        "keys that do not move beside some that do keep theirs", rerotate(key, p, still)[:, :, ::2], key[:, :, ::2], 0.0
+        "keys that do not move among others that do keep their values",
+        rerotate(key, p, some)[:, :, ::2],
+        key[:, :, ::2],
+        0.0,
     )
     _holds("there and back", rerotate(moved, q, p), key, 2 * tolerance)
     _holds("two moves are one", rerotate(moved, q, r), rerotate(key, p, r), 2 * tolerance)
@@ -129,12 +138,35 @@ def assert_rerotation(
         )
 
 
-def _holds(law: str, got: Tensor, wanted: Tensor, within: float) -> None:
-    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+def _draw(
+    rotate: Any, head_dim: Any, dim: Any, furthest: Any, tolerance: Any, dtype: Any, seed: Any
+) -> tuple[torch.Generator, int]:
+    """The random numbers of a test, and dim; TypeError or ValueError for arguments that fit no test."""
+    _check_callable("rotate", rotate)
+    head_dim = _checks.count("head_dim", head_dim, most=_checks.WIDEST)
+    dim = head_dim if dim is None else _checks.length("dim", dim)
+    if dim > head_dim:
+        raise ValueError(f"dim must be at most head_dim {head_dim}, got {_checks.describe(dim)}")
+    _checks.count("furthest", furthest, most=2**62)
+    _checks.number("tolerance", tolerance, at_least=0.0)
+    _checks.floating_dtype("dtype", dtype)
+    return torch.Generator().manual_seed(_checks.position("seed", seed)), dim
+
+
+def _check_callable(name: str, function: Any) -> None:
+    if not callable(function):
+        raise TypeError(f"{name} must be a function of tensors, got {_checks.describe(function)}")
+
+
+def _holds(law: str, result: Any, expected: Tensor, within: float) -> None:
+    """AssertionError unless a result has the shape and dtype that is expected, and its values within that absolute error."""
+    if not isinstance(result, Tensor):
+        raise AssertionError(f"{law}: got {_checks.describe(result)}, expected a tensor")
+    if result.shape != expected.shape or result.dtype != expected.dtype:
         raise AssertionError(
-            f"{law}: got {got.dtype} {tuple(got.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
+            f"{law}: got {result.dtype} {tuple(result.shape)}, expected {expected.dtype} {tuple(expected.shape)}"
         )
-    error = (got.double() - wanted.double()).abs()
+    error = (result.double() - expected.double()).abs()
     worst = float(error.max()) if error.numel() else 0.0
     if not worst <= within:  # NaN too
         at = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
@@ -144,25 +176,30 @@ def _holds(law: str, got: Tensor, wanted: Tensor, within: float) -> None:
 def assert_angles(
     cos: Tensor, sin: Tensor, positions: Sequence[int] | Tensor, inv_freq: Tensor, *, tolerance: float = 3.1e-8
 ) -> None:
-    """Compare tables with exact ones: |cos, sin - truth| <= tolerance, absolute.
+    """Check tables against exact ones: |cos, sin - truth| <= tolerance, absolute.
 
     cos, sin: (seq, dim/2) for integer positions (seq,) with |position| <= 2^31 and float32 frequencies inv_freq (dim/2,) [rad/token].
-    The truth is of fixed-point turns in 95 bits, within 5e-16 of mpmath. AssertionError names position, plane and error.
+    The truth is computed from turns in 95 bits of fixed point, within 5e-16 of mpmath. AssertionError names position, plane and error;
+    TypeError for tables that are no floating tensors, positions that are no integers, and frequencies that are not float32.
 
     >>> from rotary import RotaryEmbedding
     >>> rope = RotaryEmbedding(64)
     >>> assert_angles(*rope.cos_sin(100), range(100), rope.inv_freq)
     """
-    at = torch.as_tensor(list(positions) if not isinstance(positions, Tensor) else positions, dtype=torch.int64).cpu()
-    if inv_freq.dtype != torch.float32:
+    at = _integer_positions(positions)
+    if _checks.tensor("inv_freq", inv_freq, "a float32 tensor (dim/2,)").dtype != torch.float32:
         raise TypeError(f"inv_freq must be float32, whose bits define the angles, got {inv_freq.dtype}")
+    if inv_freq.ndim != 1 or inv_freq.is_meta or inv_freq.layout is not torch.strided:
+        raise ValueError(f"inv_freq must be a dense tensor (dim/2,) with values, got {_checks.describe(inv_freq)}")
+    _checks.number("tolerance", tolerance, at_least=0.0)
     words = turns_per_token(inv_freq.detach().cpu())
     angles = turns(at, *words).to(torch.float64) * RADIANS_PER_UNIT
     exact = cos_sin_of_angles(angles, torch.float64)  # torch's, not the polynomials that are judged
-    for name, got, truth in zip(("cos", "sin"), (cos, sin), exact, strict=True):
-        if got.shape != truth.shape:
-            raise AssertionError(f"{name}: shape {tuple(got.shape)}, expected {tuple(truth.shape)}")
-        error = (got.detach().cpu().double() - truth).abs()
+    for name, table, truth in zip(("cos", "sin"), (cos, sin), exact, strict=True):
+        _checks.tensor(name, table, "a floating tensor (seq, dim/2)")
+        if table.shape != truth.shape:
+            raise AssertionError(f"{name}: shape {tuple(table.shape)}, expected {tuple(truth.shape)}")
+        error = (table.detach().cpu().double() - truth).abs()
         worst = float(error.max()) if error.numel() else 0.0
         if not worst <= tolerance or math.isnan(worst):
             row, plane = divmod(int(error.argmax()), truth.shape[1])
@@ -170,3 +207,14 @@ def assert_angles(
                 f"{name} of position {int(at[row])}, plane {plane} (inv_freq {float(inv_freq[plane]):.6g}) is off by {worst:.3g}, "
                 f"allowed {tolerance:.3g}"
             )
+
+
+def _integer_positions(positions: Any) -> Tensor:
+    """(seq,) int64 on the CPU; TypeError for what is no integers, ValueError for another shape or no values."""
+    if isinstance(positions, Tensor):
+        _checks.integers("positions", positions)
+        if positions.ndim != 1 or positions.is_meta:
+            raise ValueError(f"positions must be a tensor (seq,) with values, got {_checks.describe(positions)}")
+        return positions.detach().cpu().to(torch.int64)
+    items = _checks.list_of("positions", positions, "integers, or an integer tensor (seq,)")
+    return torch.tensor([_checks.position(f"positions[{i}]", item) for i, item in enumerate(items)], dtype=torch.int64)

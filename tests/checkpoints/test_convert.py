@@ -137,13 +137,15 @@ def test_rope_interleave_in_a_config_is_updated(llama: Path, tmp_path: Path):
 
 
 def test_conflicting_pairings_in_the_files_are_refused(llama: Path, tmp_path: Path):
-    """Only some shards converted, or a value that is not a pairing: the pairing is unknown, unless given= decides."""
+    """Only some shards converted, or a value that is not a pairing: the pairing is unknown, unless source_pairing= decides."""
     convert(llama, tmp_path / "done", to="interleaved")
     shard = sorted(path.name for path in llama.glob("*.safetensors"))[0]
     shutil.copy(llama / shard, tmp_path / "done" / shard)
-    with pytest.raises(ValueError, match="rotary_pairing is interleaved and missing in the files, and given= is None"):
+    with pytest.raises(
+        ValueError, match="rotary_pairing is interleaved and missing in the files, and source_pairing= is None"
+    ):
         convert(tmp_path / "done", tmp_path / "out", to="half")
-    convert(tmp_path / "done", tmp_path / "out", to="half", given="interleaved")
+    convert(tmp_path / "done", tmp_path / "out", to="half", source_pairing="interleaved")
     weights = {"model.layers.0.self_attn.q_proj.weight": torch.randn(64, 64)}
     save_file(weights, tmp_path / "odd.safetensors", metadata={"rotary_pairing": "thirds"})
     with pytest.raises(ValueError, match="rotary_pairing must be half or interleaved, got 'thirds'"):
@@ -155,7 +157,7 @@ def test_an_unknown_family_is_converted_as_given_and_back_by_its_metadata(llama:
     options = {"config": config, "like": "llama"}
     with pytest.raises(ValueError, match="the pairing of the code of model_type 'tomorrow' is unknown"):
         convert(llama, tmp_path / "two", to="interleaved", **options)
-    convert(llama, tmp_path / "two", to="interleaved", given="half", **options)
+    convert(llama, tmp_path / "two", to="interleaved", source_pairing="half", **options)
     convert(tmp_path / "two", tmp_path / "half", to="half", **options)
     before, after = bytes_of(llama), bytes_of(tmp_path / "half")
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -253,8 +255,8 @@ def test_what_cannot_be_converted_is_refused_by_name(llama: Path, tmp_path: Path
     convert(llama, tmp_path / "once", to="interleaved")
     with pytest.raises(ValueError, match="already has interleaved pairing"):
         convert(tmp_path / "once", out, to="interleaved")
-    with pytest.raises(ValueError, match="rotary_pairing is interleaved in the files, and given= is half"):
-        convert(tmp_path / "once", out, to="interleaved", given="half")
+    with pytest.raises(ValueError, match="rotary_pairing is interleaved in the files, and source_pairing= is half"):
+        convert(tmp_path / "once", out, to="interleaved", source_pairing="half")
     unknown = {"model.layers.0.self_attn.kq_proj.weight": torch.randn(4, 4)}
     (tmp_path / "unknown").mkdir()
     save_file(unknown, tmp_path / "unknown" / "model.safetensors")

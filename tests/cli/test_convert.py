@@ -146,7 +146,12 @@ def test_messages_name_the_flags_and_the_file(checkpoint: Path, tmp_path: Path, 
     def refused(*arguments: str) -> str:
         assert main(["convert", str(checkpoint), str(tmp_path / "out"), *arguments]) == 2
         error = capsys.readouterr().err
-        assert str(checkpoint) in error and "given=" not in error and "config=" not in error and "like=" not in error
+        assert (
+            str(checkpoint) in error
+            and "source_pairing=" not in error
+            and "config=" not in error
+            and "like=" not in error
+        )
         return error
 
     assert "pass --like with a family" in refused("--to", "half", "--like", "lama")

@@ -11,8 +11,7 @@ import torch
 from rotary import RotaryEmbedding
 from rotary.axes import alternating, sections, strided
 from rotary.config import read
-from rotary.transformers.coordinates import Reading
-from rotary.transformers.coordinates import read as read_module
+from rotary.transformers.coordinates import PlaneOrder, plane_order
 
 HEAD = {"hidden_size": 1024, "num_attention_heads": 8, "head_dim": 128}
 CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -75,8 +74,8 @@ def test_axes_are_those_of_the_module(family: str):
     text = next(k for n, k in vars(configs).items() if n.endswith("TextConfig") and isinstance(k, type))
     config = text()
     rotary = kinds[0](config)
-    shown = read_module(rotary, kinds[0].forward, rotary.inv_freq, "first", 3)
-    assert isinstance(shown, Reading)
+    shown = plane_order(rotary, kinds[0].forward, rotary.inv_freq, "first", 3)
+    assert isinstance(shown, PlaneOrder)
     arguments = read(config)
     made = RotaryEmbedding(arguments.dim, base=arguments.base, axes=arguments.axes)
     theirs = sorted(zip(shown.axes, rotary.inv_freq[list(shown.index)].tolist(), strict=True))

@@ -76,9 +76,10 @@ def test_originals(name: str):
 
 
 def test_every_class_that_is_read_has_an_original():
-    from rotary.config.dialects import diffusers
+    from rotary.config.dialects.diffusers_classes import BY_SHARE, BY_WIDTHS
+    from rotary.config.dialects.diffusers_frequencies import BY_FORMULA
 
-    known = {*diffusers._BY_WIDTHS, *diffusers._BY_SHARE, *diffusers._SPECIAL}
+    known = {*BY_WIDTHS, *BY_SHARE, *BY_FORMULA}
     # the same code under another name: Flux's (Chroma, Bria Fibo), Wan's, HunyuanVideo's, QwenEmbedRope, CogVideoX's
     shared = {
         "ChromaTransformer2DModel", "BriaFiboTransformer2DModel", "WanVACETransformer3DModel", "WanAnimateTransformer3DModel",

@@ -178,7 +178,7 @@ def test_it_refuses():
         of_rank(8, 0, 2, order="ptrr")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="goes with order='striped'"):
         of_rank(8, 0, 2, block=2)
-    with pytest.raises(ValueError, match="at least 1 token"):
+    with pytest.raises(ValueError, match="block must be at least 1"):
         of_rank(8, 0, 2, order="striped", block=0)
     with pytest.raises(ValueError, match="move cu_seqlens first"):
         of_rank(8, 0, 2, cu_seqlens=torch.tensor([0, 8]), device="meta")

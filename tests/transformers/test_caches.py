@@ -285,7 +285,7 @@ def test_nothing_is_written_where_something_does_not_fit():
         model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.bfloat16()
         with pytest.raises(ValueError, match="inv_freq of LlamaRotaryEmbedding is torch.bfloat16"):
             rerotate(cache, handle, 0, 1)
-    with pytest.raises(ValueError, match="patch has been removed"):
+    with pytest.raises(ValueError, match="patch was removed"):
         rerotate(cache, handle, 0, 1)
 
 

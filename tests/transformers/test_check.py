@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rotary import RotaryEmbedding
 from rotary.transformers import Finding, check, patch
 from rotary.transformers.check import check_frequencies
-from rotary.transformers.likeness import grain, unwritten
+from rotary.transformers.likeness import half_precision_of, unwritten
 from zoo.functions import rotate_half
 
 transformers = pytest.importorskip("transformers")
@@ -116,7 +116,7 @@ def test_a_cast_of_the_whole_model(dtype: torch.dtype):
     assert found.kind == "rounded" and f"cast to {str(dtype)[6:]}" in found.text
 
 
-def test_a_cast_there_and_back_is_known_by_its_grain():
+def test_a_cast_there_and_back_is_known_by_its_numbers():
     model = llama().bfloat16().float()
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
     found = only(model)
@@ -136,11 +136,11 @@ def test_a_cast_of_a_table_of_positions(dtype: torch.dtype):
     assert only(model).kind == "agrees"
     for there in (model.to(dtype), model.float()):
         found = only(there)
-        assert (found.kind, found.text) == ("rounded", f"its cos and sin have the grain of {str(dtype)[6:]}")
+        assert (found.kind, found.text) == ("rounded", f"its cos and sin were rounded to {str(dtype)[6:]}")
 
 
-def test_grain_and_unwritten_know_what_is_neither():
-    assert grain(plain(5e5).double()) is None and grain(plain(16.0, 8, 4).double()) is None
+def test_half_precision_and_unwritten_know_what_is_neither():
+    assert half_precision_of(plain(5e5).double()) is None and half_precision_of(plain(16.0, 8, 4).double()) is None
     assert unwritten(plain(5e5).double()) is None
 
 
@@ -425,7 +425,7 @@ def test_patch_warns_of_frequencies_that_disagree():
         warnings.simplefilter("error")
         patch(llama()).remove()
         patch(with_frequencies(plain(1e4)), trust="module").remove()
-    with pytest.raises(ValueError, match="trust must be 'config' or 'module', got 'me'"):
+    with pytest.raises(ValueError, match="trust must be one of 'config', 'module', got str 'me'"):
         patch(llama(), trust="me")  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rotary.transformers import patch, rerotate
-from rotary.transformers.coordinates import Reading, layouts, read
+from rotary.transformers.coordinates import PlaneOrder, plane_order, position_layouts
 
 transformers = pytest.importorskip("transformers")
 
@@ -119,17 +119,17 @@ class Dealt(nn.Module):
 
 def test_what_the_planes_read():
     module = Dealt()
-    found = read(module, Dealt.forward, module.inv_freq, "rows", 2)
-    assert found == Reading("rows", (0, 1, 0, 1), (0, 1, 2, 3), repeated=True)
-    assert isinstance(read(module, Dealt.forward, module.inv_freq, "rows", 3), str)
+    found = plane_order(module, Dealt.forward, module.inv_freq, "rows", 2)
+    assert found == PlaneOrder("rows", (0, 1, 0, 1), (0, 1, 2, 3), repeated=True)
+    assert isinstance(plane_order(module, Dealt.forward, module.inv_freq, "rows", 3), str)
     wrong: Any = Dealt(other=True)
-    assert "no rotation" in str(read(wrong, Dealt.forward, wrong.inv_freq, "rows", 2))
+    assert "no rotation" in str(plane_order(wrong, Dealt.forward, wrong.inv_freq, "rows", 2))
 
 
 def test_layouts_of_positions():
-    assert layouts(torch.zeros(3, 2, 9)) == [("first", 3)]
-    assert layouts(torch.zeros(3, 9, 2)) == [("first", 3), ("last", 2)]
-    assert layouts(torch.zeros(9, 2)) == [("rows", 2)] and layouts(torch.zeros(2, 9)) == []
+    assert position_layouts(torch.zeros(3, 2, 9)) == [("first", 3)]
+    assert position_layouts(torch.zeros(3, 9, 2)) == [("first", 3), ("last", 2)]
+    assert position_layouts(torch.zeros(9, 2)) == [("rows", 2)] and position_layouts(torch.zeros(2, 9)) == []
 
 
 @pytest.mark.parametrize("layout", ["rows", "last"])

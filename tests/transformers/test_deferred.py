@@ -73,7 +73,7 @@ def test_views_wait_and_see_what_they_would_have_seen(view: Any, norm: Counted):
     assert type(y) is Deferred and norm.calls == 0
     assert y.shape == view(X).shape and torch.equal(y.raw, view(X)) and y.dtype == X.dtype and y.ndim == view(X).ndim
     assert norm.calls == 0
-    assert torch.equal(y.made(), 10.0 * view(X)) and type(y.made()) is Tensor
+    assert torch.equal(y.result(), 10.0 * view(X)) and type(y.result()) is Tensor
 
 
 @pytest.mark.parametrize("use", OTHERS.values(), ids=OTHERS.keys())
@@ -90,7 +90,7 @@ def test_the_gradient_of_a_norm_that_was_needed_after_all():
     t = waiting(Counted(), x)
     assert t.requires_grad
     with torch.no_grad():
-        made = t.made()
+        made = t.result()
     (found,) = torch.autograd.grad(made.sum(), x)
     assert torch.equal(found, torch.full_like(x, 10.0))
 

@@ -105,7 +105,7 @@ def test_the_former_name_of_the_argument():
         patch(Attention(Rotary()), tables="model", angles="exact")
     with (
         pytest.warns(DeprecationWarning, match="tables="),
-        pytest.raises(ValueError, match="angles must be 'model' or 'exact', got 'no'"),
+        pytest.raises(ValueError, match="angles must be one of 'model', 'exact', got str 'no'"),
     ):
         patch(Attention(Rotary()), angles="no")  # type: ignore[arg-type]
     with warnings.catch_warnings():

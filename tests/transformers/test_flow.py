@@ -270,6 +270,12 @@ class Attention(nn.Module):
     def called_by_another(self, q, k, cos, sin):
         return rope(self.cache(self.q_norm, q), self.k_norm(k), cos, sin)
 
+    def after_three_rounds(self, q, k, cos, sin):
+        q, first, second, third = self.q_norm(q), k, k, k
+        for _ in range(4):
+            third, second, first = second, first, q
+        return rope(q, self.k_norm(k), cos, sin), third
+
     def in_a_nested_function(self, q, k, cos, sin):
         def normed(x):
             return self.q_norm(x)
@@ -300,9 +306,9 @@ def test_the_reason_names_the_use():
 
 
 def test_which_norms_meet_in_one_rotation():
-    (pair,) = flow.uses(Attention.ok_views, Attention(), NORMS, {"rope": 2}).together
+    (pair,) = flow.uses(Attention.ok_views, Attention(), NORMS, {"rope": 2}).rotated
     assert pair == ({"q_norm"}, {"k_norm"})
-    assert flow.uses(Attention.as_a_table, Attention(), NORMS, {"rope": 2}).together == [(frozenset(), frozenset())]
+    assert flow.uses(Attention.as_a_table, Attention(), NORMS, {"rope": 2}).rotated == [(frozenset(), frozenset())]
 
 
 def test_another_module_takes_the_other_branch():
@@ -313,7 +319,7 @@ def test_another_module_takes_the_other_branch():
 
 def test_a_function_that_is_no_rotation_is_a_use():
     found = flow.uses(Attention.ok_views, Attention(), NORMS, {})
-    assert all(found.reasons[name] for name in ("q_norm", "k_norm")) and not found.together
+    assert all(found.reasons[name] for name in ("q_norm", "k_norm")) and not found.rotated
 
 
 def test_what_has_no_source_may_not_wait():

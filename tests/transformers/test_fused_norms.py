@@ -305,7 +305,7 @@ def test_what_a_norm_waits_for():
     norm, x = LlamaRMSNorm(8), torch.randn(2, 8)
 
     def waits(x: Any = x, weight: Any = norm.weight, spec: NormSpec = SPEC, norm: nn.Module = norm) -> bool:
-        return fused_norms._can_wait(norm, x, spec, weight)
+        return fused_norms._can_defer(norm, x, spec, weight)
 
     bare = NormSpec(eps=1e-6, weight=None)
     assert waits() and waits(nn.Parameter(x)) and waits(weight=norm.weight.detach())
@@ -339,15 +339,15 @@ def test_the_width_of_a_norm_is_that_of_a_head_where_the_module_says_it():
     bare = nn.Module()
     bare.matrix = nn.Parameter(torch.ones(3, 4))
     reason = "it runs over 8 channels, a whole projection, and not over the 4 of a head"
-    assert fused_norms._whole(Owner(head_dim=4), norm) == reason
-    assert fused_norms._whole(Owner(head_dim=16), norm) is not None
+    assert fused_norms._wider_than_head(Owner(head_dim=4), norm) == reason
+    assert fused_norms._wider_than_head(Owner(head_dim=16), norm) is not None
     for owner, of in (
         (Owner(head_dim=8), norm),
         (Owner(), norm),
         (Owner(head_dim="4"), norm),
         (Owner(head_dim=4), bare),
     ):
-        assert fused_norms._whole(owner, of) is None
+        assert fused_norms._wider_than_head(owner, of) is None
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_the_width_of_a_norm_is_that_of_a_head_where_the_module_says_it():
 )
 def test_a_norm_waits_where_all_tensors_of_its_rotation_do(together: list[tuple[str, ...]], left: set[str]):
     specs: dict[str, NormSpec | str] = {"a": SPEC, "b": SPEC, "c": SPEC, "no": "a reason of its own"}
-    fused_norms._only_together(specs, [tuple(frozenset(t.split()) for t in call) for call in together])
+    fused_norms._keep_whole_calls(specs, [tuple(frozenset(t.split()) for t in call) for call in together])
     assert {name for name, spec in specs.items() if isinstance(spec, str) and name != "unknown"} == left
     assert specs["no"] == "a reason of its own"
     assert all("the other tensor of its rotation" in str(specs[name]) for name in left - {"no"})

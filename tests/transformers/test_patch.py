@@ -69,7 +69,7 @@ def test_twice_is_refused(model: nn.Module):
 def test_a_model_without_a_rotation_and_an_unknown_table_source_are_errors():
     with pytest.raises(ValueError, match="nothing in Linear rotates"):
         patch(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="tables must be 'model' or 'exact', got 'float32'"):
+    with pytest.raises(ValueError, match="tables must be one of 'model', 'exact', got str 'float32'"):
         patch(nn.Linear(2, 2), tables="float32")  # type: ignore[arg-type]
 
 

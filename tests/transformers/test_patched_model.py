@@ -65,7 +65,7 @@ def test_the_handle_of_a_model_and_of_its_parts():
     assert handle_of(model) is None and repr(handle) == "<Handle of Model, removed: 2 replaced, 0 left>"
     del model
     gc.collect()
-    assert repr(handle) == "<Handle of a model that is gone, removed: 2 replaced, 0 left>"
+    assert repr(handle) == "<Handle of a deleted model, removed: 2 replaced, 0 left>"
 
 
 def test_unpatch_is_remove():

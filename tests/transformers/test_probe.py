@@ -144,7 +144,7 @@ FAMILIES = (
 def test_the_functions_of_transformers_are_reproduced():
     """The formula of the recognised spec, against the function itself, on random tensors with tables whose halves differ."""
     pytest.importorskip("transformers")
-    from rotary.transformers.probe import DIM, HEADS, Call, expected, layouts
+    from rotary.transformers.probe import DIM, HEADS, Trial, expected, shapes
     from zoo import families
 
     reproduced = 0
@@ -154,8 +154,8 @@ def test_the_functions_of_transformers_are_reproduced():
                 if isinstance(spec, str):
                     continue
                 axis = 1 if spec.unsqueeze == "argument" else spec.unsqueeze
-                for layout, rows in layouts(HEADS, spec.form, spec.unsqueeze == "argument"):
-                    call = Call(getattr(module, name), spec.form, spec.tensors, layout, rows, DIM)
+                for layout, rows in shapes(HEADS, spec.form, spec.unsqueeze == "argument"):
+                    call = Trial(getattr(module, name), spec.form, spec.tensors, layout, rows, DIM)
                     inputs = call.random_inputs(4 if spec.widths == "half" else 8)
                     y = call(*inputs)
                     if y is not None:

@@ -8,11 +8,13 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ..axes import Axes, shown
+from .. import _checks
+from ..axes import Axes, checked, shown
 from ..config import Arguments
 
 _MARGIN = 20
 _WIDTH = 110
+_ARGUMENTS = "what rotary.config.read returns"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Coordinates:
 
     name: a label. axes: the coordinate that each plane reads. inv_freq: of each plane [rad per unit of its coordinate].
     grid: the size of each coordinate, a number of patches or tokens, or the length of the interval of real ones.
+
+    TypeError or ValueError for arguments that are none of these.
 
     >>> made = Coordinates("two axes", (0, 0, 1, 1), (1.0, 0.1, 1.0, 0.1), (16, 32))
     >>> made.planes(1), [round(w) for w in made.wavelengths(1)], made.whole(1)
@@ -32,12 +36,22 @@ class Coordinates:
     inv_freq: tuple[float, ...]
     grid: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        _checks.text("name", self.name, "rows and columns")
+        inv_freq = _checks.list_of("inv_freq", self.inv_freq, "numbers, one per plane")
+        frequencies = tuple(_checks.number_of_any_sign(f"inv_freq[{j}]", f) for j, f in enumerate(inv_freq))
+        grid = _checks.list_of("grid", self.grid, "numbers, one for each coordinate")
+        sizes = tuple(_checks.number(f"grid[{i}]", size) for i, size in enumerate(grid))
+        axes = checked(self.axes, len(frequencies))
+        if len(sizes) <= max(axes):
+            raise ValueError(f"grid has {len(sizes)} sizes, and the planes read {max(axes) + 1} coordinates")
+
     def planes(self, coordinate: int) -> list[int]:
         """The planes that read it and turn."""
         return [j for j, axis in enumerate(self.axes) if axis == coordinate and self.inv_freq[j]]
 
     def wavelengths(self, coordinate: int) -> list[float]:
-        """Of these planes, in units of the coordinate."""
+        """The wavelengths of these planes, in units of the coordinate."""
         return [2 * math.pi / self.inv_freq[j] for j in self.planes(coordinate)]
 
     def turns(self, plane: int) -> float:
@@ -55,7 +69,14 @@ class Coordinates:
 
 
 def coordinates_text(arguments: Arguments, own: Coordinates, *, all_planes: bool = False) -> str:
-    """A report for the terminal, at most 110 columns wide. arguments: what the config says. all_planes: a row for every plane."""
+    """A report for the terminal, at most 110 columns wide.
+
+    arguments: what the config says, from rotary.config.read. own: its planes. all_planes: a row for every plane. TypeError for arguments
+    that are none of these.
+    """
+    _checks.instance("arguments", arguments, Arguments, _ARGUMENTS)
+    _checks.instance("own", own, Coordinates, "rotary.analysis.Coordinates")
+    _checks.flag("all_planes", all_planes)
     lines = [own.name, "=" * len(own.name)]
     pairing = "interleaved" if arguments.interleaved else "half"
     channels = f"{arguments.dim} of {arguments.head_dim} channels, base {arguments.base:,.10g}, {pairing} pairing"
@@ -69,8 +90,8 @@ def coordinates_text(arguments: Arguments, own: Coordinates, *, all_planes: bool
 
 
 def axes_lines(own: Coordinates) -> Iterator[tuple[str, str]]:
-    """(label, what it says) of the whole and of each coordinate."""
-    yield "axes", shown(own.axes) + (f"; {own.still} planes stand still" if own.still else "")
+    """(label, text): a line for all axes together, and one for each coordinate."""
+    yield "axes", shown(own.axes) + (f"; {own.still} planes do not turn" if own.still else "")
     for coordinate, size in enumerate(own.grid):
         waves, planes = own.wavelengths(coordinate), own.planes(coordinate)
         yield (
@@ -81,6 +102,7 @@ def axes_lines(own: Coordinates) -> Iterator[tuple[str, str]]:
 
 
 def _rows(own: Coordinates, all_planes: bool) -> Iterator[str]:
+    """A row for every plane, or for some 16 at even steps and the ends of each coordinate."""
     yield "plane  coordinate     wavelength    turns across the grid"
     count = len(own.axes)
     step = 1 if all_planes or count <= 24 else math.ceil(count / 16)

@@ -1,4 +1,4 @@
-"""Diagnosis: what schemes do to each plane of a spectrum, as numbers, and warnings about choices that are known to hurt.
+"""Diagnosis: what schemes do to each plane of a spectrum, as numbers, and warnings about choices that are known to harm a model.
 
 A plane whose wavelength exceeds the trained window makes less than a full turn in training, so its later angles are new to the model. The
 reach of a scheme is the longest context in which no such plane turns further than it did in training.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from .. import _checks
 from .._angles.frequencies import Spectrum
 from .._angles.xpos import XPos
 from ..scaling import Scheme
+from ..scaling.scheme import as_schemes
 
 # Relative tolerances: of slowdowns that count as equal, and of a reach that falls short of a context. Resonance rounds wavelengths to
 # whole tokens, which moves the reach by less than the second.
@@ -79,7 +82,7 @@ class Diagnosis:
     published: whether a model was published with these schemes for this context, so that new angles there are a note, no warning.
     planes: dim/2 of them, fastest first. attention_factor: what cos and sin are multiplied by.
 
-    ValueError if the schemes do not accept dim.
+    TypeError or ValueError for arguments that are none of these, and ValueError if the schemes do not accept dim.
 
     >>> from rotary.scaling import YaRN
     >>> diagnosis = Diagnosis("yarn", 128, 1e4, (YaRN(4.0, 4096),), window=4096, length=32768)
@@ -103,6 +106,15 @@ class Diagnosis:
     attention_factor: float = field(init=False)
 
     def __post_init__(self) -> None:
+        _checks.text("name", self.name, "yarn")
+        _checks.even_dim(self.dim)
+        _checks.number("base", self.base)
+        object.__setattr__(self, "scaling", as_schemes(self.scaling))
+        for name in ("window", "length"):
+            _checks.count(name, getattr(self, name))
+        if self.scale_base is not None:
+            _checks.number("scale_base", self.scale_base)
+        _checks.flag("published", self.published)
         plain = Spectrum(self.dim, self.base)
         inv_freq, factor = Spectrum(self.dim, self.base, self.scaling).frequencies(torch.device("cpu"), self.length)
         pairs = enumerate(zip(plain.inv_freq, inv_freq.tolist(), strict=True))
@@ -165,7 +177,7 @@ class Diagnosis:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is known to hurt about these schemes at this length, one sentence each."""
+        """What is known to harm a model with these schemes at this length, one sentence each."""
         warnings = [*self._stacking_warnings(), *self._reach_warnings()]
         dynamic = [type(scheme).__name__ for scheme in self.scaling if scheme.window is not None]
         if dynamic:
@@ -200,7 +212,7 @@ class Diagnosis:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be known and no fault: how far the scheme of a published model reaches by itself."""
+        """Facts that are no faults, one sentence each: how far the scheme of a published model reaches without further training."""
         if not (self.published and self.scaling) or self.reach >= self.length * (1.0 - _SHORT):
             return ()
         return (
@@ -222,3 +234,11 @@ class Diagnosis:
                 f"xPos with scale_base {scale_base:g} attenuates the fastest plane to {math.exp(-decay):.1g} over {self.length:,} tokens"
             )
         return warnings
+
+
+def check_diagnoses(name: str, diagnoses: Any) -> None:
+    """TypeError or ValueError unless this is a sequence of at least one Diagnosis."""
+    for i, diagnosis in enumerate(_checks.list_of(name, diagnoses, "rotary.analysis.Diagnosis")):
+        _checks.instance(f"{name}[{i}]", diagnosis, Diagnosis, "a rotary.analysis.Diagnosis")
+    if not diagnoses:
+        raise ValueError(f"{name} must have at least one rotary.analysis.Diagnosis")

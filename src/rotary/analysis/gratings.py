@@ -1,6 +1,6 @@
-"""draw_coordinates: a picture of planes on a grid of rows and columns: wavelengths, the score of a patch with all others, and gratings.
+"""Pictures of planes on a grid of rows and columns: wavelengths, the score of a patch with all others, and gratings.
 
-Plane j is a grating on an image: cos of its angle is a wave along the coordinate that it reads.
+A plane is a grating on an image: the cosine of its angle is a wave along the coordinate that it reads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .coordinates import Coordinates
 from .plots import COLOURS, GREY, painted
 
@@ -26,7 +27,8 @@ _CELLS = 96
 def draw_coordinates(file: Path, layers: Sequence[Coordinates]) -> None:
     """Write the picture into a file, a row for each of the layers; its suffix is the format, .png, .pdf or .svg among others.
 
-    Two coordinates are rows and columns of the image. ValueError if matplotlib is missing or does not write the format.
+    Two coordinates are rows and columns of the image. ValueError if matplotlib is missing or does not write the format; TypeError for what
+    is no path or Coordinates.
 
     >>> import tempfile
     >>> made = Coordinates("two axes", (0, 0, 1, 1), (1.0, 0.1, 1.0, 0.1), (16, 32))
@@ -35,6 +37,12 @@ def draw_coordinates(file: Path, layers: Sequence[Coordinates]) -> None:
     ...     [path.name for path in Path(folder).iterdir()]
     ['axes.svg']
     """
+
+    file = _checks.path("file", file)
+    if not _checks.list_of("layers", layers, "rotary.analysis.Coordinates"):
+        raise ValueError("layers must have at least one rotary.analysis.Coordinates")
+    for i, own in enumerate(layers):
+        _checks.instance(f"layers[{i}]", own, Coordinates, "rotary.analysis.Coordinates")
 
     def paint(figure: Any) -> None:
         rows = figure.subfigures(len(layers), 1, squeeze=False)[:, 0]
@@ -138,25 +146,26 @@ def _colour(own: Coordinates, coordinate: int) -> str:
 
 
 def _spread(own: Coordinates, planes: Sequence[int]) -> list[int]:
-    """Three planes whose waves are some four cells, a third and once the grid; the nearest there are."""
+    """Three planes, those with wavelengths nearest to an eighth, a third and the whole of the grid."""
     size = own.grid[own.axes[planes[0]]]
-    found: list[int] = []
-    for wanted in (size / 8, size / 3, size):
-        left = [j for j in planes if j not in found] or list(planes)
-        found.append(min(left, key=lambda j: abs(math.log(2 * math.pi / own.inv_freq[j] / wanted))))
-    return found
+    spread: list[int] = []
+    for wavelength in (size / 8, size / 3, size):
+        left = [j for j in planes if j not in spread] or list(planes)
+        spread.append(min(left, key=lambda j: abs(math.log(2 * math.pi / own.inv_freq[j] / wavelength))))
+    return spread
 
 
 def _image(own: Coordinates) -> tuple[Tensor, Tensor]:
-    """Places of rows and of columns: whole steps where the grid counts, else even ones."""
-    made: list[Tensor] = []
+    """Positions of rows and of columns: one for each patch, or _CELLS at even steps on a grid of few or very many."""
+    positions: list[Tensor] = []
     for size in (own.grid[axis] for axis in _of_image(own)):
         n = int(size) if size >= 4 and size <= 4 * _CELLS else _CELLS
-        made.append((torch.arange(n, dtype=torch.float64) + 0.5) * (size / n))
-    return made[0], made[1]
+        positions.append((torch.arange(n, dtype=torch.float64) + 0.5) * (size / n))
+    return positions[0], positions[1]
 
 
 def _angle(own: Coordinates, plane: int, coordinate: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Angles [rad] of a plane that reads that coordinate, broadcasting to (rows, columns)."""
     row, column = _of_image(own)
     if coordinate == row:
         return rows[:, None] * own.inv_freq[plane]

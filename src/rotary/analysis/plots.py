@@ -1,4 +1,4 @@
-"""draw: pictures of diagnoses, for print, in grey and for the colour-blind.
+"""Pictures of diagnoses, legible in print, in grey and to the colour-blind.
 
 spectrum   wavelengths without and with each scheme, and the trained window
 decay      the attention score of equal vectors against their distance (RoFormer's decay curve)
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .._angles.frequencies import Spectrum
-from .diagnosis import Diagnosis
+from .diagnosis import Diagnosis, check_diagnoses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all"
     layers: one row of pictures for each kind of layer. In a row, one diagnosis per scheme, the config's own first.
     picture: "spectrum", "decay", "error" or "all".
 
-    ValueError if matplotlib is missing or does not write the format.
+    ValueError if matplotlib is missing or does not write the format, and for another picture; TypeError for what is no path or diagnosis.
 
     >>> import tempfile
     >>> from rotary.scaling import YaRN
@@ -58,17 +59,23 @@ def draw(file: Path, layers: Sequence[Sequence[Diagnosis]], picture: str = "all"
     ...     [path.name for path in Path(folder).iterdir()]
     ['yarn.svg']
     """
-    chosen = list(PICTURES) if picture == "all" else [picture]
+    file = _checks.path("file", file)
+    if not _checks.list_of("layers", layers, "lists of rotary.analysis.Diagnosis, one list for each kind of layer"):
+        raise ValueError("layers must have at least one list of rotary.analysis.Diagnosis")
+    for i, diagnoses in enumerate(layers):
+        check_diagnoses(f"layers[{i}]", diagnoses)
+    _checks.one_of("picture", picture, ("all", *PICTURES))
+    names = list(PICTURES) if picture == "all" else [picture]
 
     def paint(figure: Any) -> None:
-        rows = figure.subplots(len(layers), len(chosen), squeeze=False)
+        rows = figure.subplots(len(layers), len(names), squeeze=False)
         for row, diagnoses in zip(rows, layers, strict=True):
-            for axes, name in zip(row, chosen, strict=True):
+            for axes, name in zip(row, names, strict=True):
                 PICTURES[name](axes, diagnoses)
             if len(layers) > 1:
                 row[0].set_title(f"{row[0].get_title(loc='left')}: {diagnoses[0].name}")
 
-    painted(file, (4.6 * len(chosen), 3.6 * len(layers)), paint)
+    painted(file, (4.6 * len(names), 3.6 * len(layers)), paint)
 
 
 def painted(file: Path, inches: tuple[float, float], paint: Callable[[Any], None]) -> None:
@@ -181,8 +188,8 @@ PICTURES: dict[str, Callable[[Axes, Sequence[Diagnosis]], None]] = {
 }
 
 
-def _score(d: Diagnosis, bins: int = 160, each: int = 96) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distances [token], (n,) with n <= bins, and the smallest, mean and largest score of `each` distances around every one, (n,).
+def _score(d: Diagnosis, bins: int = 160, per_bin: int = 96) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distances [token], (n,) with n <= bins, and the smallest, mean and largest score of `per_bin` distances around every one, (n,).
 
     Distances are spaced evenly in the logarithm, except for the first, which are one token apart.
     """
@@ -190,7 +197,9 @@ def _score(d: Diagnosis, bins: int = 160, each: int = 96) -> tuple[Tensor, Tenso
     centres = torch.logspace(0, math.log10(d.length), bins, dtype=torch.float64).round().unique()
     width = (d.length ** (1.0 / bins) - 1.0) * centres
     around = (
-        (centres[:, None] + width[:, None] * torch.linspace(-1.0, 1.0, each, dtype=torch.float64)).round().clamp(min=1)
+        (centres[:, None] + width[:, None] * torch.linspace(-1.0, 1.0, per_bin, dtype=torch.float64))
+        .round()
+        .clamp(min=1)
     )
     scores = (around[..., None] * inv_freq).cos().mean(-1) * d.attention_factor**2
     return centres, scores.amin(1), scores.mean(1), scores.amax(1)

@@ -1,4 +1,4 @@
-"""report_text: diagnoses as text, with what the config says, warnings, and a row per plane."""
+"""The report of `rotary show`: diagnoses as text, with what the config says, warnings, and a row per plane."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+from .. import _checks
 from ..config import Arguments
 from ..scaling.scheme import described
 from .coordinates import Coordinates, axes_lines
-from .diagnosis import Diagnosis, Plane
+from .diagnosis import Diagnosis, Plane, check_diagnoses
 
-WIDEST = 110
-"""Columns of a report that is not made for a terminal, and of one for a wide terminal."""
+COLUMNS = 110
+"""Columns of a report for a wide terminal, and of one that is not for a terminal."""
 _MARGIN, _NARROWEST = 20, 72
 _FULL = 100
-"""Columns that the whole table of planes needs; in fewer it has fewer columns."""
+"""Characters that a line of the whole table of planes needs. A narrower report leaves out the wavelengths without a scheme, and the
+share that training showed."""
 
 
 def report_text(
@@ -26,13 +28,15 @@ def report_text(
     *,
     all_planes: bool = False,
     several: Coordinates | None = None,
-    width: int = WIDEST,
+    width: int = COLUMNS,
 ) -> str:
     """A report for the terminal, at most 110 columns wide.
 
     arguments: what the config says, from rotary.config.read. diagnoses: the config's own first; with more than one, schemes are shown
     side by side. all_planes: a row for every plane, not only for some twenty. several: which planes read which coordinate, if any do.
     width: columns of the terminal; below 72 counts as 72.
+
+    TypeError or ValueError for arguments that are none of these.
 
     >>> from rotary import config
     >>> arguments = config.read("llama-3.1-8b")
@@ -43,7 +47,13 @@ def report_text(
     critical dimension  70 of 128: 35 of 64 planes came full circle in training, 29 never did
     planes              0-28 kept, 29-34 ramped, 35-63 interpolated
     """
-    own, width = diagnoses[0], max(_NARROWEST, min(WIDEST, width))
+    _checks.instance("arguments", arguments, Arguments, "what rotary.config.read returns")
+    check_diagnoses("diagnoses", diagnoses)
+    _checks.flag("all_planes", all_planes)
+    if several is not None:
+        _checks.instance("several", several, Coordinates, "rotary.analysis.Coordinates or None")
+    width = _checks.count("width", width)
+    own, width = diagnoses[0], max(_NARROWEST, min(COLUMNS, width))
     lines = [own.name, "=" * len(own.name)]
     for label, value in _preamble(arguments, own, several):
         lines.append(textwrap.fill(value, width, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
@@ -84,7 +94,7 @@ def _summary(own: Diagnosis) -> str:
 
 
 def _warnings(diagnoses: Sequence[Diagnosis]) -> list[str]:
-    """Each warning once; if it is not one of all diagnoses, after the names of those it is one of."""
+    """Each warning once, after the names of the diagnoses that have it, unless all have it."""
     names: dict[str, list[str]] = {}
     for d in diagnoses:
         for warning in d.warnings:
@@ -95,12 +105,12 @@ def _warnings(diagnoses: Sequence[Diagnosis]) -> list[str]:
 def _replaced_scheme(diagnoses: Sequence[Diagnosis]) -> list[str]:
     """A warning about schemes that replace the config's own instead of extending it."""
     own = diagnoses[0]
-    others = [d.name for d in diagnoses[1:] if own.scaling and d.scaling[: len(own.scaling)] != own.scaling]
-    if not others:
+    replacing = [d.name for d in diagnoses[1:] if own.scaling and d.scaling[: len(own.scaling)] != own.scaling]
+    if not replacing:
         return []
     names = " and ".join(type(scheme).__name__ for scheme in own.scaling)
     return [
-        f"the weights were trained with {names}; {', '.join(others)}, in its place, would change planes that they rely on"
+        f"the weights were trained with {names}; {', '.join(replacing)}, in its place, would change planes that they rely on"
     ]
 
 
@@ -127,14 +137,14 @@ def _planes(own: Diagnosis, all_planes: bool, width: int) -> list[str]:
 
 
 def _side_by_side(diagnoses: Sequence[Diagnosis], all_planes: bool, width: int) -> list[str]:
-    """A column for each; as many tables below each other as the width asks for, each beginning with the config's own."""
+    """A column for each diagnosis; where they do not fit the width, several tables below each other, each with the config's own first."""
     column = max(14, *(len(d.name) + 2 for d in diagnoses))
-    beside = max(1, (width - 22) // column - 1)
-    own, others = diagnoses[0], diagnoses[1:]
+    per_table = max(1, (width - 22) // column - 1)
+    own, compared = diagnoses[0], diagnoses[1:]
     lines: list[str] = []
-    for first in range(0, len(others), beside):
+    for first in range(0, len(compared), per_table):
         lines += ["", ""] if lines else []
-        lines += _columns([own, *others[first : first + beside]], all_planes, column)
+        lines += _columns([own, *compared[first : first + per_table]], all_planes, column)
     return lines
 
 
@@ -154,7 +164,7 @@ def _columns(diagnoses: Sequence[Diagnosis], all_planes: bool, width: int) -> li
 
 
 def _shown(own: Diagnosis, all_planes: bool) -> list[Plane]:
-    """Every plane, or some sixteen at even steps and the ends of each run of planes with equal treatment."""
+    """Every plane, or some 16 at even steps and the ends of each run of planes with equal treatment."""
     if all_planes or len(own.planes) <= 24:
         return list(own.planes)
     runs = own.treatments()

@@ -14,20 +14,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .. import _checks
 from .convert import find_config
 from .layout import Layout, RotatedTensor
 from .source import read_source
 
 MIN_STANDARD_ERRORS = 4.0
-"""Below this confidence the pairing is unknown."""
+"""With a confidence below this the pairing is unknown."""
 MIN_CORRELATION, MIN_LOSS_DIFFERENCE = 0.2, 0.02
-"""Below these effects (of the weights; of the loss [nat/token]) too: in an untrained model a tiny effect may be significant by chance."""
+"""With an effect below these (of the weights; of the loss [nat/token]) it is unknown too: in an untrained model a tiny effect may be
+significant by chance."""
 MIN_WEIGHTS, BLOCKS = 8, 16
 
 
@@ -45,11 +46,12 @@ class Verdict:
 
 
 def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str | None = None) -> Verdict:
-    """Detect the pairing of a checkpoint from the norms of its query and key rows, one tensor at a time, without a model.
+    """The pairing of a checkpoint, detected from the norms of its query and key rows, one tensor at a time, without a model.
 
-    This needs a model whose planes differ by training: untrained and hardly trained models are "unknown".
+    source, config, like: as in convert(). Training makes the norms of planes differ, which this measures: the pairing of untrained and
+    hardly trained models is "unknown". ValueError or TypeError for a source, config or family that cannot be read.
     """
-    source = Path(source)
+    source = _checks.path("source", source)
     layout = Layout(find_config(source) if config is None else config, like=like)
     in_halves: list[float] = []
     in_neighbours: list[float] = []
@@ -76,7 +78,7 @@ def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str 
 
 
 def _correlations(rows: Tensor) -> tuple[float, float]:
-    """(half a head apart, of neighbours): correlations of the log norms of one head's rows (dim, columns)."""
+    """Correlations of the log norms of one head's rows (dim, columns): (half a head apart, of neighbours)."""
     norms, planes = rows.norm(dim=1).clamp(min=1e-30).log(), len(rows) // 2
     return (
         intraclass_correlation(norms[:planes], norms[planes:]),
@@ -96,11 +98,17 @@ def intraclass_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str | None = None) -> Verdict:
-    """Detect the pairing of a loaded causal model of transformers from its losses on a text, with and without reordered weights.
+    """The pairing of a loaded causal model of transformers, detected from its losses on a text with and without reordered weights.
 
-    model: a model that rotates by its family's own code. tokens: (batch, seq) int64, a few hundred of a text that it should know.
-    The weights are reordered in place and restored, with the same bits.
+    model: a model that rotates by its family's own code. tokens: (batch, seq) integers, a few hundred of a text like those that it was
+        trained on. config: by default the model's own. like: as in convert().
+    The weights are reordered in place and restored, with the same bits. ValueError or TypeError for a config, family or tokens that do not
+    fit.
     """
+    _checks.module("model", model)
+    if _checks.tensor("tokens", tokens, "an integer tensor (batch, seq)").ndim != 2:
+        raise ValueError(f"tokens must have shape (batch, seq), got {tuple(tokens.shape)}")
+    _checks.integers("tokens", tokens)
     layout = Layout(getattr(model, "config", None) if config is None else config, like=like)
     code_pairing = "interleaved" if layout.interleaved else "half"
     other_pairing = "half" if code_pairing == "interleaved" else "interleaved"

@@ -1,4 +1,4 @@
-"""Files of strangers: only regular files are opened, and no link leads out of the checkpoint's folder."""
+"""Files of a checkpoint from an untrusted source: only regular files are opened, and no link leads out of its folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEEPEST = 64
 
 # Endings of files with weights or optimizer states.
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".npz", ".onnx", ".onnx_data"}
-_KINDS = {
+_FILE_TYPES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -23,16 +23,16 @@ _KINDS = {
 
 
 def regular(path: Path) -> Path:
-    """The path itself if it is a regular file or a link to one. ValueError for what may give bytes without end, or wait for ever."""
-    kind = stat.S_IFMT(path.stat().st_mode)
-    if kind != stat.S_IFREG:
-        raise ValueError(f"{str(path)!r} is {_KINDS.get(kind, 'special')}, not a regular file; remove it")
+    """The path itself if it is a regular file or a link to one. ValueError for others: reading a FIFO or a device may never end."""
+    file_type = stat.S_IFMT(path.stat().st_mode)
+    if file_type != stat.S_IFREG:
+        raise ValueError(f"{str(path)!r} is {_FILE_TYPES.get(file_type, 'special')}, not a regular file; remove it")
     return path
 
 
 @dataclass(frozen=True)
 class Others:
-    """What lies in a folder beside its converted files, relative to it.
+    """The files of a folder that are not converted, by names relative to it.
 
     folders, files: to be copied; every folder comes before its content.
     left_out: other files of weights and of their checksums, links to a missing file, and links to a folder.
@@ -51,7 +51,8 @@ class Others:
 
 
 def others(source: Path, converted: set[Path], outdated: set[Path] | frozenset[Path] = frozenset()) -> Others:
-    """Look at every name in the folder and below, and open nothing. outdated: files that are left out like other weights.
+    """The files of the folder and below that are not among the converted ones; nothing is opened. outdated: files to leave out, as other
+    weights are.
 
     Links to folders are not followed: inside the source, the folder is copied under its own name. ValueError for a link that leaves
     the source, for a FIFO, socket or device, and for folders too deep in each other.

@@ -1,4 +1,4 @@
-"""Find the rotated rows of each tensor of a checkpoint, from its config.
+"""Layout: which rows of each tensor of a checkpoint rotate, from its config.
 
 An unknown tensor in an attention layer is an error, because a partly converted checkpoint fails silently: it gives noise.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .._checks import WIDEST, describe, index
+from .._checks import WIDEST, describe, index, text
 from .._types import Role
 from ..config.dialects import TRANSFORMERS, recognise
 from ..config.dialects.params_json import META as META_PARAMS
@@ -25,11 +25,13 @@ from ..config.normalize import layer_types
 from ..config.parts import text_part
 from ..config.read import Arguments, read
 from ..config.spelling import spelled
+from ..config.values import layer_types_of
 from ..pairing import permutation
 from .projections import BERT, META, NORMS, PROJECTIONS, UNROTATED, UNROTATED_LAYERS, Content, Projections, Repeat
 
 Effect = Literal["weight", "bias", "gain", "shift"]
-"""What a tensor does: weight maps the hidden state, bias is added; gain multiplies the result (a norm, DoRA), shift is added after it."""
+"""What a tensor does. "weight" maps the hidden state, "bias" is added to that; "gain" multiplies the result (a norm, DoRA), "shift" is
+added after it."""
 
 _COUNTS = ("num_attention_heads", "n_head", "n_heads", "head_dim", "qk_rope_head_dim", "rotary_dim")
 _ATTENTION = {"self_attn", "attn", "attention", "self_attention", "temporal_block"}
@@ -79,12 +81,14 @@ class Layout:
 
     def __init__(self, config: Any, *, like: str | None = None) -> None:
         self._source = load(config)
-        said = spelled(self._source)
-        self._meta = said.dialect in (META_PARAMS.name, MISTRAL_PARAMS.name)
-        self._pairing = said.interleaved
-        self.config: Config = said.config
-        whole = recognise(self._source) is not TRANSFORMERS
-        self.composite: bool = not whole and text_part(self._source) is not self._source
+        translated = spelled(self._source)
+        self._meta = translated.dialect in (META_PARAMS.name, MISTRAL_PARAMS.name)
+        self._interleaved = translated.interleaved
+        self.config: Config = translated.config
+        in_own_words = recognise(self._source) is TRANSFORMERS
+        self.composite: bool = in_own_words and text_part(self._source) is not self._source
+        if like is not None:
+            text("like", like, "llama")
         self.family: str = like or ("llama" if self._meta else str(self.config.get("model_type", "")))
         if self.family not in PROJECTIONS:
             raise ValueError(
@@ -97,21 +101,19 @@ class Layout:
     @property
     def interleaved(self) -> bool:
         """Whether the family's code rotates interleaved pairs; ValueError for a family whose code is unknown."""
-        if self._pairing is not None:
-            return self._pairing
+        if self._interleaved is not None:
+            return self._interleaved
         name = self.config.get("model_type")
         if name not in FAMILIES and self.config.get("rope_interleave") is None:
             raise ValueError(
-                f"the pairing of the code of model_type {name!r} is unknown; pass given= (--from) to a conversion, or write "
+                f"the pairing of the code of model_type {name!r} is unknown; pass source_pairing= (--from) to a conversion, or write "
                 f"rope_interleave into the config"
             )
         return self.arguments(0).interleaved
 
     def arguments(self, layer: int) -> Arguments:
         """The rotation of that layer; ValueError if it does not rotate."""
-        types: Any = self.config.get("layer_types") or []
-        if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
-            raise TypeError(f"layer_types must be a list of names, got {describe(types)}")
+        types = layer_types_of(self.config)
         layer_type = types[layer] if layer_types(self.config) and layer < len(types) else None
         if layer_type not in self._arguments:
             for key in _COUNTS:
@@ -238,7 +240,7 @@ class Layout:
         return heads, self._count("num_key_value_heads") or heads
 
     def _count(self, key: str) -> int:
-        """A number of heads or channels in the config, 0 if it is missing; limited, because it becomes the length of a loop."""
+        """A number of heads or channels in the config, 0 if it is missing. It has a limit, because it becomes the length of a loop."""
         count = index(key, self.config.get(key) or 0)
         if not 0 <= count <= WIDEST:
             raise ValueError(f"{key} must be from 0 to {WIDEST:,}, got {describe(count)}; is the config damaged?")

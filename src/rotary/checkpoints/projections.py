@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint produce queries and keys, and how their rows are arranged: one table per arrangement, and its families.
+"""Projections: which tensors of a checkpoint produce queries and keys, and how their rows are arranged, for each family.
 
 Names and shapes are those that transformers saves. tests/checkpoints/test_projections.py compares the logits of a model of each family
 before and after conversion.
@@ -12,11 +12,11 @@ from enum import Enum
 from typing import Literal
 
 Content = Literal["query", "key", "value", "gate", "latent"]
-"""What rows produce. latent: the compressed keys and values of MLA."""
+"""What the rows of a tensor produce. latent: the compressed keys and values of MLA."""
 
 
 @dataclass(frozen=True)
-class Part:
+class RowGroup:
     """Consecutive rows: one head, or, with all_heads, every head that belongs to one repetition."""
 
     content: Content
@@ -26,8 +26,10 @@ class Part:
         return f"{self.content} heads" if self.all_heads else self.content
 
 
-QUERY, KEY, VALUE, GATE, LATENT = Part("query"), Part("key"), Part("value"), Part("gate"), Part("latent")
-QUERIES, KEYS, VALUES = Part("query", all_heads=True), Part("key", all_heads=True), Part("value", all_heads=True)
+QUERY, KEY, VALUE = RowGroup("query"), RowGroup("key"), RowGroup("value")
+GATE, LATENT = RowGroup("gate"), RowGroup("latent")
+QUERIES, KEYS = RowGroup("query", all_heads=True), RowGroup("key", all_heads=True)
+VALUES = RowGroup("value", all_heads=True)
 
 
 class Repeat(Enum):
@@ -51,14 +53,14 @@ class Rows:
     """
 
     repeat: Repeat
-    parts: tuple[Part, ...]
+    parts: tuple[RowGroup, ...]
 
 
 Projections = Mapping[str, Rows]
 """Name of a submodule of attention -> the rows of its tensors."""
 
 
-def _once(*parts: Part) -> Rows:
+def _once(*parts: RowGroup) -> Rows:
     return Rows(Repeat.ONCE, parts)
 
 
@@ -77,7 +79,7 @@ MLA: Projections = {
 }
 
 
-def _fused(name: str, repeat: Repeat, *parts: Part) -> Projections:
+def _fused(name: str, repeat: Repeat, *parts: RowGroup) -> Projections:
     return {name: Rows(repeat, parts), **NORMS}
 
 

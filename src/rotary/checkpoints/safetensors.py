@@ -60,8 +60,8 @@ class File:
         with self.path.open("rb") as file:
             file.seek(self.offset + entry.start)
             rows = memoryview(file.read(entry.end - entry.start))
-        width, rest = divmod(len(rows), len(order))
-        if rest:
+        width, remainder = divmod(len(rows), len(order))
+        if remainder:
             raise ValueError(f"{entry.name} is {entry.dtype}: a row of it ends inside a byte, so that rows cannot move")
         for row in order:
             to.write(rows[row * width : (row + 1) * width])
@@ -92,9 +92,9 @@ class File:
 
 
 def read_header(path: str | os.PathLike[str]) -> File:
-    """Read the header of a file. ValueError for what the safetensors library refuses, and for a name that stands there twice.
+    """Read the header of a file. ValueError for what the safetensors library refuses, and for a name that occurs twice.
 
-    A dtype that is unknown here is accepted: rows are moved as bytes, whatever they mean.
+    A dtype that is unknown here is accepted: rows are moved as bytes, without their values.
     """
     path = regular(Path(path))
     size = path.stat().st_size
@@ -117,11 +117,11 @@ def _json(data: bytes) -> dict[str, Any]:
     """A JSON object in UTF-8, without the constants Infinity and NaN, names that occur twice, and halves of surrogate pairs."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        items = dict(pairs)
+        if len(items) < len(pairs):
             twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
             raise ValueError(f"{describe(twice)} occurs twice")
-        return found
+        return items
 
     def constant(text: str) -> Any:
         raise ValueError(f"{text} is no number of JSON")
@@ -133,12 +133,12 @@ def _json(data: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", header)
 
 
-def _metadata(found: Any) -> dict[str, str]:
-    if found is None:
+def _metadata(entry: Any) -> dict[str, str]:
+    if entry is None:
         return {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise TypeError(f"__metadata__ must map names to strings, got {describe(found)}")
-    return cast("dict[str, str]", found)
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise TypeError(f"__metadata__ must map names to strings, got {describe(entry)}")
+    return cast("dict[str, str]", entry)
 
 
 def _entry(name: str, dtype: Any, shape: Any, data_offsets: Any) -> Entry:
@@ -148,10 +148,10 @@ def _entry(name: str, dtype: Any, shape: Any, data_offsets: Any) -> Entry:
     return Entry(name, dtype, tuple(_sizes(f"the shape of {name}", shape)), start, end)
 
 
-def _sizes(what: str, values: Any) -> list[int]:
+def _sizes(name: str, values: Any) -> list[int]:
     """A list of integers from 0 to the largest that a file can have."""
     if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise ValueError(f"{what} must be integers from 0 to 2^63 - 1, got {describe(values)}")
+        raise ValueError(f"{name} must be integers from 0 to 2^63 - 1, got {describe(values)}")
     return cast("list[int]", values)
 
 
@@ -224,10 +224,10 @@ def indexed_files(folder: Path, name: str) -> set[str]:
     names: set[str] = set()
     for path in standard or indexes:
         try:
-            found = set(json.loads(regular(path).read_text(encoding="utf-8"))["weight_map"].values())
-            if not all(isinstance(name, str) for name in found):
+            files = set(json.loads(regular(path).read_text(encoding="utf-8"))["weight_map"].values())
+            if not all(isinstance(file, str) for file in files):
                 raise TypeError("weight_map must map names of tensors to names of files")
-            names |= found
+            names |= files
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is not a {name.rpartition('.')[2]} index: {error}") from error
     return names

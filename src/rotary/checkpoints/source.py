@@ -1,4 +1,4 @@
-"""Which files a checkpoint consists of, in which format, and under which names it is written: always as safetensors.
+"""Source: the files of a checkpoint, their format, and the names of the safetensors files that are written from them.
 
 *.safetensors                       file by file, under their names; an index stays
 pytorch_model.bin, its index        file by file, as model.safetensors, model-00001-of-00002.safetensors, with a new index
@@ -27,7 +27,7 @@ _CHECKSUMS = "checklist.chk"
 class Source:
     """A checkpoint that is read.
 
-    path: its file or folder. files: what holds its tensors. names: of the files that are written, one for each.
+    path: its file or folder. files: those with its tensors. names: of the files that are written, one for each.
     """
 
     path: Path
@@ -36,13 +36,13 @@ class Source:
 
     @property
     def paths(self) -> set[Path]:
-        """Files whose content goes into the converted ones, or describes them as they were."""
+        """Files whose content goes into the converted ones, and indexes that would be wrong after a conversion."""
         paths = {path for file in self.files for path in (file.paths if isinstance(file, TorchFile) else (file.path,))}
         return paths | (set(self.path.glob("pytorch_model*.bin.index.json")) if self._torch else set())
 
     @property
     def outdated(self) -> set[Path]:
-        """Files beside them that would be wrong after a conversion, and cannot be made anew: checksums."""
+        """Other files of the folder that would be wrong after a conversion, and that no conversion writes: checksums."""
         return {self.path / _CHECKSUMS} if self._torch else set()
 
     @property
@@ -51,11 +51,11 @@ class Source:
 
     @property
     def size(self) -> int:
-        """Bytes, of tensors or of files, for a progress bar."""
+        """Bytes of tensors (torch.save) or of files (safetensors), for a progress bar."""
         return sum(file.size if isinstance(file, TorchFile) else file.path.stat().st_size for file in self.files)
 
     def index(self) -> str | None:
-        """The index of the files that are written, where they are several that have none yet."""
+        """The index of the files that are written, if they are several and the source has no safetensors index to copy; else None."""
         if not self._torch or len(self.files) == 1:
             return None
         weights = {e.name: name for name, file in zip(self.names, self.files, strict=True) for e in file.entries}
@@ -63,7 +63,7 @@ class Source:
 
 
 def read_source(path: Path, config: Mapping[str, Any]) -> Source:
-    """Look at the files of a checkpoint; of tensors nothing is read.
+    """The Source at a path; headers are read, tensors are not.
 
     path: a file, or a folder. config: that of the model in transformers' words, for joining tensor-parallel files.
     ValueError where there are none, or several formats of torch.save, or a part alone; else as the readers of each format.
@@ -71,10 +71,10 @@ def read_source(path: Path, config: Mapping[str, Any]) -> Source:
     if path.is_file():
         if path.suffix not in _TORCH:
             return _of_safetensors(path)
-        beside = sorted(path.parent.glob(_META)) if path.match(_META) else []
-        if len(beside) > 1:
+        parts = sorted(path.parent.glob(_META)) if path.match(_META) else []
+        if len(parts) > 1:
             raise ValueError(
-                f"{path} is one of {len(beside)} tensor-parallel files, each with a part of every tensor: pass the folder"
+                f"{path} is one of {len(parts)} tensor-parallel files, each with a part of every tensor: pass the folder"
             )
         return Source(path, (read_torch_file(path),), (path.with_suffix(".safetensors").name,))
     if not path.is_dir() or any(path.glob("*.safetensors")) or any(path.glob("*.safetensors.index.json")):
@@ -83,7 +83,7 @@ def read_source(path: Path, config: Mapping[str, Any]) -> Source:
     if meta and (bins or any(path.glob("*.bin.index.json"))):
         raise ValueError(f"{path} holds {meta[0].name} and pytorch_model.bin: two models, or one twice; pass one file")
     if meta:
-        check_numbers([each.name for each in meta])
+        check_numbers([file.name for file in meta])
         return Source(path, (read_tensor_parallel(meta, config),), ("consolidated.safetensors",))
     if bins or any(path.glob("*.bin.index.json")):
         return _of_bins(path, bins)
@@ -100,8 +100,8 @@ def _of_bins(folder: Path, bins: Sequence[Path]) -> Source:
     missing = sorted(indexed - {path.name for path in bins})
     if missing:
         raise ValueError(f"{folder} lacks {missing[0]}, which its index names")
-    wanted = [path for path in bins if not indexed or path.name in indexed]
-    files = [read_torch_file(path) for path in wanted]
+    shards = [path for path in bins if not indexed or path.name in indexed]
+    files = [read_torch_file(path) for path in shards]
     check_once((file.path, entry.name) for file in files for entry in file.entries)
-    names = [path.with_suffix(".safetensors").name.replace("pytorch_model", "model") for path in wanted]
+    names = [path.with_suffix(".safetensors").name.replace("pytorch_model", "model") for path in shards]
     return Source(folder, tuple(files), tuple(names))

@@ -1,7 +1,7 @@
-"""A file or folder that appears under its name whole or not at all, and takes the place of nothing.
+"""A file or folder that appears under its name complete or not at all, and never replaces another.
 
-It is written in a new folder beside the target, which no one else has, and gets its name by one system call that fails if the name is
-taken. Only that new folder is removed afterwards.
+It is written in a new temporary folder next to the target, and gets its name by one system call that fails if the name is taken. Only
+that temporary folder is removed afterwards.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ PREFIX = ".rotary-"
 """Begin of the name of a temporary folder. A killed run leaves its folder, and no other run touches it."""
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# What a file system without hard links answers.
+# Errors of os.link on a file system without hard links.
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
 
 
 @contextlib.contextmanager
 def whole(target: Path, *, folder: bool) -> Generator[Path]:
-    """A path to write to, beside the target; at the end it becomes the target, after an exception it is removed.
+    """A path to write to; at the end it is renamed to the target, after an exception it is removed.
 
-    FileExistsError if the target exists at the end: what appeared there meanwhile stays as it is.
+    FileExistsError if the target exists at the end; it stays as it is.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    room: Path | None = None
+    temporary: Path | None = None
     try:
         with undisturbed():
-            room = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
-        path = room / target.name
+            temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
+        path = temporary / target.name
         if folder:
             path.mkdir()
         yield path
@@ -44,8 +44,8 @@ def whole(target: Path, *, folder: bool) -> Generator[Path]:
             _publish(path, target)
     finally:
         with undisturbed():
-            if room is not None:
-                shutil.rmtree(room, ignore_errors=True)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish(path: Path, target: Path) -> None:
@@ -64,14 +64,15 @@ def _publish(path: Path, target: Path) -> None:
 
 
 def _publish_folder(path: Path, target: Path) -> None:
-    """Rename: it fails if a file, a link or a folder with content has the name. An empty folder is looked for just before."""
+    """Rename, which fails if a file, a link or a folder with content has the name. It would replace an empty folder, so that is checked
+    just before."""
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     os.rename(path, target)
 
 
 def _publish_file(path: Path, target: Path) -> None:
-    """Link: it fails if anything has the name. Without hard links, an empty file takes the name and is replaced at once."""
+    """Link, which fails if anything has the name. Without hard links: create an empty file of the name, which fails too, and replace it."""
     try:
         os.link(path, target)
         return
@@ -88,27 +89,28 @@ def _publish_file(path: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def undisturbed() -> Generator[None]:
-    """Hold back signals that end a program until the block is over, and then let them act.
+    """Delay signals that end a program until the block is over: without it, one that arrives between two statements of the cleanup would
+    leave the temporary folder behind.
 
-    Handlers run in the main thread alone, so nothing is to be done in others.
+    Python runs signal handlers in the main thread alone; in other threads this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
+    received: list[int] = []
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        held.append(number)
+    def delay(number: int, frame: FrameType | None) -> None:
+        received.append(number)
 
     before = {number: signal.getsignal(number) for number in _ENDING}
     # None: a handler that was not set from Python, which could not be restored.
-    mine = [number for number, handler in before.items() if callable(handler) or handler is signal.SIG_DFL]
-    for number in mine:
-        signal.signal(number, hold)
+    replaced = [number for number, handler in before.items() if callable(handler) or handler is signal.SIG_DFL]
+    for number in replaced:
+        signal.signal(number, delay)
     try:
         yield
     finally:
-        for number in mine:
+        for number in replaced:
             signal.signal(number, before[number])
-        for number in held:
+        for number in received:
             signal.raise_signal(number)

@@ -1,7 +1,7 @@
-"""How Meta's files consolidated.00.pth, .01.pth, ... share their tensors, and the axis along which each is joined.
+"""How Meta's files consolidated.00.pth, .01.pth, ... divide their tensors, and the axis along which each is joined.
 
 Each file has every name. Projections from the hidden state are cut along their rows, projections back to it along their columns, norms
-are copies. The embedding of Llama 1 and 2 is cut along its columns, that of Llama 3 along its rows, which its shape tells.
+are copies. The embedding of Llama 1 and 2 is cut along its columns, that of Llama 3 along its rows; its shape shows which.
 
 Source: meta-llama/llama, llama/model.py, and meta-llama/llama3, llama/model.py (ColumnParallelLinear, RowParallelLinear,
 ParallelEmbedding, VocabParallelEmbedding of fairscale, fairscale/nn/model_parallel/layers.py).
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Axis = Literal[0, 1] | None
-"""Along which the pieces are joined; None for copies, of which the first is taken."""
+"""The axis along which pieces are joined; None for copies, of which the first is taken."""
 
 _ROWS = frozenset(["wq", "wk", "wv", "w1", "w3", "output"])
 _COLUMNS = frozenset(["wo", "w2"])
@@ -27,10 +27,10 @@ _EMBEDDING = "tok_embeddings"
 def axis_of(name: str, pieces: Sequence[Tensor], config: Mapping[str, Any]) -> Axis:
     """The axis of that tensor. config: with hidden_size. ValueError for a name without a rule, shapes that do not fit, unlike copies."""
     first = pieces[0]
-    kinds = {(tuple(piece.shape), piece.dtype) for piece in pieces}
-    if len(kinds) != 1:
+    layouts = {(tuple(piece.shape), piece.dtype) for piece in pieces}
+    if len(layouts) != 1:
         raise ValueError(
-            f"{name} has other shapes or dtypes in other files: {', '.join(map(str, sorted(kinds, key=str)))}"
+            f"{name} has other shapes or dtypes in other files: {', '.join(map(str, sorted(layouts, key=str)))}"
         )
     words = set(name.split("."))
     if words & _COPIES:
@@ -40,7 +40,7 @@ def axis_of(name: str, pieces: Sequence[Tensor], config: Mapping[str, Any]) -> A
             )
         return None
     if not words & (_ROWS | _COLUMNS | {_EMBEDDING}):
-        raise ValueError(f"{name}: no rule says how {len(pieces)} tensor-parallel files share it")
+        raise ValueError(f"{name}: no rule for the axis along which {len(pieces)} tensor-parallel files divide it")
     width = config.get("hidden_size")
     if name.endswith(".bias") and words & _ROWS:
         return 0
@@ -68,4 +68,4 @@ def check_numbers(names: Sequence[str]) -> None:
     expected = [f"consolidated.{i:02d}.pth" for i in range(len(names))]
     missing = [name for name in expected if name not in names]
     if missing:
-        raise ValueError(f"{missing[0]} is missing beside {', '.join(names)}: each holds a part of every tensor")
+        raise ValueError(f"{missing[0]} is missing, and each of {', '.join(names)} has a part of every tensor alone")

@@ -1,7 +1,7 @@
-"""Open what torch.save wrote, a stranger's file: tensors alone, mapped and not read, and no code of the file runs.
+"""Open a file of torch.save from an untrusted source: tensors alone, mapped and not read, and no code of the file runs.
 
-torch.load(mmap=True, weights_only=True) makes tensors whose memory is the file. Before it, the archive is looked at: it may hold nothing
-compressed, which could be larger than the file, and no pickle that is larger than a header of safetensors.
+torch.load(mmap=True, weights_only=True) makes tensors whose memory is the file. The archive is checked before: a compressed record could
+expand to more than the machine's memory, and a pickle is read whole, so that none may be larger than a header of safetensors.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ DTYPES = {
 def tensors_of(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, by name, in the order of the file; their memory is the file, mapped.
 
-    ValueError for what is no such file, or is not only that: another object than a dict of tensors, compressed or overlong records,
-    the format before torch 1.6, which cannot be mapped, and tensors that are not dense, on no CPU, or larger than their storage.
+    ValueError for what is no such file: another object than a dict of tensors; compressed or overlong records; the format before torch
+    1.6, which cannot be mapped; tensors that are not dense, not on a CPU, or larger than their storage.
     """
     _check_archive(regular(path))
     try:
-        found: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        state_dict: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{path} holds more than tensors, or is damaged: {reason[:300]}") from None
-    if not isinstance(found, Mapping) or not found:
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a dict of tensors by their names")
-    for name, tensor in cast("Mapping[Any, Any]", found).items():
+    if not isinstance(state_dict, Mapping) or not state_dict:
+        raise ValueError(f"{path} holds a {type(state_dict).__name__}, not a dict of tensors by their names")
+    for name, tensor in cast("Mapping[Any, Any]", state_dict).items():
         _check_tensor(path, name, tensor)
-    return dict(cast("Mapping[str, Tensor]", found))
+    return dict(cast("Mapping[str, Tensor]", state_dict))
 
 
 def _check_archive(path: Path) -> None:
@@ -56,7 +56,7 @@ def _check_archive(path: Path) -> None:
             records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path} is no archive of torch.save: {error}; a file from before torch 1.6 is written anew by "
+            f"{path} is no archive of torch.save: {error}; rewrite a file from before torch 1.6 by "
             f"torch.save(torch.load(path, weights_only=True), path)"
         ) from None
     if len(records) > _MOST_RECORDS:
@@ -64,16 +64,18 @@ def _check_archive(path: Path) -> None:
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED or record.file_size > size:
             raise ValueError(
-                f"{path}: {describe(record.filename)} is compressed or larger than the file, as torch.save writes none"
+                f"{path}: {describe(record.filename)} is compressed or larger than the file; torch.save writes no such record"
             )
         if record.filename.endswith(".pkl") and record.file_size > _LARGEST_PICKLE:
-            raise ValueError(f"{path}: {describe(record.filename)} takes {record.file_size:,} bytes")
+            raise ValueError(
+                f"{path}: the pickle {describe(record.filename)} has {record.file_size:,} bytes, more than {_LARGEST_PICKLE:,}"
+            )
 
 
 def _check_tensor(path: Path, name: Any, tensor: Any) -> None:
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
-        kind = "a dict; save that dict alone" if isinstance(tensor, Mapping) else describe(tensor)
-        raise ValueError(f"{path}: a dict of tensors by their names is needed, and {describe(name)} is {kind}")
+        value = "a dict; save that dict alone" if isinstance(tensor, Mapping) else describe(tensor)
+        raise ValueError(f"{path}: a dict of tensors by their names is needed, and {describe(name)} is {value}")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ValueError(f"{path}: {name} is {describe(tensor)}, not a dense tensor with values")
     if tensor.dtype not in DTYPES:

@@ -1,6 +1,6 @@
-"""A file of torch.save, or several tensor-parallel ones as one, with the face of a safetensors file: entries, rows, bytes.
+"""A file of torch.save, or several tensor-parallel ones as one, with the methods of a safetensors file: entries, rows, bytes.
 
-It has no bytes at the offsets of its entries; those are where the tensors will lie in the safetensors file that is written from it.
+The offsets of its entries are not those of its own bytes, but those of the safetensors file that is written from it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .torch_archive import DTYPES, tensors_of
 
 @dataclass(frozen=True)
 class Pieces:
-    """A tensor as its files hold it, and the axis along which they join."""
+    """A tensor in pieces, one from each file, and the axis along which they join."""
 
     tensors: Sequence[Tensor]
     axis: Axis = None
@@ -34,7 +34,7 @@ class Pieces:
         return tuple(sizes)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows of the joined tensor; of the pieces, only these are read."""
+        """These rows of the joined tensor; no other rows of the pieces are read."""
         if self.axis is None:
             return self.tensors[0][start:stop]
         if self.axis == 1:
@@ -49,7 +49,11 @@ class Pieces:
 
 @dataclass(frozen=True)
 class TorchFile:
-    """path: the file, or the first of several. tensors: by name. metadata: empty, since the format has no place for it."""
+    """The tensors of a file, or of several that were joined.
+
+    path: the file, or the first of several; paths: all. entries: in the order of the safetensors file that is written. tensors: by name.
+    metadata: empty, since the format has none.
+    """
 
     path: Path
     paths: tuple[Path, ...]
@@ -97,12 +101,13 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def read_torch_file(path: Path) -> TorchFile:
-    """One file by itself. ValueError as tensors_of()."""
+    """The tensors of one file. ValueError as tensors_of()."""
     return _file([path], {name: Pieces([tensor]) for name, tensor in tensors_of(path).items()})
 
 
 def read_tensor_parallel(paths: Sequence[Path], config: Mapping[str, Any]) -> TorchFile:
-    """Several files that each hold a part of every tensor, as one. ValueError where they do not have the same names, or do not join."""
+    """The tensors of files that each have a part of every one, joined. ValueError for files with different names, or parts that do not
+    join."""
     if len(paths) == 1:
         return read_torch_file(paths[0])
     opened = [tensors_of(path) for path in paths]

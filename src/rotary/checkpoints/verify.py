@@ -1,4 +1,8 @@
-"""Compare the attention scores of two checkpoints, each rotated by its own pairing: random states, layer by layer, in float64."""
+"""The difference of attention scores between two checkpoints, each rotated by its own pairing: random states, layer by layer, in float64.
+
+Scores do not change when queries and keys are reordered together with the pairing. A row that was moved to a wrong place changes them by
+about their own size.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""`rotary bench`: the rotation, timed against a copy of the same memory and against the formulas of most models.
+"""`rotary bench`: the time of the rotation, against that of a copy of the same memory and of the formulas of most models.
 
-Results are ratios of medians, contenders in turn in one process. The output of every formula is checked before it is timed.
+Contenders are timed in turn in one process; results are ratios of medians. The output of every formula is checked before it is timed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def contenders(
 ) -> dict[str, Contender]:
     """rotary, a copy and the usual formulas on the same q and k. RuntimeError if a formula does not compute the rotation.
 
-    Ready tables first; then tables and rotation in one call, as users write it, and tables alone. from_memory: as many sets of tensors
-    take turns as fill the caches four times over.
+    Contenders that get tables come first; then tables and rotation in one call, as users write it; then tables alone. from_memory: as many
+    sets of tensors take turns as fill the caches four times over.
     """
     rota = work.inputs(device, from_memory=from_memory)
     cos, sin = work.tables(device)
@@ -45,7 +45,7 @@ def contenders(
 
         return run
 
-    def ours(inplace: bool) -> Callable[[Inputs], Contender]:
+    def by_rotary(inplace: bool) -> Callable[[Inputs], Contender]:
         return lambda s: lambda: apply_rotary_qk(s.q, s.k, cos, sin, interleaved=work.interleaved, inplace=inplace)
 
     formulas: dict[str, Callable[[Inputs], Contender]] = {"usual formula, eager": eager}
@@ -61,8 +61,8 @@ def contenders(
     makers: dict[str, Callable[[Inputs], Contender]] = {
         COPY: lambda s: lambda: (s.out_q.copy_(s.q), s.out_k.copy_(s.k)),
         "clone": lambda s: lambda: (s.q.clone(), s.k.clone()),
-        "rotary, in place": ours(True),
-        "rotary": ours(False),
+        "rotary, in place": by_rotary(True),
+        "rotary": by_rotary(False),
         **formulas,
         "rotary, rotate(offset=)": lambda s: lambda: rope.rotate(s.q, s.k, offset=offset),
         "float32 product + usual formula": with_tables,
@@ -91,7 +91,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--from-memory",
         action="store_true",
-        help="let as many q and k take turns as fill the last cache four times over, as is done for those that do not fit it",
+        help="let as many q and k take turns as fill the last cache four times over (default: only for sizes that do not fit it)",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`rotary check`: what a config says about rotation, where it contradicts itself, and whether a model built from it rotates so."""
+"""`rotary check`: the rotation that a config describes, its contradictions, and whether a model built from it has that rotation."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ def register(commands: Any) -> None:
     """Add `check` to the commands of `rotary`."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "check",
-        help="what a config says about rotation, its contradictions, and whether a model built from it rotates so",
-        description="Exit status: 0 without findings, 1 with contradictions or modules that disagree, 2 for a config that is not read. "
+        help="the rotation that a config describes, its contradictions, and whether a model built from it has that rotation",
+        description="Exit status: 0 without findings, 1 with contradictions or modules that disagree, 2 for a config that cannot be read. "
         "Warnings about a scheme are printed and are no findings.",
     )
-    parser.add_argument(
-        "folder", help="a folder that holds a config.json, the file itself, or the name of a shipped config"
-    )
+    parser.add_argument("folder", help="a folder with a config.json, the file itself, or the name of a shipped config")
     parser.add_argument(
         "--model",
         action="store_true",
-        help="build the model on the meta device, make its rotary modules alone real, and check these; needs transformers",
+        help="build the model without memory for weights, its rotary modules apart, and check these; needs transformers",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what is found; 1 if there is a problem, else 0. ValueError or TypeError for a config that is not read."""
+    """Print rotation, contradictions and findings; return 1 if there is a problem, else 0. ValueError or TypeError for a config that cannot
+    be read."""
     document: dict[str, Any] = {"config": options.folder, "contradictions": [], "layers": []}
     try:
         document |= _shown(options.folder)
@@ -56,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _shown(name: str) -> dict[str, Any]:
-    """What `rotary show` says of the config: its dialect, and of each kind of layer all but the planes."""
-    asked = {
+    """The document of `rotary show --json` for the config, without the planes."""
+    options = {
         "config": name,
         "part": None,
         "grid": None,
@@ -70,7 +69,7 @@ def _shown(name: str) -> dict[str, Any]:
     }
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        show.run(argparse.Namespace(**asked, all=False, json=True, plot=None, picture=None))
+        show.run(argparse.Namespace(**options, all=False, json=True, plot=None, picture=None))
     document: dict[str, Any] = json.loads(printed.getvalue())
     for layer in document["layers"]:
         schemes, several = layer.pop("schemes"), layer.pop("coordinates")
@@ -86,7 +85,7 @@ def _shown(name: str) -> dict[str, Any]:
 
 
 def _findings(name: str) -> Findings:
-    """What rotary.transformers.check finds in a model that is built from the config, beside what rotary.config reads in it."""
+    """What rotary.transformers.check finds in a model that is built from the config, compared with what rotary.config reads in it."""
     from ..transformers import check
     from ..transformers.skeleton import skeleton
 
@@ -95,14 +94,15 @@ def _findings(name: str) -> Findings:
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
+    """The document as text, one line for each fact."""
     yield f"{document['config']}, read as {document.get('dialect', 'transformers')}"
     yield from (f"CONTRADICTION  {text}" for text in document["contradictions"])
     for layer in document["layers"]:
-        kind = "" if layer["layer_type"] is None else f", layers of type {layer['layer_type']}"
+        of_layers = "" if layer["layer_type"] is None else f", layers of type {layer['layer_type']}"
         pairing = "interleaved" if layer["interleaved"] else "half"
         scheme = " then ".join(layer["scaling"]) or "no scheme"
         axes = "" if layer["axes"] is None else f", {shown(tuple(layer['axes']))}"
         channels = f"{layer['dim']} of {layer['head_dim']} channels{axes}"
-        yield f"rotation   {channels}, base {layer['base']:,.10g}, {pairing} pairing, {scheme}{kind}"
+        yield f"rotation   {channels}, base {layer['base']:,.10g}, {pairing} pairing, {scheme}{of_layers}"
         yield from (f"warning    {text}" for text in layer["warnings"])
         yield from (f"note       {text}" for text in layer["notes"])

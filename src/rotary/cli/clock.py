@@ -31,8 +31,8 @@ def alternate(
 ) -> dict[str, Timing]:
     """Time the contenders in turn, for about `seconds` in all and between rounds[0] and rounds[1] times each.
 
-    Calls below 100 us are timed several at a time, after one that is not timed: otherwise each would also pay for the state in which
-    the contender before it left the caches. in_cache: so are longer ones, which then find their own data in the caches.
+    Calls below 100 us are timed several at a time, after one that is not timed: otherwise each would include the cache misses that the
+    contender before it causes. in_cache: longer calls also follow one that is not timed, and so find their own data in the caches.
     """
     repeats: dict[str, int] = {}
     for name, call in contenders.items():
@@ -66,10 +66,10 @@ def _time(call: Contender, repeats: int, in_cache: bool = False) -> float:
 
 
 class Rota(Sequence[_Set]):
-    """Sets of tensors that take turns: each call, whichever contender makes it, gets the set that was not touched for longest.
+    """Sets of tensors that take turns: each call, whichever contender makes it, gets the set that was used longest ago.
 
-    With one set it is the same at every call. With several that together are larger than the caches every call reads from memory;
-    contenders that each went through the sets by themselves would find what the one before them has just read.
+    With several sets that together are larger than the caches, every call reads from memory. One order for all contenders is needed: a
+    contender that went through the sets in an order of its own would find in the caches what the one before it has just read.
     """
 
     def __init__(self, sets: Sequence[_Set]) -> None:
@@ -83,6 +83,6 @@ class Rota(Sequence[_Set]):
         return self._sets[index]
 
     def contender(self, make: Callable[[_Set], Contender]) -> Contender:
-        """What runs make(set) for the set whose turn it is; make itself is called once for each set, now."""
+        """A function that runs make(set) for the set whose turn it is. make is called now, once for each set."""
         calls, turn = [make(tensors) for tensors in self._sets], self._turn
         return calls[0] if len(calls) == 1 else lambda: calls[turn()]()

@@ -15,11 +15,11 @@ from types import FrameType
 from typing import Any
 
 UNKNOWN = 3
-"""The exit status of `pairing` where nothing decides."""
+"""The exit status of `pairing` where neither pairing is significant."""
 
 _SOURCE = "a file of weights or a folder of them: safetensors, Meta's consolidated.*.pth, pytorch_model.bin"
-_FLAGS = {"given": "--from", "config": "--config", "like": "--like"}
-"""Arguments of convert() and by_weights(), as messages name them -> the flags that they come from."""
+_FLAGS = {"source_pairing": "--from", "config": "--config", "like": "--like"}
+"""Arguments of convert() and by_weights(), which their messages name -> the flags of the command line."""
 
 
 def register(commands: Any) -> None:
@@ -56,14 +56,14 @@ def register(commands: Any) -> None:
 def _convert(options: argparse.Namespace) -> int:
     from ..checkpoints import convert
 
-    how: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "to": options.to,
-        "given": options.source_pairing,
+        "source_pairing": options.source_pairing,
         "config": options.config,
         "like": options.like,
     }
     with _naming_flags(options.source), _unwinding_on_signals(), _bar() as progress:
-        converted = convert(options.source, options.target, **how, progress=progress)
+        converted = convert(options.source, options.target, **arguments, progress=progress)
     print(f"{converted.tensors} tensors in {converted.files} files now pair as {options.to}: {options.target}")
     print(f"attention scores of {converted.layers} layers agree to {converted.difference:.1e}")
     if converted.left_out:
@@ -73,17 +73,17 @@ def _convert(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _naming_flags(source: str) -> Generator[None]:
-    """Messages with flags in the place of arguments, and with the source where they name no file."""
+    """Change messages of errors: flags for the names of arguments, and the source in front of a message that does not name it."""
     try:
         yield
     except (ValueError, TypeError) as error:
         text = re.sub(
-            r"\b(pass |as |and )?(given|config|like)=(?: \(--from\))?",
+            r"\b(pass |as |and )?(source_pairing|config|like)=(?: \(--from\))?",
             lambda m: f"{m[1] or ''}{_FLAGS[m[2]]}",
             str(error),
         )
-        kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(text if source in text else f"{source}: {text}") from None
+        error_class = ValueError if isinstance(error, ValueError) else TypeError
+        raise error_class(text if source in text else f"{source}: {text}") from None
 
 
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -91,7 +91,7 @@ _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 @contextlib.contextmanager
 def _unwinding_on_signals() -> Generator[None]:
-    """Make the first SIGINT, SIGTERM or SIGHUP raise, so that the conversion removes what it wrote; later ones are ignored meanwhile.
+    """Make the first SIGINT, SIGTERM or SIGHUP raise, so that the conversion removes what it wrote; ignore later ones until it has.
 
     A signal that was ignored before, as under nohup, stays ignored.
     """

@@ -1,4 +1,4 @@
-"""How far the coordinates of a config go, which `rotary show` compares wavelengths with."""
+"""The size of each coordinate of a config, which `rotary show` compares wavelengths with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def coordinates_of(name: str, arguments: configs.Arguments, grid: tuple[float, .
 def grid_of(
     arguments: configs.Arguments, config: dict[str, Any], options: argparse.Namespace, window: int | None = None
 ) -> tuple[float, ...]:
-    """How far each coordinate goes: by --grid, the extent of real ones, the window of text, an image over its patches, or 32."""
+    """The size of each coordinate: that of --grid; the extent of real coordinates; the window of text; else patches of an image, or 32."""
     count = max(arguments.axes or (0,)) + 1
     if options.grid:
         if len(options.grid) != count or min(options.grid) <= 0:

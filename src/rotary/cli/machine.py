@@ -1,6 +1,6 @@
-"""The processor of this machine: what a figure of speed is worth nothing without.
+"""The processor of this machine, which every result of speed names: its name, caches and instruction sets.
 
-Read where Linux and macOS keep it; what is not there is left out.
+Read from /proc and /sys on Linux and by sysctl on macOS; what these do not have is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-# Those that a rotation may use, as Linux spells them, in /proc/cpuinfo.
+# Instruction sets that a rotation may use, by the names of /proc/cpuinfo.
 _X86 = (
     "avx",
     "f16c",
@@ -33,7 +33,7 @@ _GENERATION = (("family", "cpu family"), ("model", "model"))
 
 @cache
 def processor() -> str:
-    """Its name and, of x86, its generation: "AMD EPYC, family 25 model 17"; its architecture where no name is found."""
+    """The processor's name, on x86 with its generation: "AMD EPYC, family 25 model 17"; its architecture where no name is found."""
     if name := _cpuinfo("model name"):
         generation = [f"{word} {number}" for word, key in _GENERATION if (number := _cpuinfo(key))]
         return ", ".join([" ".join(name.split()), *([" ".join(generation)] if generation else [])])
@@ -42,23 +42,23 @@ def processor() -> str:
 
 @cache
 def instruction_sets() -> tuple[str, ...]:
-    """Those of interest to a rotation that this processor has, by the names of /proc/cpuinfo; empty where nothing says."""
+    """Those of the instruction sets that a rotation may use which this processor has; empty where the system does not list them."""
     flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
     return tuple(name for name in (*_X86, *_ARM) if name in flags)
 
 
 @cache
 def caches() -> dict[str, int]:
-    """Bytes of the caches that the first core reads data by: {"L1d": 32768, "L2": 1048576, "L3": 33554432}."""
+    """Cache -> bytes, of the caches through which the first core reads data: {"L1d": 32768, "L2": 1048576, "L3": 33554432}."""
     sizes: dict[str, int] = {}
     for folder in sorted(_CACHES.glob("index*")):
         try:
-            level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+            level, content, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
         except OSError:
             continue
-        if kind != "Instruction":
+        if content != "Instruction":
             unit = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-            sizes[f"L{level}{'d' if kind == 'Data' else ''}"] = int(size.rstrip("KMG")) * unit.get(size[-1], 1)
+            sizes[f"L{level}{'d' if content == 'Data' else ''}"] = int(size.rstrip("KMG")) * unit.get(size[-1], 1)
     for name, key in (("L1d", "hw.l1dcachesize"), ("L2", "hw.l2cachesize"), ("L3", "hw.l3cachesize")):
         if name not in sizes and (size := _sysctl(key)) and size.isdigit() and int(size):
             sizes[name] = int(size)
@@ -66,7 +66,7 @@ def caches() -> dict[str, int]:
 
 
 def last_cache() -> int:
-    """Bytes of the last cache before memory; 32 MiB where nothing says."""
+    """Bytes of the last cache before memory; 32 MiB where the system does not say."""
     return max(caches().values(), default=32 << 20)
 
 

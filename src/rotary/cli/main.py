@@ -14,8 +14,8 @@ from . import bench, check, convert, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 1 for findings of `check`, 3 for a pairing that is unknown, or 2 after an error,
-    which is printed in one line."""
+    """Run one command and return the exit status: 0, 1 for problems that `check` finds, 3 for an unknown pairing, or 2 after an error,
+    which is printed in one line. arguments: of the command line, by default the program's own."""
     try:
         try:
             return _run(arguments)
@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """The message of an error, which some of torch spread over several lines; without a message, the error's name."""
+    """The message of an error in one line (some of torch have several); the error's name where it has no message."""
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
 
 
@@ -63,7 +63,12 @@ def _info(options: argparse.Namespace) -> int:
     from .._rotation import call
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    found = {"rotary": __version__, "torch": str(torch.__version__), "python": sys.version.split()[0], "device": device}
+    versions = {
+        "rotary": __version__,
+        "torch": str(torch.__version__),
+        "python": sys.version.split()[0],
+        "device": device,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unavailable kernel warns at its first use; here the reason is printed
         states = backends()
@@ -72,8 +77,8 @@ def _info(options: argparse.Namespace) -> int:
         whole = "whole calls in C" if stepwise is None else f"calls step by step: {stepwise}"
         states["native"] += f", {library.threads()}, {library.instructions()}; {whole}"
     if options.json:
-        print(json.dumps(found | {"backends": states}))
+        print(json.dumps(versions | {"backends": states}))
         return 0
-    for name, state in (found | states).items():
+    for name, state in (versions | states).items():
         print(f"{name:8} {state}")
     return 0

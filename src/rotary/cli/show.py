@@ -1,4 +1,4 @@
-"""`rotary show`: what the scheme in a model's config does to each plane, as text, as JSON or as pictures."""
+"""`rotary show`: what the scheme of a model's config does to each plane, as text, as JSON or as pictures."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from .. import config as configs
 from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coordinates, report_text
-from ..analysis.report import WIDEST
+from ..analysis.report import COLUMNS
 from ..config.load import load
 from ..config.normalize import layer_types
 from ..config.parts import rotating
 from ..config.spelling import Spelled, spelled
 from ..scaling import NTKByParts, Scheme, YaRN
+from .document import as_json
 from .grid import coordinates_of, grid_of
 from .spelling import SPELLINGS, schemes
-from .structured import as_json
 
 
 def register(commands: Any) -> None:
@@ -59,7 +59,7 @@ def register(commands: Any) -> None:
         type=float,
         nargs="+",
         metavar="SIZE",
-        help="with several coordinates: how far each of them goes (default: the config's image, or 32 patches)",
+        help="with several coordinates: the size of each (default: the config's image, or 32 patches)",
     )
     parser.add_argument("--layer-type", help="one kind of layer, if the config has several (default: all)")
     parser.add_argument("--head-dim", type=int, help="channels of a head (default: the config's)")
@@ -89,17 +89,17 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--picture {options.picture} says what --plot FILE draws; pass --plot too")
     source = _source(options.config)
     with naming(source):
-        said = _spelled(source, options.part)
-        types = (options.layer_type,) if options.layer_type else layer_types(said.config) or (None,)
+        translated = _spelled(source, options.part)
+        types = (options.layer_type,) if options.layer_type else layer_types(translated.config) or (None,)
         layers = [_layer(source, layer_type, options) for layer_type in types]
     if options.json:
-        shown = {"config": options.config, "dialect": said.dialect, "layers": [as_json(*layer) for layer in layers]}
-        print(json.dumps(shown, indent=1))
+        document = {"config": options.config, "dialect": translated.dialect}
+        print(json.dumps(document | {"layers": [as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
-        others = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
-        width = shutil.get_terminal_size((WIDEST, 0)).columns
+        other_parts = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
+        width = shutil.get_terminal_size((COLUMNS, 0)).columns
         reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
-        print("\n\n".join(_with_lines(report, said.dialect, others) for report in reports))
+        print("\n\n".join(_with_lines(report, translated.dialect, other_parts) for report in reports))
     if options.plot:
         _draw(options.plot, layers, options.picture or "all")
         if not options.json:
@@ -122,10 +122,10 @@ def _report(
 
 
 def _with_lines(report: str, dialect: str, parts: list[str]) -> str:
-    """The report with a line more below its title, or two where the config has other parts that rotate."""
-    name, rule, rest = report.split("\n", 2)
-    more = [f"{'other parts':20}{', '.join(parts)}; --part shows one"] if parts else []
-    return "\n".join((name, rule, f"{'dialect':20}{dialect}", *more, rest))
+    """The report with the dialect below its title, and the other parts of the config that rotate, if any."""
+    name, rule, body = report.split("\n", 2)
+    line_of_parts = [f"{'other parts':20}{', '.join(parts)}; --part shows one"] if parts else []
+    return "\n".join((name, rule, f"{'dialect':20}{dialect}", *line_of_parts, body))
 
 
 def _draw(file: Path, layers: list[Layer], picture: str) -> None:
@@ -143,12 +143,13 @@ def _draw(file: Path, layers: list[Layer], picture: str) -> None:
 
 
 Layer = tuple[str | None, configs.Arguments, list[Diagnosis], Coordinates | None]
-"""(layer type, what the config says about it, diagnoses: the config's own scheme and those it is compared with, its several coordinates)
+"""(layer type, arguments of its rotation, diagnoses of the config's own scheme and of those it is compared with, its coordinates or None).
 
 Where each axis has a spectrum of its own there are no diagnoses."""
 
 
 def _source(name: str) -> Path:
+    """The file of a config by its path or published name; an existing path comes first. ValueError where there is neither."""
     path = Path(name)
     if name in configs.shipped() or (not path.exists() and name.lower() in configs.shipped()):
         return configs.path(name)
@@ -170,7 +171,7 @@ def _spelled(source: Path, part: str | None) -> Spelled:
 
 @contextlib.contextmanager
 def naming(file: Path) -> Generator[None]:
-    """Put the file before a message about its content that does not name it."""
+    """Put the file's name in front of a message that does not have it; an ImportError becomes a ValueError."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -182,6 +183,7 @@ def naming(file: Path) -> Generator[None]:
 
 
 def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) -> Layer:
+    """What is shown of layers of one type. ValueError for options that do not apply to them."""
     arguments = configs.read(source, part=options.part, layer_type=layer_type, head_dim=options.head_dim)
     own = options.config if options.part is None else f"{options.config}, {options.part}"
     own = own if layer_type is None else f"{own}, {layer_type}"
@@ -206,7 +208,7 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
     sliding = spelled(source, options.part).config.get("sliding_window")
     if sliding and layer_type is not None and "sliding" in layer_type:
         window, length = min(window, sliding), min(length, sliding)
-        note = f"distances in these layers stay below sliding_window = {sliding:,}, which is shown as their window"
+        note = f"distances in these layers are below sliding_window = {sliding:,}, which is shown as their window"
         arguments = replace(arguments, notes=(*arguments.notes, note))
     stated = options.window or any(hasattr(s, "original_max_position_embeddings") for s in arguments.scaling)
     if arguments.scaling and not stated:
@@ -220,26 +222,26 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
         None if arguments.axes is None else coordinates_of(own, arguments, grid_of(arguments, {}, options, window))
     )
     if options.grid and several is None:
-        raise ValueError("--grid: this config has one coordinate; --length sets how far it goes")
+        raise ValueError("--grid: this config has one coordinate; --length sets its size")
 
     def reach(scaling: tuple[Scheme, ...]) -> float:
         return diagnosis("", scaling).reach
 
     published = length <= (arguments.target or 0) and _is_published(arguments)
-    others = [
+    compared = [
         diagnosis(spelling, schemes(spelling, window, arguments.scaling, length=length, reach=reach))
         for spelling in options.compare
     ]
-    return layer_type, arguments, [diagnosis(own, arguments.scaling, published), *others], several
+    return layer_type, arguments, [diagnosis(own, arguments.scaling, published), *compared], several
 
 
 def _is_published(arguments: configs.Arguments) -> bool:
-    """Whether the rotation is that of a published config, however the file is named."""
+    """Whether the rotation is that of a published config, whatever the name of the file."""
     rotation = (arguments.dim, arguments.base, arguments.scaling, arguments.target)
     for name in configs.shipped():
         for layer_type in layer_types(spelled(configs.path(name)).config) or (None,):
-            other = configs.read(configs.path(name), layer_type=layer_type)
-            if (other.dim, other.base, other.scaling, other.target) == rotation:
+            published = configs.read(configs.path(name), layer_type=layer_type)
+            if (published.dim, published.base, published.scaling, published.target) == rotation:
                 return True
     return False
 

@@ -1,4 +1,4 @@
-"""Schemes as they are spelled on the command line: "yarn:4+resonance"."""
+"""Schemes in the spelling of the command line: "yarn:4+resonance"."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def schemes(
 ) -> Chain:
     """The schemes of a spelling such as "yarn:4+resonance", for a trained window [token]. "config" stands for own, "plain" for none.
 
-    length: the context [token] that a factor `auto` is to reach. reach: how far a chain gets without an angle that training did not have.
+    length: the context [token] that a factor `auto` is to reach. reach: chain -> the longest context [token] without an angle that training
+    did not have. ValueError for another spelling.
 
     >>> schemes("linear:4+resonance", window=4096)
     (Linear(factor=4.0), Resonance())

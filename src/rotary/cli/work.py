@@ -1,4 +1,4 @@
-"""What is timed: q and k of some size, their tables, and the formulas of most models on them."""
+"""The work that is timed: q and k of some size, their tables, and the formulas of most models on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Inputs(NamedTuple):
-    """q and k, and as many bytes that they may be copied into."""
+    """q and k, and two tensors of their sizes to copy them into."""
 
     q: Tensor
     k: Tensor
@@ -43,11 +43,12 @@ class Work:
 
     @property
     def dim(self) -> int:
+        """Channels that turn."""
         return self.rotary_dim or self.head_dim
 
     @property
     def bytes(self) -> int:
-        """Of q and k."""
+        """Bytes of q and k."""
         return self.batch * self.seq * (self.heads + self.key_heads) * self.head_dim * self.dtype.itemsize
 
     def fits_the_cache(self, device: torch.device | str = "cpu") -> bool:
@@ -75,7 +76,7 @@ class Work:
         return RotaryEmbedding(self.dim, base=500_000, interleaved=self.interleaved, device=device)
 
     def offset(self, device: torch.device | str = "cpu") -> int | Tensor:
-        """Where they stand: at 0; one token far from it; in batched decoding (seq 1, batch > 1) each row somewhere else."""
+        """Position of the first row: 0; 5000 for one token; in batched decoding (seq 1, batch > 1) another one for each row."""
         if self.seq == 1 and self.batch > 1:
             return 1000 + 7 * torch.arange(self.batch, device=device)
         return 5000 if self.seq == 1 else 0
@@ -101,7 +102,7 @@ def _cache(device: torch.device | str) -> int:
 
 
 def wide(cos: Tensor, sin: Tensor, dtype: torch.dtype, *, interleaved: bool = False) -> Pair:
-    """Tables of full width (..., 1, seq, dim) in the dtype of the model, as models hand them down: every value twice."""
+    """Tables of full width (..., 1, seq, dim) in the dtype of the model, as models pass them to their layers: every value twice."""
 
     def widened(t: Tensor) -> Tensor:
         t = t.repeat_interleave(2, -1) if interleaved else torch.cat((t, t), -1)

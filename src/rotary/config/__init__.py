@@ -1,6 +1,6 @@
 """Read a model's config into the arguments of RotaryEmbedding. A key about rotation that is unknown is an error, never ignored.
 
-Configs of published models come with the package: `shipped()` lists their names, `path(name)` is the file of one.
+Configs of published models come with the package: `shipped()` lists their names, `path(name)` is the file of one of them.
 """
 
 from .published import path, shipped

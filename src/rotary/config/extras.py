@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from .schemes import FIXED_NTK, INERT_WITH_ALPHA
 
 
 def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, ...]:
-    """The temperatures that multiply queries of rotated layers. rope: the rope parameters of these layers.
+    """The temperatures that multiply queries of layers that rotate. rope: the rope parameters of these layers.
 
     mscale_all_dim is a temperature only in models with qk_rope_head_dim (DeepSeek), whose code applies it in the softmax.
     """
@@ -34,7 +34,7 @@ def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, 
 
 
 def notes(rope: Mapping[str, Any], config: Config, family: Family) -> tuple[str, ...]:
-    """What the caller must do because RotaryEmbedding does not. ValueError where layers need separate modules."""
+    """What the caller must do because RotaryEmbedding does not, one sentence each. ValueError where layers need separate modules."""
     lines = [f"queries are multiplied by the temperature {temperature}" for temperature in temperatures(rope, config)]
     if config.get("qk_rope_head_dim") is not None:
         lines.append(
@@ -69,6 +69,7 @@ NORM_AFTER = (
 )
 """Families that normalise queries and keys after their rotation (llama4_text: where use_qk_norm is on)."""
 CANCELLED = "the norm after the rotation cancels"
+"""The beginning of the note of cancelled(), by which transformers/check.py finds it."""
 
 
 def cancelled(config: Config, scheme: Scheme | None, base: float, dim: int) -> list[str]:
@@ -90,7 +91,7 @@ def unrotated_layer_types(config: Config, family: Family) -> list[str]:
 
 def _notes_on_single_layers(rope: Mapping[str, Any], config: Config, family: Family) -> list[str]:
     lines: list[str] = []
-    unrotated, why = _still_layers(config, family)
+    unrotated, why = _unrotated_layers(config, family)
     if unrotated:
         lines.append(f"layers {unrotated} do not rotate ({why})")
         if config.get("attn_temperature_tuning", config.get("model_type") == "llama4_text"):
@@ -101,7 +102,7 @@ def _notes_on_single_layers(rope: Mapping[str, Any], config: Config, family: Fam
         raise ValueError(
             f"layer_rope_theta gives layers different bases, {sorted(set(bases))}; make one module for each base"
         )
-    every, count = family.get("still_from_end"), config.get("num_hidden_layers")
+    every, count = family.get("unrotated_from_end"), config.get("num_hidden_layers")
     if not bases and every is not None and isinstance(count, int):  # transformers fills a missing layer_rope_theta
         bases = [0 if (count - 1 - layer) % every == 0 else rope["rope_theta"] for layer in range(count)]
     if 0 in bases:
@@ -110,18 +111,18 @@ def _notes_on_single_layers(rope: Mapping[str, Any], config: Config, family: Fam
     return lines
 
 
-def _still_layers(config: Config, family: Family) -> tuple[str, str]:
-    """(the layers that no_rope_layers or an interval keeps from rotating, the key that says so); "" for none.
+def _unrotated_layers(config: Config, family: Family) -> tuple[str, str]:
+    """(the layers that do not rotate by no_rope_layers or an interval, the name of that key); "" for none.
 
     transformers fills a missing or empty no_rope_layers by no_rope_layer_interval, 4 in the families that have these keys.
     """
-    flags: list[int] = config.get("no_rope_layers") or []  # despite the name of the key, 1 is a layer that rotates
+    flags = _flags(config)  # despite the name of the key, 1 is a layer that rotates
     if flags:
         return _listed(layer for layer, rotates in enumerate(flags) if not rotates), "no_rope_layers"
-    every: int | None = config.get("no_rope_layer_interval") or family.get("still_every")
+    every: int | None = config.get("no_rope_layer_interval") or family.get("unrotated_every")
     if every is None:
         return "", ""
-    if config.get("model_type") in FAMILIES and "still_every" not in family:
+    if config.get("model_type") in FAMILIES and "unrotated_every" not in family:
         raise ValueError(
             f"no_rope_layer_interval {describe(every)} is not read in models of type {config['model_type']!r}; write no_rope_layers"
         )
@@ -131,6 +132,15 @@ def _still_layers(config: Config, family: Family) -> tuple[str, str]:
     if layers is None:
         return f"{every - 1}, {2 * every - 1}, ... (every {every}th)", "no_rope_layer_interval"
     return _listed(range(every - 1, layers, every)), "no_rope_layers"
+
+
+def _flags(config: Config) -> list[int]:
+    flags: Any = config.get("no_rope_layers")
+    if flags is None:
+        return []
+    if not isinstance(flags, list | tuple) or any(flag not in (0, 1) for flag in cast("list[Any]", flags)):
+        raise TypeError(f"no_rope_layers must be a list with 0 or 1 for each layer, got {describe(flags)}")
+    return list(cast("list[int]", flags))
 
 
 def _listed(layers: Iterable[int]) -> str:

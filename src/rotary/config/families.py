@@ -9,19 +9,19 @@ families.json has one entry for every `model_type` of transformers that rotates.
     scaled                  true if the family always uses a scheme, which its config must name                 false
     scaled_everywhere       true if the scaling of a 4.x config belongs to both layer types, not to full attention alone       false
     local_base              the key of a 4.x config that holds the base of sliding attention                            none
-    stated                  true if base and partial are defaults of rope_parameters as a whole: what names a scheme, or a key beside it,
-                            must state them, since transformers then has other defaults                                 false
+    stated                  true if base and partial are defaults of rope_parameters as a whole: a config with any rope parameter must
+                            state them, since transformers then has other defaults                                      false
     asks_base               true if the config class and the models it is part of have different bases                  false
     derived_head_dim        true if head_dim is always hidden size / heads, whatever the config says                     false
-    still_every             every n-th layer does not rotate, where no_rope_layers does not say which                   none
-    still_from_end          every n-th layer, counted from the last one, does not rotate without layer_rope_theta       none
+    unrotated_every         every n-th layer does not rotate, where no_rope_layers does not say which                   none
+    unrotated_from_end      every n-th layer, counted from the last one, does not rotate without layer_rope_theta       none
     unrotated_layer_types   layer types that do not rotate if the config has a sliding window                   none
     enabled_by              the config key that must be "rotary" or "rope" for the model to rotate              none
     axes                    how planes are dealt out to coordinates: see coordinates.py                                none
     sections                the planes of each coordinate where the config does not say                                none
     axial                   the order of planes of a vision tower, whose axes have a spectrum each: see towers.py       none
-    positions               what a caller must know of its positions, keys of towers.py                                 none
-    width                   the keys of its width and of what divides it into heads              hidden_size, num_attention_heads
+    positions               what a caller must know of its positions, as keys of _NOTES in towers.py                    none
+    width                   the keys of its width and of the numbers of heads that divide it     hidden_size, num_attention_heads
     refused                 why RotaryEmbedding cannot be this family's rotation, a key of REASONS              none
 """
 
@@ -56,6 +56,8 @@ REASONS = {
 
 
 class Family(TypedDict, total=False):
+    """An entry of families.json; see the top of this file."""
+
     base: float | dict[str, float]
     interleaved: bool
     partial: float
@@ -66,8 +68,8 @@ class Family(TypedDict, total=False):
     stated: bool
     asks_base: bool
     derived_head_dim: bool
-    still_every: int
-    still_from_end: int
+    unrotated_every: int
+    unrotated_from_end: int
     unrotated_layer_types: list[str]
     enabled_by: str
     axes: str

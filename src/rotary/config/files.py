@@ -11,37 +11,38 @@ from .dialects.gguf import TENSORS
 from .names import same
 
 FOLDER = ("config.json", "params.json", "model_config.yaml", "lit_config.json")
-"""Files of a folder, in the order in which they are looked for."""
+"""Files of a folder, in the order of their precedence."""
 
 
 def content(path: Path) -> dict[str, Any]:
     """The file as a dict, by its ending: .yaml and .yml (PyYAML), .gguf (the gguf package), and JSON otherwise.
 
-    TypeError where the file holds something else; ImportError, with what to install, where the package is missing; ValueError for a
+    TypeError where the file contains something else; ImportError, with what to install, where the package is missing; ValueError for a
     damaged file, and for a key that it gives twice with different values, of which parsers keep the last.
     """
     if path.suffix == ".gguf":
         return _gguf(path)
     try:
         if path.suffix in (".yaml", ".yml"):
-            found = _yaml(path)
+            parsed = _yaml(path)
         else:
-            found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
+            parsed = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
     except RecursionError:
         raise ValueError(f"{str(path)!r} nests too deeply to be a config") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        what = "a YAML mapping" if path.suffix in (".yaml", ".yml") else "a JSON object"
-        raise TypeError(f"{str(path)!r} contains {describe(found)}, not {what}")
-    return cast("dict[str, Any]", found)
+    if not isinstance(parsed, dict):
+        expected = "a YAML mapping" if path.suffix in (".yaml", ".yml") else "a JSON object"
+        raise TypeError(f"{str(path)!r} contains {describe(parsed)}, not {expected}")
+    return cast("dict[str, Any]", parsed)
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """The pairs as a dict; ValueError for a key that occurs twice with different values."""
+    block: dict[str, Any] = {}
     for key, value in pairs:
-        found[key] = same(key, found[key], value, "config", "the same block again") if key in found else value
-    return found
+        block[key] = same(key, block[key], value, "config", "the same block again") if key in block else value
+    return block
 
 
 def _yaml(path: Path) -> Any:
@@ -51,7 +52,7 @@ def _yaml(path: Path) -> Any:
         raise ImportError(f"reading {str(path)!r} needs PyYAML; pip install pyyaml") from None
 
     class Loader(yaml.SafeLoader):
-        """Safe, and without keys that are given twice."""
+        """The safe loader, which makes no objects, with an error for a key that occurs twice with different values."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             self.flatten_mapping(node)
@@ -76,10 +77,10 @@ def _gguf(path: Path) -> dict[str, Any]:
         reader: Any = GGUFReader(path)
     except (ValueError, KeyError, IndexError) as error:
         raise ValueError(f"{str(path)!r} is not a whole GGUF file: {error}") from None
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         name: field.contents() for name, field in reader.fields.items() if not name.startswith(("GGUF.", "tokenizer."))
     }
     tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name in TENSORS}
     for name in TENSORS:
-        found[name] = [float(value) for value in tensors[name].data.reshape(-1)] if name in tensors else None
-    return found
+        metadata[name] = [float(value) for value in tensors[name].data.reshape(-1)] if name in tensors else None
+    return metadata

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from .._checks import describe
+from .._checks import describe, text
 from . import published
 from .files import FOLDER, content
 from .published import shipped
+from .values import Config
 
-Config = dict[str, Any]
-
-# What shows that a config rotates; names.about_rotation() knows more, and asks what a key is about.
+# Keys that show that a model rotates. names.about_rotation() finds more: also keys without which a model may rotate or not.
 _ROTARY_KEY = re.compile(r"(^|_)(m?rope|rotary)(_|$)|^use_(dynamic_ntk|logn_attn)$|^dual_chunk_attention_config$")
 _NOT_ROTARY = {"ignore_keys_at_rope_validation"}
 # Keys that some config classes of transformers store under another name (n_embd), and map by their attribute_map.
@@ -23,7 +22,18 @@ _MAPPED = ("hidden_size", "num_attention_heads", "max_position_embeddings")
 
 
 def load(config: Any) -> Config:
-    """The config as a plain dict. A transformers config gets its mapped names too: hidden_size, where it stores n_embd."""
+    """The config as a new dict. A config object of transformers gets its mapped names too: hidden_size, where it stores n_embd.
+
+    config: a dict, the path of a file or of its folder, a published name, or a config object. TypeError for anything else and for a
+    model_type that is no string; ValueError where there is no such file; ImportError where its format needs a package.
+    """
+    keys = _loaded(config)
+    if keys.get("model_type") is not None:
+        text("model_type", keys["model_type"], "llama")
+    return keys
+
+
+def _loaded(config: Any) -> Config:
     if isinstance(config, Mapping):
         return dict(cast("Mapping[str, Any]", config))
     if isinstance(config, (str, os.PathLike)):
@@ -42,10 +52,16 @@ def load(config: Any) -> Config:
 
 
 def _load_file(path: Path, name: str) -> Config:
-    if not path.exists() and name.lower() in shipped():
+    try:
+        exists = path.exists()
+    except OSError:  # a text that is too long for a path, such as the content of a config
+        raise ValueError(
+            f"config is a str of {len(name)} characters, which is no path; pass json.loads(text) for a JSON text"
+        ) from None
+    if not exists and name.lower() in shipped():
         path = published.path(name)
     if path.is_dir():
-        path = next((path / each for each in FOLDER if (path / each).is_file()), path / FOLDER[0])
+        path = next((path / file for file in FOLDER if (path / file).is_file()), path / FOLDER[0])
     if not path.is_file():
         raise ValueError(
             f"no config at {str(path)!r}; pass the path of a config.json, params.json, model_config.yaml or .gguf file, or of its folder, "

@@ -1,4 +1,4 @@
-"""Names of keys: which are about rotation, in whatever spelling, and which known name was meant."""
+"""Names of keys: which are about rotation, in any spelling; the known name that is nearest to an unknown one; values given twice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SCHEME_NAMES = words(
     "yarn longrope llama3 ntk ntkmixed ntk_mixed ntk_by_parts ntk_aware dynamic_ntk dynamic_yarn mrope "
     "xpos proportional su"
 )
-"""Names that no key has by chance as its value; linear and dynamic are words of every language."""
+"""Values that name a scheme wherever they occur. linear and dynamic are not among them: keys of other things have these values too."""
 
 _WORDS = re.compile(
     r"(^|_)(m?rope|rotar|rotat|yarn|ntk|longrope|llama_?3|xpos|no_?pe(_|$)|norope|alibi|theta|mscale|inv_?freq|compress_pos|logn)"
@@ -69,13 +69,13 @@ def snake(key: str) -> str:
 
 
 def about_rotation(key: str) -> bool:
-    """Whether a name speaks of rotation, a scheme or the absence of positions, in any spelling."""
+    """Whether a name is about rotation, a scheme or the absence of positions, in any spelling."""
     name = snake(key)
     return name not in _HARMLESS and (name in SCHEME_KEYS or _WORDS.search(name) is not None)
 
 
 def contains_one(key: str, known: frozenset[str]) -> bool:
-    """Whether a known name, of eight letters or more, is part of the key, however that is spelled.
+    """Whether a known name of eight letters or more is part of the key, in any spelling.
 
     >>> contains_one("myScaleFactor", frozenset({"scale_factor"}))
     True
@@ -94,13 +94,14 @@ def nearest(name: str, known: Iterable[str], value: Any = _ANYTHING) -> str:
     Where a value is given, only names that could have such a value are proposed.
     """
     known = sorted(known)
-    fitting = [each for each in known if value is _ANYTHING or _fits(each, value)]
-    same = [each for each in fitting if each == snake(name)]
-    close = same or difflib.get_close_matches(name, fitting, n=1)
+    candidates = [candidate for candidate in known if value is _ANYTHING or _fits(candidate, value)]
+    spelled_alike = [candidate for candidate in candidates if candidate == snake(name)]
+    close = spelled_alike or difflib.get_close_matches(name, candidates, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
 def _fits(name: str, value: Any) -> bool:
+    """Whether the key of that name could have this value, by its type."""
     if name in _FLAGS or name.startswith("use_"):
         return isinstance(value, bool)
     if name in _BLOCKS:
@@ -112,8 +113,16 @@ def _fits(name: str, value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def differ(a: Any, b: Any) -> bool:
+    """Whether two values of a key differ; True for tensors and arrays of several numbers, which no key has."""
+    try:
+        return bool(a != b)
+    except (RuntimeError, ValueError, NotImplementedError):  # "the truth value ... is ambiguous", of torch and of numpy
+        return True
+
+
 def same(key: str, a: Any, b: Any, a_source: str, b_source: str) -> Any:
     """The value of a key that two sources give, None counting as absent; ValueError where they differ."""
-    if a is not None and b is not None and a != b:
+    if a is not None and b is not None and differ(a, b):
         raise ValueError(f"conflicting {key}: {describe(a)} in {a_source}, {describe(b)} in {b_source}; keep one")
     return b if a is None else a

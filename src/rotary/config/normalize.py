@@ -4,7 +4,7 @@
     5.x    rope_parameters = {"rope_type": ..., "rope_theta": ..., ...}, or one such dict per layer type
     older  rotary_emb_base, rotary_pct (GPT-NeoX), rope_local_base_freq (Gemma 3), global_rope_theta (ModernBERT)
 
-A value that is given twice must be the same twice. Unknown keys are errors already, see silence.py.
+A key that occurs twice must have one value. Unknown keys are errors before, in silence.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from .._checks import describe, number
-from .dialects.dialect import block
+from .._checks import describe, number, text
 from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
 from .load import Config
-from .names import SCHEME_KEYS, SCHEME_NAMES, nearest, snake
+from .names import SCHEME_KEYS, SCHEME_NAMES, differ, nearest, snake
+from .values import block, layer_types_of
 
 ByLayerType = dict[str, dict[str, Any] | None]
 """Rope parameters for each layer type, None for a type that does not rotate."""
@@ -83,8 +83,8 @@ def _check_stated(top_level: dict[str, Any], rope: dict[str, Any], family: Famil
         usual = 10000.0 if key == "rope_theta" else 1.0
         if rope and rope.get(key) is None and top_level.get(key) is None and default != usual:
             raise ValueError(
-                f"missing {key}: beside other rope parameters transformers takes {usual} for it in this model_type, and {default} only "
-                f"where none are given; write it"
+                f"missing {key}: transformers takes {usual} for it where a config of this model_type has other rope parameters, and "
+                f"{default} only where it has none; write it"
             )
         if not rope and top_level.get(key) not in (None, default):
             raise ValueError(
@@ -93,6 +93,8 @@ def _check_stated(top_level: dict[str, Any], rope: dict[str, Any], family: Famil
 
 
 def _top_level(config: Config, family: Family) -> dict[str, Any]:
+    """The rotary keys at the top level under their 5.x names. ValueError for two synonyms with different values, and for a base of
+    sliding attention under a key that the family's code does not read."""
     local = family.get("local_base")
     for key in ("rope_local_base_freq", "local_rope_theta"):
         if config.get(key) is not None and key != local and isinstance(family.get("base"), dict):
@@ -109,7 +111,7 @@ def _top_level(config: Config, family: Family) -> dict[str, Any]:
 def _merged(a_source: str, a: dict[str, Any], b_source: str, b: dict[str, Any]) -> dict[str, Any]:
     """Both dicts in one; ValueError for a key with two different values. None counts as absent."""
     for key in a.keys() & b.keys():
-        if a[key] is not None and b[key] is not None and a[key] != b[key]:
+        if a[key] is not None and b[key] is not None and differ(a[key], b[key]):
             raise ValueError(
                 f"conflicting {key}: {describe(a[key])} in {a_source}, {describe(b[key])} in {b_source}; keep one"
             )
@@ -120,7 +122,8 @@ def _split(top_level: dict[str, Any], rope: dict[str, Any], family: Family) -> B
     """Rope parameters per layer type from a 4.x config, None if the family has one set for all layers.
 
     In 4.x both bases are top-level keys: they are moved out of top_level. The scaling belongs to full attention alone, except in the
-    families that are scaled_everywhere (ModernBERT).
+    families that are scaled_everywhere (ModernBERT), since transformers 4 gave its sliding layers a config without rope_scaling
+    (Gemma 3: modeling_gemma3.py 4.50, config.rope_scaling = {"rope_type": "default"}).
     """
     bases = family.get("base")
     if not isinstance(bases, dict):
@@ -172,7 +175,7 @@ def _of_layer_type(by_layer_type: ByLayerType, layer_type: str | None) -> dict[s
 
 
 def _check_layer_type(layer_type: str | None, config: Config) -> None:
-    types: list[str] = config.get("layer_types") or []
+    types = layer_types_of(config)
     if layer_type is not None and layer_type not in types:
         raise ValueError(
             f"unknown layer_type {layer_type!r}: the config has one set of rope parameters for all layers"
@@ -199,19 +202,22 @@ def _defaults(top_level: dict[str, Any], by_layer_type: ByLayerType) -> dict[str
 
 def _with_rope_type(rope: dict[str, Any]) -> dict[str, Any]:
     """The same with one key rope_type instead of "type" or "rope_type", "default" if there is neither."""
-    types = {_OLD_ROPE_TYPES.get(rope[key], rope[key]) for key in ("type", "rope_type") if key in rope}
+    written = [text(key, rope[key], "yarn") for key in ("type", "rope_type") if key in rope]
+    types = {_OLD_ROPE_TYPES.get(name, name) for name in written}
     if len(types) > 1:
         raise ValueError(f"conflicting rope_type {rope['rope_type']!r} and type {rope['type']!r}; keep one")
     scheme_keys = sorted(rope.keys() & SCHEME_KEYS)
     if not types and scheme_keys:
         key = scheme_keys[0]
-        raise ValueError(f"missing rope_type: {key!r} ({describe(rope[key])}) belongs to a scheme, and none is named")
-    others = {key: value for key, value in rope.items() if key != "type"}
-    return others | {"rope_type": types.pop() if types else "default"}
+        raise ValueError(
+            f"missing rope_type: {key!r} ({describe(rope[key])}) belongs to a scheme, and the config names none"
+        )
+    without_type = {key: value for key, value in rope.items() if key != "type"}
+    return without_type | {"rope_type": types.pop() if types else "default"}
 
 
 def _add_family_defaults(rope: dict[str, Any], family: Family, config: Config) -> None:
-    """Add the base and the partial_rotary_factor of the family if they are missing. ValueError if the family has no base either."""
+    """Add the family's base and partial_rotary_factor to rope parameters without them. ValueError if the family has no base either."""
     name = config.get("model_type")
     if family.get("scaled") and not config.get("rope_parameters") and not config.get("rope_scaling"):
         raise ValueError(f"missing rope_parameters (or rope_scaling): models of type {name!r} have no plain rotation")

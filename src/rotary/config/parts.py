@@ -1,4 +1,4 @@
-"""Parts of a composite config: the text model by default, another one where the caller names it."""
+"""Parts of a composite config, which holds the configs of several models: the text model by default, or the one that the caller names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from .._checks import describe
+from .._checks import describe, text
 from .families import FAMILIES
 from .load import Config, rotary_keys
 
@@ -20,18 +20,19 @@ def part_of(config: Config, part: str | None) -> Config:
     """The sub-config under that key, or under keys with dots between; the text model for None.
 
     A part that is published without a model_type of its own, or with that of the whole (Qwen2.5-VL, Qwen3-VL), gets the one that its
-    class has in transformers. ValueError, with the parts that rotate, for a key that the config does not have.
+    class has in transformers. TypeError for a part that is no string; ValueError, with the parts that rotate, for a key that the config
+    does not have.
     """
     if part is None:
         return text_part(config)
-    found = config
-    for key in part.split("."):
-        inner = found.get(key)
-        if not isinstance(inner, dict):
-            known = ", ".join(rotating(config)) or "none that rotates"
-            raise ValueError(f"the config has no part {describe(part)}; its parts: {known}")
-        found = _typed(found, key, cast(Config, inner))
-    return found
+    whole = config
+    for key in text("part", part, "vision_config").split("."):
+        sub_config = whole.get(key)
+        if not isinstance(sub_config, dict):
+            names = ", ".join(rotating(config)) or "none that rotates"
+            raise ValueError(f"the config has no part {describe(part)}; its parts: {names}")
+        whole = _typed(whole, key, cast(Config, sub_config))
+    return whole
 
 
 def rotating(config: Config, prefix: str = "") -> list[str]:
@@ -55,9 +56,9 @@ def text_part(config: Config) -> Config:
                 )
             return text_part(cast(Config, config[name]))
     if not rotary_keys(config):
-        found = rotating(config)
-        if found:
-            raise ValueError(f"composite config; pass part= one of its sub-configs that rotate: {', '.join(found)}")
+        parts = rotating(config)
+        if parts:
+            raise ValueError(f"composite config; pass part= one of its sub-configs that rotate: {', '.join(parts)}")
     return config
 
 
@@ -82,14 +83,15 @@ def _rotates(config: Config) -> bool:
 
 
 def _typed(whole: Config, key: str, part: Config) -> Config:
-    kind: Any = whole.get("model_type")
-    known = _known().get(kind, {}).get(key) if isinstance(kind, str) else None
-    if known is None or part.get("model_type") not in (None, "", kind):
+    """The part with the model_type that transformers gives it, where it has none of its own."""
+    model_type: Any = whole.get("model_type")
+    type_of_part = _types_of_parts().get(model_type, {}).get(key) if isinstance(model_type, str) else None
+    if type_of_part is None or part.get("model_type") not in (None, "", model_type):
         return part
-    return {**part, "model_type": known}
+    return {**part, "model_type": type_of_part}
 
 
 @functools.cache
-def _known() -> dict[str, dict[str, str]]:
+def _types_of_parts() -> dict[str, dict[str, str]]:
     """model_type of a composite config -> key of a part -> model_type of that part, for parts that rotate (transformers 5.23)."""
     return cast("dict[str, dict[str, str]]", json.loads(_FILE.read_text(encoding="utf-8")))

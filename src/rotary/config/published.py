@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._checks import describe
+from .._checks import describe, text
 
 _FOLDER = Path(__file__).parent / "published"
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of these configs."""
+    """The names of the configs that come with the package, sorted."""
     return tuple(sorted(file.stem for file in _FOLDER.glob("*.json")))
 
 
 def path(name: str) -> Path:
-    """The file of that config, in any case of letters. ValueError for an unknown name, with the known ones."""
-    if name.lower() not in shipped():
+    """The file of the config of that name, in capital or small letters. TypeError for what is no string; ValueError, with the known names,
+    for an unknown one."""
+    if text("name", name, "llama-3.1-8b").lower() not in shipped():
         raise ValueError(f"no published config is named {describe(name)}; known: {', '.join(shipped())}")
     return _FOLDER / f"{name.lower()}.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import describe, even_dim, flag, number
+from .._checks import describe, even_dim, flag, number, text
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
-from .axial import Axial, Order, Part
+from .axial import Arrangement, Axial, Part
 from .coordinates import axes_of, is_dealt_out, note, without
 from .extras import cancelled, notes, temperatures, unrotated_layer_types
 from .families import FAMILIES, REASONS, Family, unrotated
@@ -39,11 +39,12 @@ class Arguments:
     window: context length [token] before any extension; target: context length that the model is meant for. None if not in the config.
     temperatures: factors of the queries besides the rotation; RotaryEmbedding does not apply them.
     notes: what else the caller must do, one sentence each.
-    axes: the coordinate that each plane reads, None where positions have none.
+    axes: the coordinate that each plane reads, None where a position is one number.
     parts, order: where each axis has a spectrum of its own: (channels, coordinate, schemes) of each, as RotaryEmbedding.axial takes them.
-    extent: the length of the interval that real coordinates lie in, 2 for [-1, 1]; 0 where positions count.
-    inv_freq: frequencies of planes that are no such spectra [rad], or that the model computes in float64; dim/2 numbers, or none.
-    dialect: the dialect that the config is written in.
+    extent: the length of the interval of real coordinates, 2 for [-1, 1]; 0 where positions are integers.
+    inv_freq: frequencies of planes that are no such spectra [rad per unit of its coordinate], or that the model computes in float64: dim/2
+        numbers, or none.
+    dialect: the dialect of the config.
     """
 
     dim: int
@@ -58,7 +59,7 @@ class Arguments:
     dialect: str = "transformers"
     axes: tuple[int, ...] | None = None
     parts: tuple[Part, ...] = ()
-    order: Order = "blocks"
+    order: Arrangement = "blocks"
     inv_freq: tuple[float, ...] = ()
     extent: float = 0.0
 
@@ -86,8 +87,10 @@ def read(
     ValueError or TypeError, with key, value and the nearest known name, for an unknown or missing key, conflicting values, an
     impossible number, and a rotation that RotaryEmbedding does not have. Keys that are not about rotation are not examined.
     """
-    said = spelled(config, part)
-    config = said.config
+    if layer_type is not None:
+        text("layer_type", layer_type, "full_attention")
+    translated = spelled(config, part)
+    config = translated.config
     name = config.get("model_type")
     family: Family = FAMILIES.get(name, {})
     _check_rotates(config, name)
@@ -99,13 +102,13 @@ def read(
     rope = parameters(config, layer_type)
     if family.get("derived_head_dim") and head_dim is None:
         check_derived(config)
-    if said.axial is not None or "axial" in family:
-        return _of_axes(said, config, family, rope, head_dim, interleaved)
-    return _of_one_spectrum(said, config, family, rope, layer_type, head_dim, interleaved)
+    if translated.axial is not None or "axial" in family:
+        return _of_axes(translated, config, family, rope, head_dim, interleaved)
+    return _of_one_spectrum(translated, config, family, rope, layer_type, head_dim, interleaved)
 
 
 def _of_one_spectrum(
-    said: Spelled,
+    translated: Spelled,
     config: Config,
     family: Family,
     rope: Parameters,
@@ -113,6 +116,7 @@ def _of_one_spectrum(
     head_dim: int | None,
     interleaved: bool | None,
 ) -> Arguments:
+    """The arguments of a rotation with one spectrum, whose planes may be dealt out to several coordinates."""
     target = first_integer(config, "max_position_embeddings")
     scheme = make_scheme(without(rope), config)
     base = number("rope_theta", rope["rope_theta"])
@@ -122,8 +126,8 @@ def _of_one_spectrum(
     return Arguments(
         dim=dim,
         base=base,
-        scaling=(*(() if scheme is None else (scheme,)), *said.schemes),
-        interleaved=_pairing(said, family) if interleaved is None else flag("interleaved", interleaved),
+        scaling=(*(() if scheme is None else (scheme,)), *translated.schemes),
+        interleaved=_pairing(translated, family) if interleaved is None else flag("interleaved", interleaved),
         head_dim=head_dim,
         window=first_integer(rope, "original_max_position_embeddings") or target,
         target=target,
@@ -131,50 +135,57 @@ def _of_one_spectrum(
         notes=(
             *notes(rope, config, family),
             *cancelled(config, scheme, base, dim),
-            *said.notes,
+            *translated.notes,
             *([note(config)] if dealt_out else []),
         ),
         axes=axes_of(rope, family, dim // 2) if dealt_out else None,
-        dialect=said.dialect,
+        dialect=translated.dialect,
     )
 
 
 def _of_axes(
-    said: Spelled, config: Config, family: Family, rope: Parameters, head_dim: int | None, interleaved: bool | None
+    translated: Spelled,
+    config: Config,
+    family: Family,
+    rope: Parameters,
+    head_dim: int | None,
+    interleaved: bool | None,
 ) -> Arguments:
-    """A spectrum for each axis. ValueError for more channels than a head has."""
-    if said.axial is not None:
-        made, lines = said.axial, said.notes
-        width = first_integer(config, "head_dim") or made.dim if head_dim is None else even_dim(head_dim)
+    """The arguments of a rotation with a spectrum for each axis. ValueError for more channels than a head has."""
+    if translated.axial is not None:
+        axial, lines = translated.axial, translated.notes
+        width = first_integer(config, "head_dim") or axial.dim if head_dim is None else even_dim(head_dim)
     else:
         width = width_of_tower(config, family, head_dim)
         if family.get("width") == ["hidden_size"]:
             check_whole_width(rope, config, width)
-        made, lines = axial_of(rope, config, family, width), (*notes_of(config, family, width), *said.notes)
-    _check_fits(made, width)
+        axial, lines = axial_of(rope, config, family, width), (*notes_of(config, family, width), *translated.notes)
+    _check_fits(axial, width)
     return Arguments(
-        dim=made.dim,
+        dim=axial.dim,
         base=number("rope_theta", rope["rope_theta"]),
         scaling=(),
-        interleaved=_pairing(said, family) if interleaved is None else flag("interleaved", interleaved),
+        interleaved=_pairing(translated, family) if interleaved is None else flag("interleaved", interleaved),
         head_dim=width,
         notes=lines,
-        axes=made.axes,
-        parts=made.parts,
-        order=made.order,
-        inv_freq=made.inv_freq,
-        extent=made.extent,
-        dialect=said.dialect,
+        axes=axial.axes,
+        parts=axial.parts,
+        order=axial.order,
+        inv_freq=axial.inv_freq,
+        extent=axial.extent,
+        dialect=translated.dialect,
     )
 
 
-def _check_fits(made: Axial, width: int) -> None:
-    if made.dim > width:
-        axes = " + ".join(str(2 * made.axes.count(axis)) for axis in range(max(made.axes) + 1))
-        raise ValueError(f"the axes have {axes} = {made.dim} channels, more than the {width} of a head")
+def _check_fits(axial: Axial, width: int) -> None:
+    """ValueError for more channels than a head has."""
+    if axial.dim > width:
+        channels = " + ".join(str(2 * axial.axes.count(axis)) for axis in range(max(axial.axes) + 1))
+        raise ValueError(f"the axes have {channels} = {axial.dim} channels, more than the {width} of a head")
 
 
 def _check_rotates(config: Config, name: Any) -> None:
+    """ValueError for a config that switches rotation off, needs code that is not here, or is of a model that does not rotate."""
     for key, off in (("use_mem_rope", False), ("use_rotary_embedding", False), ("rotary", False), ("alibi", True)):
         if config.get(key) is off and (key != "alibi" or name in FAMILIES or rotary_keys(config)):
             raise ValueError(f"the config has {key} = {off}: this model does not rotate")
@@ -209,19 +220,19 @@ def _reason(refused: str, config: Config, family: Family, head_dim: int | None) 
     return REASONS[refused].format(plain=plain)
 
 
-def _pairing(said: Spelled, family: Family) -> bool:
-    """The dialect's pairing, or rope_interleave if the config has it (as DeepSeek's have), else the family's pairing.
+def _pairing(translated: Spelled, family: Family) -> bool:
+    """True for interleaved: by the dialect, or by rope_interleave where the config has it (as DeepSeek's have), else by the family.
 
-    ValueError for an unknown model_type with qk_rope_head_dim: such models exist with either pairing; and for a dialect that leaves it
-    open.
+    ValueError for an unknown model_type with qk_rope_head_dim, since such models exist with either pairing; and for a dialect that leaves
+    it open.
     """
-    config = said.config
-    if said.pairing_unknown:
+    config = translated.config
+    if translated.pairing_unknown:
         raise ValueError(
-            f"{said.pairing_unknown}; pass interleaved=, True for neighbouring channels, False for half a head apart"
+            f"{translated.pairing_unknown}; pass interleaved=, True for neighbouring channels, False for half a head apart"
         )
-    if said.interleaved is not None:
-        return said.interleaved
+    if translated.interleaved is not None:
+        return translated.interleaved
     rope_interleave = config.get("rope_interleave")
     if (
         rope_interleave is None

@@ -1,16 +1,16 @@
-"""Make the scheme of rotary.scaling that rope parameters describe. A key that does not belong to the rope_type is an error."""
+"""The scheme of rotary.scaling that rope parameters describe. A key that does not belong to the rope_type is an error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .._checks import describe
+from .._checks import describe, number
 from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, NTKMixed, Proportional, Scheme, YaRN
 from ..scaling.by_parts import mscale
 from ..scaling.scheme import check_window
 from .load import Config
-from .names import nearest
+from .names import differ, nearest
 
 Parameters = Mapping[str, Any]
 _COMMON = {"rope_type", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
@@ -33,34 +33,34 @@ def make_scheme(rope: Parameters, config: Config) -> Scheme | None:
 
     ValueError for an unknown rope_type, a missing key or an impossible number; TypeError for an unknown key or a wrong type.
     """
-    kind = rope["rope_type"]
-    if kind == "axial":
+    rope_type = rope["rope_type"]
+    if rope_type == "axial":
         raise ValueError(
-            f"rope_type {kind!r} is that of vision towers, and model_type {config.get('model_type')!r} is none that is known: make it by "
-            f"RotaryEmbedding.axial"
+            f"rope_type {rope_type!r} is that of vision towers, and model_type {config.get('model_type')!r} is none that is known: make it "
+            f"by RotaryEmbedding.axial"
         )
-    if kind not in TYPES:
-        raise ValueError(f"unknown rope_type {kind!r}{nearest(str(kind), TYPES)}")
+    if rope_type not in TYPES:
+        raise ValueError(f"unknown rope_type {rope_type!r}{nearest(rope_type, TYPES)}")
     _check_keys(rope, config)
     try:
-        return TYPES[kind].make(rope, config)
+        return TYPES[rope_type].make(rope, config)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"rope_type {kind!r}: {error}") from None
+        raise type(error)(f"rope_type {rope_type!r}: {error}") from None
 
 
 def _check_keys(rope: Parameters, config: Config) -> None:
-    kind = rope["rope_type"]
-    required, optional = TYPES[kind].required, TYPES[kind].optional | _COMMON
-    if kind == "dynamic" and rope.get("alpha"):
+    rope_type = rope["rope_type"]
+    required, optional = TYPES[rope_type].required, TYPES[rope_type].optional | _COMMON
+    if rope_type == "dynamic" and rope.get("alpha"):
         required, optional = frozenset({"alpha"}), optional | INERT_WITH_ALPHA
     for key in rope:
         if key not in required | optional:
             raise TypeError(
-                f"unexpected key {key!r} ({describe(rope[key])}) for rope_type {kind!r}{nearest(key, required | optional)}"
+                f"unexpected key {key!r} ({describe(rope[key])}) for rope_type {rope_type!r}{nearest(key, required | optional)}"
             )
     for key in sorted(required):
         if key not in rope:
-            raise ValueError(f"missing key {key!r} for rope_type {kind!r}{_remedy(key, config)}")
+            raise ValueError(f"missing key {key!r} for rope_type {rope_type!r}{_remedy(key, config)}")
     inner, outer = rope.get("max_position_embeddings"), config.get("max_position_embeddings")
     if inner is not None and outer is not None and inner != outer:
         raise ValueError(
@@ -78,6 +78,7 @@ def _remedy(key: str, config: Config) -> str:
 
 
 def _target_over_trained(rope: Parameters, config: Config) -> float:
+    """The factor that a config without one describes: its longest context over the trained window, as transformers derives it."""
     longest = config.get("max_position_embeddings")
     if longest is None:
         raise ValueError("missing key 'factor', and the config lacks max_position_embeddings to derive it from")
@@ -86,6 +87,7 @@ def _target_over_trained(rope: Parameters, config: Config) -> float:
 
 
 def _some(rope: Parameters, *keys: str) -> dict[str, Any]:
+    """Those of these keys that the rope parameters have, with their values."""
     return {key: rope[key] for key in keys if key in rope}
 
 
@@ -121,18 +123,19 @@ def _dynamic(rope: Parameters, config: Config) -> Scheme:
 
 def _yarn(rope: Parameters, config: Config) -> Scheme:
     factor = rope["factor"] if "factor" in rope else _target_over_trained(rope, config)
+    number("factor", factor)
     fields = _some(rope, "beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim")
-    if rope.get("extrapolation_factor", 1) != 1:
+    if differ(rope.get("extrapolation_factor", 1), 1):
         raise ValueError(
             f"extrapolation_factor must be 1, the only supported value, got {describe(rope['extrapolation_factor'])}"
         )
     if "attn_factor" in rope:
         if fields.keys() & {"attention_factor", "mscale", "mscale_all_dim"}:
             raise ValueError(
-                f"attn_factor {rope['attn_factor']!r} multiplies 0.1 ln factor + 1, while attention_factor, mscale and mscale_all_dim "
-                f"replace that formula; keep one of them"
+                f"attn_factor {describe(rope['attn_factor'])} multiplies 0.1 ln factor + 1, while attention_factor, mscale and "
+                f"mscale_all_dim replace that formula; keep one of them"
             )
-        fields["attention_factor"] = rope["attn_factor"] * mscale(factor)
+        fields["attention_factor"] = number("attn_factor", rope["attn_factor"]) * mscale(factor)
     else:
         _check_mscale(factor, rope)
     return YaRN(factor, rope["original_max_position_embeddings"], **fields)
@@ -144,7 +147,9 @@ def _check_mscale(factor: float, rope: Parameters) -> None:
     transformers then ignores both, while DeepSeek's code divides m(mscale or 1) by m(mscale_all_dim or 0). The config does not tell
     which attention factor the checkpoint was trained with.
     """
-    first, second = rope.get("mscale"), rope.get("mscale_all_dim")
+    first, second = (
+        None if rope.get(key) is None else number(key, rope[key], at_least=0.0) for key in ("mscale", "mscale_all_dim")
+    )
     if rope.get("attention_factor") is not None or (first and second):
         return
     in_transformers = mscale(factor)

@@ -1,4 +1,4 @@
-"""No silence: every key about rotation, wherever it lies and however it is spelled, belongs to the dialect that is read, or is an error."""
+"""No silence: every key about rotation, in any block and in any spelling, is one of the dialect of its config, or an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OF_THIS_MODEL = {
     *("text_config", "llm_config", "language_config", "thinker_config"),
     *("text", "llm", "language_model", "text_model", "model", "decoder", "transformer"),
 }
-"""Names of blocks that speak of the model itself, whatever sizes they have."""
+"""Names of blocks that describe the model itself, even if they have sizes."""
 _SIZES = {
     "hidden_size",
     "d_model",
@@ -25,7 +25,7 @@ _SIZES = {
     "num_hidden_layers",
     "depth",
 }
-_ELSEWHERE = {
+_OF_OTHER_THINGS = {
     "quantization_config",
     "compression_config",
     "quantization",
@@ -50,32 +50,37 @@ _NAMES_OF_THE_MODEL = {
 def check_everything_is_owned(
     config: Mapping[str, Any], dialect: str, keys: frozenset[str], stems: tuple[str, ...]
 ) -> None:
-    """TypeError for a key about rotation that is not among `keys`, at any depth of the part of the model that is read.
+    """TypeError for a key about rotation that is not among `keys`, at any depth of the part of the config that is read.
 
     keys: "block/key" for a key of a block; "block/*" for a block whose content is checked where it is read.
     stems: a key that begins with one of them is about rotation in this dialect, even if its name does not say so.
-    Blocks of another model (a vision tower) are not read, and not looked into.
+    Blocks of another model (a vision tower) are not read, and their keys are not checked.
     """
     tops = frozenset(name for name in keys if "/" not in name)
     for path, key, value in _entries(config, keys):
         if path in keys:
             continue
         block = path.rpartition("/")[0]
-        elsewhere = block.partition("/")[0] in _ELSEWHERE
-        # quantisers rotate weights, which is another thing
-        harmless = elsewhere and "rotat" in snake(key)
-        if _speaks_of_rotation(key, tops, stems) and not harmless:
-            if block and key == "alpha":  # of LoRA, as often as not
+        of_other_things = block.partition("/")[0] in _OF_OTHER_THINGS
+        rotates_weights = of_other_things and "rotat" in snake(
+            key
+        )  # quantisers rotate weights, which is no position embedding
+        if _is_about_rotation(key, tops, stems) and not rotates_weights:
+            if block and key == "alpha":  # LoRA has a key of this name
                 continue
             inside = f"inside {block!r} " if block else ""
-            known = {name.rpartition("/")[2] for name in keys} - {"*"} if block else tops
+            names = {name.rpartition("/")[2] for name in keys} - {"*"} if block else tops
             remedy = (
-                "; write it at the top level, or remove it" if block and key in tops else nearest(key, known, value)
+                "; write it at the top level, or remove it" if block and key in tops else nearest(key, names, value)
             )
             raise TypeError(
                 f"unknown rotary key {key!r} ({describe(value)}) {inside}in the config, read as {dialect}{remedy}"
             )
-        if names_a_scheme(value) and not elsewhere and snake(key).removeprefix("general_") not in _NAMES_OF_THE_MODEL:
+        if (
+            names_a_scheme(value)
+            and not of_other_things
+            and snake(key).removeprefix("general_") not in _NAMES_OF_THE_MODEL
+        ):
             raise TypeError(
                 f"{path} ({describe(value)}) names a scheme where configs of {dialect} have none; write it as the dialect does, or "
                 f"remove it"
@@ -86,13 +91,13 @@ def _entries(config: Mapping[str, Any], keys: frozenset[str], prefix: str = "") 
     """(path, key, value) of every entry that is not None, at every depth."""
     for name, value in config.items():
         key, path = str(name), f"{prefix}{name}"
-        if value is None or f"{path}/*" in keys or key.startswith("tokenizer."):  # of GGUF
+        if value is None or f"{path}/*" in keys or key.startswith("tokenizer."):  # the vocabulary in GGUF metadata
             continue
         if isinstance(value, Mapping):
             block = cast("Mapping[str, Any]", value)
             if is_another_model(key, block):
                 continue
-            if path in keys and not any(each.startswith(f"{path}/") for each in keys):
+            if path in keys and not any(name.startswith(f"{path}/") for name in keys):
                 raise TypeError(f"{path} must be a single value, got {describe(block)}")
             if snake(key) in SCHEME_NAMES or (about_rotation(key) and path not in keys):
                 yield path, key, block
@@ -112,7 +117,7 @@ def _blocks(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _blocks(item)
 
 
-def _speaks_of_rotation(key: str, tops: frozenset[str], stems: tuple[str, ...]) -> bool:
+def _is_about_rotation(key: str, tops: frozenset[str], stems: tuple[str, ...]) -> bool:
     return about_rotation(key) or snake(key).startswith(stems) or contains_one(key, tops)
 
 

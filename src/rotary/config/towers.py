@@ -1,16 +1,16 @@
-"""Vision towers of transformers: sizes, base and order of a family -> the spectra of its axes, and what a caller must know of positions."""
+"""Vision towers of transformers: the spectra of their axes, from sizes, base and order, and what a caller must know about positions."""
 
 from __future__ import annotations
 
 from .._checks import describe, even_dim, number
-from .axial import Axial, Order, Part, even_and_odd, of_centres, side_by_side
+from .axial import Arrangement, Axial, Part, even_and_odd, of_centres, side_by_side
 from .families import Family
 from .load import Config
 from .names import same
 from .schemes import Parameters
 from .widths import first_integer
 
-_ORDERS: dict[str, tuple[tuple[int, ...], Order]] = {
+_ORDERS: dict[str, tuple[tuple[int, ...], Arrangement]] = {
     "rows, columns": ((0, 1), "blocks"),
     "columns, rows": ((1, 0), "blocks"),
     "rows and columns in turn": ((0, 1), "alternating"),
@@ -29,26 +29,26 @@ _NOTES = {
     "merged": _MERGED,
     "frames merged": "positions are (frame, row, column); rows and columns in the order of rotary.positions.merged(rows, columns, {merge})",
     "merged from 1": f"{_MERGED}; they count from 1: add 1",
-    "windows": "patches, and their positions with them, stand in the order of windows",
-    "class token at 0": "the class token in front stands at (0, 0): rotary.positions.prefixed",
+    "windows": "patches, and their positions with them, are in the order of windows",
+    "class token at 0": "the class token in front is at (0, 0): rotary.positions.prefixed",
     "tiles from 1": "positions are (row, column), counted from 1: rotary.positions.grid(rows, columns, start=1); the class token, last, "
-    "stands at (0, 0)",
+    "is at (0, 0)",
     "whole width from 1": "all {head_dim} channels turn before they are cut into heads, so that heads differ: rotate(x) of shape "
     "(..., seq, {head_dim}); positions are (row, column), counted from 1: rotary.positions.grid(rows, columns, start=1)",
     "memory": "keys repeat the positions of the grid for each frame of memory, and their last tokens (pointers to objects) do not turn",
-    "smaller grid of keys": "keys of memory stand on a grid of memory_attention_rope_k_sizes",
+    "smaller grid of keys": "keys of memory are on a grid of memory_attention_rope_k_sizes",
     "global layers": "in layers without windows positions are those of the grid x window_size / columns, as float64",
     "learned class token": "the class token in front has learned angles (class_pos_emb), not a position: put their cos and sin before the "
     "tables",
     "blocks": "channels are paired half an axis apart: rotate x.view(..., 2 * seq, {half}) with cos and sin viewed as (2 * seq, "
     "{quarter}); positions of padding count as 0",
     "centres": "positions are centres of patches, (row, column) in [-1, 1]: rotary.positions.centres(rows, columns); class and register "
-    "tokens in front stand at 0: rotary.positions.prefixed",
+    "tokens in front are at 0: rotary.positions.prefixed",
 }
 
 
 def axial_of(rope: Parameters, config: Config, family: Family, head_dim: int) -> Axial:
-    """The spectra of a tower. ValueError for a width that its axes do not divide, TypeError for a key that its code does not read."""
+    """The spectra of a tower's axes. ValueError for a width that is no multiple of 4, TypeError for a key that its code does not read."""
     order, base = family.get("axial", ""), number("rope_theta", rope["rope_theta"])
     _check_keys(rope, order)
     if order in ("centres", "even and odd planes"):
@@ -87,11 +87,12 @@ def width_of_tower(config: Config, family: Family, head_dim: int | None) -> int:
 
 
 def mapped(config: Config, family: Family) -> Config:
-    """The config with num_heads, where it has num_attention_heads for it as transformers allows; ValueError where the two differ."""
-    given = config.get("num_attention_heads")
-    if given is None or "num_heads" not in family.get("width", ()):
+    """The config with num_heads, also where it is under the name num_attention_heads, which transformers allows for it; ValueError where
+    the two differ."""
+    heads = config.get("num_attention_heads")
+    if heads is None or "num_heads" not in family.get("width", ()):
         return config
-    return {**config, "num_heads": same("num_heads", config.get("num_heads"), given, "config", "num_attention_heads")}
+    return {**config, "num_heads": same("num_heads", config.get("num_heads"), heads, "config", "num_attention_heads")}
 
 
 def notes_of(config: Config, family: Family, head_dim: int) -> tuple[str, ...]:
@@ -106,16 +107,17 @@ def notes_of(config: Config, family: Family, head_dim: int) -> tuple[str, ...]:
 
 
 def _check_keys(rope: Parameters, order: str) -> None:
+    """ValueError for a scheme, TypeError for any other key that the code of towers does not read."""
     if rope["rope_type"] not in ("default", "axial"):
         raise ValueError(
-            f"rope_type {describe(rope['rope_type'])}: the code of this family has no scheme for the axes of images, rope_type 'axial' "
-            f"alone; RotaryEmbedding.axial takes a module with a scheme for each axis"
+            f"rope_type {describe(rope['rope_type'])}: the code of this family reads only 'axial': it has no scheme for axes of images; "
+            f"RotaryEmbedding.axial takes a module with a scheme for each axis"
         )
-    known = {"rope_type", "rope_theta"} | (
+    expected = {"rope_type", "rope_theta"} | (
         {"partial_rotary_factor"} if order == "rows and columns in turn" else set[str]()
     )
     for key, value in rope.items():
-        if key not in known:
+        if key not in expected:
             raise TypeError(
                 f"unexpected key {key!r} ({describe(value)}) in the rope parameters of a vision tower; remove it"
             )
@@ -129,7 +131,8 @@ def _check_divides(head_dim: int, by: int) -> None:
 
 
 def check_whole_width(rope: Parameters, config: Config, width: int) -> None:
-    """EfficientLoFTR says by its partial_rotary_factor, of one head, that half of the whole width reads rows. ValueError if it does not."""
+    """ValueError unless the partial_rotary_factor selects half of the whole width for rows, as EfficientLoFTR's does: it counts in heads,
+    and its code rotates before the width is cut into heads."""
     heads, partial = first_integer(config, "num_attention_heads") or 1, rope.get("partial_rotary_factor", 1.0)
     if int(width // heads * number("partial_rotary_factor", partial)) * 2 != width:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._checks import WIDEST, describe, even_dim, number
+from .values import block, layer_types_of
 
 
 def width_of_head(config: Mapping[str, Any], layer_type: str | None, head_dim: int | None) -> int:
@@ -51,15 +52,18 @@ def _width_in_layers(config: Mapping[str, Any], key: str, layer_type: str | None
     """The value of key in layers of that type: global_head_dim or per_layer_config may replace it."""
     if layer_type == "full_attention" and key == "head_dim" and "per_layer_config" not in config:
         return first_integer(config, "global_head_dim", key) or 0
-    per_layer: Mapping[str, Any] = config.get("per_layer_config") or {}
-    types: list[str] = config.get("layer_types") or []
+    per_layer, types = block(config, "per_layer_config"), layer_types_of(config)
     if layer_type is None or not per_layer or layer_type not in types:
         return _positive_integer(key, config[key])
     layers = {int(layer): layer_config for layer, layer_config in per_layer.items()}
-    values = {layers.get(i, {}).get(key, config[key]) for i, name in enumerate(types) if name == layer_type}
+    values = {
+        _positive_integer(key, layers.get(i, {}).get(key, config[key]))
+        for i, name in enumerate(types)
+        if name == layer_type
+    }
     if len(values) != 1:
         raise ValueError(f"{key} differs among layers of type {layer_type!r}: {sorted(values)}; pass head_dim=")
-    return _positive_integer(key, values.pop())
+    return values.pop()
 
 
 def first_integer(config: Mapping[str, Any], *keys: str) -> int | None:
@@ -79,7 +83,7 @@ def _positive_integer(key: str, value: Any) -> int:
 
 
 def _share(channels: int, partial: float) -> int:
-    """The channels that a partial_rotary_factor selects, rounded down as transformers does."""
+    """The number of channels that a partial_rotary_factor selects, rounded down as in transformers."""
     if channels > WIDEST:
         raise ValueError(f"head_dim must be at most {WIDEST:,} channels; is it the size of one head?")
     return int(channels * partial)

@@ -5,7 +5,7 @@ grid, merged, centres, prefixed, grids     rows, columns, frames (grids.py)
 multimodal                                 text, images and video in one sequence (multimodal.py)
 streaming, self_extend, context_shift,     where cached keys go: (old, new) for RotaryEmbedding.rerotate (moves.py)
 kept, chunk, tree
-of_rank                                    which tokens each of several processes holds (ranks.py)
+of_rank                                    which tokens each of several processes has (ranks.py)
 """
 
 from .counted import packed, padded, sequence

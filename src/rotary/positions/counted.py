@@ -8,12 +8,22 @@ from torch import Tensor
 from .. import _checks
 from .._torch import tracing
 
-_LAST = 2**63 - 1  # of int64
+_LAST = 2**63 - 1  # the largest int64
 
 
 def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | None = None) -> Tensor:
-    """offset, offset + 1, ... as int64: (n,) for an int or 0-d offset, (batch, n) for an offset of shape (batch,)."""
-    if not isinstance(offset, Tensor):
+    """offset, offset + 1, ... as int64: (n,) for an int or 0-d offset, (batch, n) for an offset of shape (batch,).
+
+    n: a number of tokens, >= 0. device: of the result, where offset is an int. TypeError for numbers that are no integers; ValueError
+    for a negative n.
+    """
+    n = _checks.length("n", n)
+    if isinstance(offset, Tensor):
+        _checks.integers("offset", offset)
+        if offset.ndim > 1:
+            raise ValueError(f"offset must be an int, 0-d or (batch,), got shape {tuple(offset.shape)}")
+    else:
+        offset, device = _checks.position("offset", offset), _checks.device("device", device)
         if offset + n > _LAST:  # the end of the range, which is exclusive, may not fit
             return torch.arange(n, dtype=torch.int64, device=device) + offset
         return torch.arange(offset, offset + n, dtype=torch.int64, device=device)
@@ -22,12 +32,12 @@ def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | N
 
 
 def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: int | Tensor = 0) -> Tensor:
-    """Positions (n,) int64 of n tokens in which documents stand one after the other, each counted from its own offset.
+    """Positions (n,) int64 of n tokens in which documents follow each other, each counted from its own offset.
 
     cu_seqlens: (documents + 1,) int32 or int64, cumulative lengths 0 .. n, as flash-attention takes them; empty documents are
-        allowed. Tokens after the last document (a padded tail, on a device where this cannot be checked) continue it.
+        allowed. Tokens after the last document continue it: a padded tail, on a device, where this is not checked.
     tokens: integer tensor of any shape: the positions at these tokens alone, as of_rank() gives them for one of several processes;
-        nothing of length n is made.
+        no tensor of length n is made.
     offset: an int, or (documents,) integer tensor: the position of each document's first token.
 
     TypeError for another dtype; ValueError for a wrong shape and, on the CPU, for lengths that do not start at 0, decrease, or do
@@ -39,7 +49,12 @@ def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: 
     tensor([1, 1])
     """
     check_cumulative(cu_seqlens)
+    n = _checks.length("n", n)
     documents = cu_seqlens.shape[0] - 1
+    if isinstance(offset, Tensor):
+        _checks.integers("offset", offset)
+    else:
+        offset = _checks.position("offset", offset)
     if isinstance(offset, Tensor) and offset.ndim and tuple(offset.shape) != (documents,):
         raise ValueError(
             f"offset has shape {tuple(offset.shape)}, cu_seqlens {documents} documents: give an int or ({documents},)"
@@ -62,14 +77,13 @@ def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: 
 
 
 def document_of(starts: Tensor, rows: Tensor) -> Tensor:
-    """The document in which each row lies, of documents with these first rows and the end of the last; rows past it belong to it."""
+    """For each row, the index of its document. starts (documents + 1,): the first row of each, and the end of the last, to which later
+    rows belong."""
     return (torch.searchsorted(starts, rows, right=True) - 1).clamp(max=starts.shape[0] - 2)
 
 
 def _checked_tokens(tokens: Tensor, n: int, device: torch.device) -> Tensor:
-    if not isinstance(tokens, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"tokens must be an integer tensor, got {_checks.describe(tokens)}")
-    _checks.integers("tokens", tokens)
+    _checks.integers("tokens", _checks.tensor("tokens", tokens, "an integer tensor"))
     if tokens.device != device:
         raise ValueError(f"tokens on {tokens.device}, cu_seqlens on {device}: move one")
     if not tracing() and tokens.device.type == "cpu" and tokens.numel():
@@ -82,7 +96,8 @@ def _checked_tokens(tokens: Tensor, n: int, device: torch.device) -> Tensor:
 
 
 def check_cumulative(cu_seqlens: Tensor) -> None:
-    """Raise for cumulative lengths of another dtype or shape."""
+    """TypeError for what is no int32 or int64 tensor, ValueError for a shape other than (documents + 1,)."""
+    _checks.tensor("cu_seqlens", cu_seqlens, "an int32 or int64 tensor of cumulative lengths, (documents + 1,)")
     if cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
@@ -90,7 +105,7 @@ def check_cumulative(cu_seqlens: Tensor) -> None:
 
 
 def check_lengths(cu_seqlens: Tensor, n: int) -> None:
-    """Raise for cumulative lengths, on the CPU, that do not start at 0, decrease, or do not end at n."""
+    """ValueError for cumulative lengths, on the CPU, that do not start at 0, decrease, or do not end at n."""
     shorter = cu_seqlens.diff() < 0
     first, last = int(cu_seqlens[0]), int(cu_seqlens[-1])
     if first != 0 or last != n or bool(shorter.any()):
@@ -106,8 +121,8 @@ def padded(mask: Tensor) -> Tensor:
     mask: (batch, seq), bool or integer: 0 at padding, and 1 at real tokens, as attention_mask of transformers, or the number of the
         token's document, 1, 2, ..., as multipack collators give it: positions start again where the number grows.
 
-    TypeError for a floating mask; ValueError for another shape and, on the CPU, for numbers that are negative or decrease within a
-    row. On other devices values are not read.
+    TypeError for what is no tensor and for a floating mask; ValueError for another shape and, on the CPU, for numbers that are negative
+    or decrease within a row. On other devices values are not read.
 
     >>> padded(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]))
     tensor([[0, 0, 0, 1],
@@ -115,7 +130,10 @@ def padded(mask: Tensor) -> Tensor:
     >>> padded(torch.tensor([[1, 1, 1, 2, 2, 3]]))
     tensor([[0, 1, 2, 0, 1, 0]])
     """
-    if mask.is_floating_point() or mask.is_complex():
+    if (
+        _checks.tensor("mask", mask, "a bool or integer tensor, true at real tokens").is_floating_point()
+        or mask.is_complex()
+    ):
         raise TypeError(f"mask must be bool or integer, true at real tokens, got {mask.dtype}")
     if mask.ndim != 2:
         raise ValueError(f"mask must have shape (batch, seq), got {tuple(mask.shape)}")

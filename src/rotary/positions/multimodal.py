@@ -20,6 +20,8 @@ def multimodal(
         video, in tokens, after patches are merged: a grid that starts at the next position.
     start: the position of the first token.
 
+    TypeError for numbers that are no integers; ValueError for negative ones, and for a span of another number of sizes than three.
+
     The position after a span is its largest coordinate + 1, for text and for grids. So decoding goes on where a prefill of the same
     tokens would: rope.rotate(q, k, offset=following). transformers 5.23 moves on by max(rows, columns) after a video within a prompt
     (models/qwen2_vl/modeling_qwen2_vl.py, get_rope_index) and by the largest coordinate + 1 when it decodes: for videos of more frames
@@ -29,13 +31,13 @@ def multimodal(
     >>> positions.tolist(), following
     ([[0, 0, 0], [1, 1, 1], [2, 2, 2], [2, 2, 3], [2, 2, 4], [5, 5, 5]], 6)
     """
-    following = _checks.index("start", start)
+    following, device = _checks.position("start", start), _checks.device("device", device)
     parts: list[Tensor] = []
     for i, span in enumerate(spans):
         if isinstance(span, Sequence):
             if len(span) != 3:
                 raise ValueError(
-                    f"span {i} must be a number of text tokens or (frames, rows, columns), got {tuple(span)}"
+                    f"span {i} must be a number of text tokens or (frames, rows, columns), got {_checks.describe(span)}"
                 )
             part = grid(*span, start=following, device=device)
             advance = max(span) if len(part) else 0

@@ -1,10 +1,10 @@
-"""Which tokens each of several processes holds: indices into the sequence, by which tokens, labels, masks and positions are cut alike.
+"""Which tokens each of several processes has: indices into the sequence, by which tokens, labels, masks and positions are cut alike.
 
-    contiguous   0 0 0 0 1 1 1 1      a process a stretch
+    contiguous   0 0 0 0 1 1 1 1      one run of tokens for each process
     zigzag       0 0 1 1 1 1 0 0      two chunks each, of 2 x world: the r-th from the front and the r-th from the back
     striped      0 1 0 1 0 1 0 1      dealt out one by one, or block by block
 
-With causal attention the later tokens are more work, which zigzag shares evenly.
+With causal attention later tokens are more work, which zigzag shares evenly.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def of_rank(
     cu_seqlens: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Indices (n / world,) int64 of the tokens that process `rank` of `world` holds under context parallelism. Nothing is sent.
+    """Indices (n / world,) int64 of the tokens that process `rank` of `world` has under context parallelism. Processes do not communicate.
 
     Everything that has a row per token is cut by them: tokens[:, index], labels[:, index], positions of any kind. Without documents
     they are the positions themselves: rope.rotate(q, k, positions=index); with documents, packed(cu_seqlens, n, tokens=index).
@@ -45,7 +45,7 @@ def of_rank(
                        chunk / world the order of DeepSpeed's FPDT (arXiv:2408.16978)
     block: of "striped", 1 by default.
     cu_seqlens: (documents + 1,) int32 or int64, cumulative lengths 0 .. n, padding included (cu_seqlens_padded): each document is cut so
-        by itself, and a process holds its parts of all documents, one after the other. On a device its values are not read.
+        by itself, and a process has its parts of all documents, one after the other. On a device its values are not read.
     device: of the result; with cu_seqlens its device.
 
     TypeError for numbers that are not integers; ValueError for a rank outside the world, and where n, or on the CPU a document, is no
@@ -60,9 +60,11 @@ def of_rank(
     """
     n, world, rank = _checks.length("n", n), _checks.index("world", world), _checks.index("rank", rank)
     if world < 1 or not 0 <= rank < world:
-        raise ValueError(f"rank must be one of 0 .. world - 1, got rank {rank} of a world of {world}")
+        raise ValueError(
+            f"rank must be one of 0 .. world - 1, got rank {_checks.describe(rank)} of world {_checks.describe(world)}"
+        )
     order = _checks.one_of("order", order, ("zigzag", "contiguous", "striped"))
-    block = _block(block, order)
+    block, device = _block(block, order), _checks.device("device", device)
     parts = {"zigzag": 2, "contiguous": 1, "striped": block}[order] * world
     if n % parts:
         raise ValueError(
@@ -73,7 +75,7 @@ def of_rank(
         rows = torch.arange(n // world, dtype=torch.int64, device=device)
         return _dealt(rows, n // world, rank, world, order, block)
     check_cumulative(cu_seqlens)
-    if device is not None and torch.device(device).type != cu_seqlens.device.type:
+    if device is not None and device.type != cu_seqlens.device.type:
         raise ValueError(f"cu_seqlens on {cu_seqlens.device}, device {device}: move cu_seqlens first")
     if not tracing() and cu_seqlens.device.type == "cpu":
         check_lengths(cu_seqlens, n)
@@ -89,7 +91,7 @@ def of_rank(
 
 
 def _dealt(i: Tensor, count: int | Tensor, rank: int, world: int, order: str, block: int) -> Tensor:
-    """Token of local row i, of `count` rows that each process holds of a stretch."""
+    """The index of the token in local row i, where each process has `count` rows of the sequence or document."""
     if order == "contiguous":
         return i + count * rank
     if order == "striped":
@@ -102,11 +104,10 @@ def _block(block: Any, order: str) -> int:
     if block is None:
         return 1
     if order != "striped":
-        raise ValueError(f"block={block!r} goes with order='striped', got order {order!r}")
-    size = _checks.index("block", block)
-    if size < 1:
-        raise ValueError(f"block must be at least 1 token, got {size}")
-    return size
+        raise ValueError(
+            f"block {_checks.describe(block)} goes with order='striped', got order {order!r}; leave block out"
+        )
+    return _checks.count("block", block)
 
 
 def _padded(n: int, parts: int) -> int:

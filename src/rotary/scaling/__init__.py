@@ -1,7 +1,7 @@
 """Context-extension schemes: frequencies in, frequencies and an attention factor out, as small values.
 
-Each is a frozen dataclass whose fields carry the key names of config files, checked when it is made. They chain, left to right:
-RotaryEmbedding(128, scaling=(YaRN(4.0, 32768), Resonance())). Adding one takes ten lines; see Scheme.
+Each is a frozen dataclass whose fields have the names of config keys and are checked when it is made. They chain, left to right:
+RotaryEmbedding(128, scaling=(YaRN(4.0, 32768), Resonance())). A new one takes ten lines; see Scheme.
 """
 
 from .by_parts import Llama3, NTKByParts, YaRN

@@ -18,7 +18,8 @@ class Linear(Scheme):
     """Position interpolation (Chen et al. 2023, arXiv:2306.15595, equation 4): inv_freq / factor.
 
     Every plane is slowed by the same factor, which makes neighbouring tokens harder to tell apart. Needs finetuning.
-    config: rope_type "linear".
+    RotaryEmbedding(interpolation_factor=) divides positions instead: the same angles but for the float32 rounding of inv_freq / factor,
+    for factors from 1 on. In new code take Linear. config: rope_type "linear".
     """
 
     factor: float
@@ -35,7 +36,7 @@ class NTK(Scheme):
     """NTK-aware (bloc97 2023; derived in YaRN, arXiv:2309.00071, appendix A.1): base' = base factor^(dim / (dim - 2)).
 
     The first plane is kept, the last is divided by factor, those between by powers of it. RotaryEmbedding(base_rescale_factor=) is the
-    same change of base. config: "alpha" of Hunyuan's rope_type "dynamic". Needs dim >= 4.
+    same change of base; in new code take NTK. config: "alpha" of Hunyuan's rope_type "dynamic". Needs dim >= 4.
     """
 
     factor: float
@@ -87,8 +88,8 @@ class DynamicNTK(Scheme):
         return inv_freq * torch.exp(exponents * stretch.log()[..., None]), 1.0
 
     def in_float32(self, inv_freq: Tensor, *, base: float, dim: int, length: Length = None) -> Frequencies:
-        if isinstance(length, Tensor) and length.ndim == 1:  # one by one: pow's bits of a row depend on the batch size
-            rows = [self.in_float32(inv_freq, base=base, dim=dim, length=one)[0] for one in length.unbind(0)]
+        if isinstance(length, Tensor) and length.ndim == 1:  # row by row: pow's bits of a row depend on the batch size
+            rows = [self.in_float32(inv_freq, base=base, dim=dim, length=row)[0] for row in length.unbind(0)]
             return torch.stack(rows) if rows else inv_freq.new_empty((0, dim // 2)), 1.0
         check_ntk("DynamicNTK", dim)
         tokens = self.window if length is None else length

@@ -53,7 +53,7 @@ class Truncated(Scheme):
 
         wavelength <= L                  kept
         L < wavelength <= dropped x L    all get one wavelength, held x L
-        wavelength > dropped x L         frequency 0
+        wavelength > dropped x L         frequency 0: the plane does not turn
 
     held, dropped: wavelengths in units of L. Planes without a full turn in training thus show no new angle in contexts of up to
     held / dropped x L tokens. Needs finetuning.

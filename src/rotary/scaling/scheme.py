@@ -1,4 +1,4 @@
-"""The interface of a scheme, and the checks and tensors that schemes share."""
+"""Scheme: the interface of a scheme, and the checks and tensors that schemes share."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def as_schemes(scaling: Any) -> tuple[Scheme, ...]:
 
 
 def check_factor(value: Any) -> None:
-    """A scaling factor: a finite number > 0. Below 1 it shortens the context: allowed, but rarely intended, so it warns."""
+    """TypeError or ValueError unless this is a finite number > 0; a warning below 1, which shortens the context and is rarely meant."""
     if number("factor", value) < 1.0:
         warnings.warn(f"factor {value} is below 1: it shortens the context", stacklevel=4)
 
 
 def check_window(value: Any) -> None:
-    """original_max_position_embeddings: a whole number of tokens, at least 1."""
+    """TypeError or ValueError unless this is a whole number of tokens, at least 1: original_max_position_embeddings."""
     tokens = index("original_max_position_embeddings", value)
     if tokens < 1:
         raise ValueError(f"original_max_position_embeddings must be >= 1, got {tokens}")
@@ -95,12 +95,13 @@ def number_list(name: str, values: Any, *, at_least: float | None = None) -> tup
 
 
 def check_planes(name: str, values: Any, dim: int) -> None:
-    """ValueError unless there is one value per plane; the scheme learns dim only when a module calls it."""
+    """ValueError unless there is one value per plane. A scheme gets dim only when a module calls it."""
     if len(values) != dim // 2:
         raise ValueError(f"{name} needs {dim // 2} values, one per plane (dim/2 with dim {dim}), got {len(values)}")
 
 
 def check_ntk(name: str, dim: int) -> None:
+    """ValueError for dim 2: the exponent dim / (dim - 2) has no value there."""
     if dim < 4:
         raise ValueError(f"{name} scaling needs dim >= 4, got {dim}: one plane has no longest wavelength to stretch")
 

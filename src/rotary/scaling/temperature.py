@@ -2,7 +2,7 @@
 
     q = q * temperature(positions)[..., None]
 
-It is not part of the tables: their amplitude also multiplies keys, and only the channels that rotate.
+It cannot be part of the tables: their amplitude also multiplies keys, and only the channels that rotate.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .._checks import describe, integers, number
+from .._checks import describe, index, integers, number, tensor
 from .by_parts import mscale
 from .scheme import check_factor, check_window
 
 
 class Temperature(Protocol):
-    """temperature(positions): integer positions (...) -> float32 factors (...) on the same device."""
+    """temperature(positions): integer positions (...) -> float32 factors (...) on the same device. TypeError for other positions."""
 
     def __call__(self, positions: Tensor) -> Tensor: ...
 
@@ -36,7 +36,7 @@ class LogN:
             raise ValueError("original_max_position_embeddings must be >= 2: the temperature divides by its logarithm")
 
     def __call__(self, positions: Tensor) -> Tensor:
-        integers("positions", positions)
+        integers("positions", tensor("positions", positions, "an integer tensor"))
         tokens = (positions.clamp(min=0) + 1).to(torch.float32)
         window = torch.log(
             torch.full((), self.original_max_position_embeddings, dtype=torch.float32, device=positions.device)
@@ -57,11 +57,11 @@ class Llama4:
     def __post_init__(self) -> None:
         number("beta", self.beta, at_least=0.0)
         check_window(self.original_max_position_embeddings)
-        if self.first not in (0, 1):
+        if index("first", self.first) not in (0, 1):
             raise ValueError(f"first must be 0 (Mistral) or 1 (Llama 4), got {describe(self.first)}")
 
     def __call__(self, positions: Tensor) -> Tensor:
-        integers("positions", positions)
+        integers("positions", tensor("positions", positions, "an integer tensor"))
         windows = (positions + self.first) // self.original_max_position_embeddings
         return 1.0 + self.beta * windows.clamp(min=0).to(torch.float32).log1p()
 
@@ -86,5 +86,5 @@ class MScale:
         return mscale(self.factor, self.mscale_all_dim) ** 2
 
     def __call__(self, positions: Tensor) -> Tensor:
-        integers("positions", positions)
+        integers("positions", tensor("positions", positions, "an integer tensor"))
         return torch.full(positions.shape, self.value, dtype=torch.float32, device=positions.device)

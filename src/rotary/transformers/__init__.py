@@ -2,12 +2,12 @@
 
     handle = patch(model)        ...        handle.remove()
     handle_of(model)    unpatch(model)
-    print(check(model))          is the rotation in there what the config says?
+    print(check(model))          does the model rotate as its config says?
     rerotate(cache, handle, old, new)     keys of its cache, moved in place
     with use_kernels(): ...      the same kernels through the hook that transformers has for the kernels hub
 
-A model's rotation function is recognised by what it computes (probe), not by its name or source. transformers itself is not imported,
-but by use_kernels().
+A model's rotation function is recognised by what it computes (probe), not by its name or source. Only use_kernels() imports transformers
+itself.
 """
 
 import warnings

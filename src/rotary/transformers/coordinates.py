@@ -1,7 +1,7 @@
-"""How a rotary module of several coordinates deals them out, read off by calling it: which coordinate and frequency each column shows.
+"""PlaneOrder: which coordinate and which frequency each plane of a rotary module of several coordinates reads, found by calling it.
 
 A position of 1 on one coordinate and 0 on the others gives, in each column of sin, the sine of one frequency where that column reads the
-coordinate, and 0 elsewhere. What is read is then compared with the module at other positions.
+coordinate, and 0 elsewhere. The order that follows is then compared with the module at other positions.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from torch import Tensor, nn
 
 from ..axes import Axes
 
-Layout = Literal["first", "last", "rows"]
+PositionLayout = Literal["first", "last", "rows"]
 """Where coordinates are in position_ids: (coordinates, batch, seq), (batch, seq, coordinates), or (tokens, coordinates)."""
 
-CLOSE = 1e-5
-COORDINATES = (2, 3, 4)
-LAYOUTS: tuple[Layout, ...] = ("first", "rows", "last")
+_CLOSE = 1e-5  # absolute, of cos and sin at positions below 10: float32 angles are off by 1e-6 there
+_COORDINATES = (2, 3, 4)
+_LAYOUTS: tuple[PositionLayout, ...] = ("first", "rows", "last")
 
 
 @dataclass(frozen=True)
-class Reading:
+class PlaneOrder:
     """What the planes of a module read: plane j turns by coordinate axes[j] x inv_freq[index[j]].
 
-    repeated: the tables have every plane twice in a row, [c0, c0, c1, c1, ..]; otherwise one half after the other.
+    layout: where coordinates are in position_ids. repeated: whether tables have every plane twice in a row, [c0, c0, c1, c1, ..]; otherwise
+    one half after the other.
     """
 
-    layout: Layout
+    layout: PositionLayout
     axes: Axes
     index: tuple[int, ...]
     repeated: bool
@@ -44,42 +45,44 @@ class Reading:
         return table.repeat_interleave(2, -1) if self.repeated else torch.cat((table, table), -1)
 
 
-def layouts(position_ids: Tensor) -> list[tuple[Layout, int]]:
+def position_layouts(position_ids: Tensor) -> list[tuple[PositionLayout, int]]:
     """Where coordinates may be in positions of this shape, and how many there are, likeliest first."""
     shape = position_ids.shape
-    found: list[tuple[Layout, int]] = []
+    candidates: list[tuple[PositionLayout, int]] = []
     if position_ids.ndim == 3:
-        found = [("first", shape[0]), ("last", shape[-1])]
+        candidates = [("first", shape[0]), ("last", shape[-1])]
     elif position_ids.ndim == 2:
-        found = [("rows", shape[-1])]
-    return [(layout, n) for layout, n in found if n in COORDINATES]
+        candidates = [("rows", shape[-1])]
+    return [(layout, n) for layout, n in candidates if n in _COORDINATES]
 
 
 def understood(module: nn.Module, inv_freq: Tensor) -> bool | None:
-    """Whether what the planes of a module of several coordinates read is known, in some layout; None for one of one coordinate."""
+    """True if the plane order of a module of several coordinates is found, False if not; None for a module of one coordinate."""
     forward = type(module).forward
-    every = [read(module, forward, inv_freq, layout, n) for layout in LAYOUTS for n in COORDINATES]
-    if any(isinstance(found, Reading) for found in every):
+    orders = [plane_order(module, forward, inv_freq, layout, n) for layout in _LAYOUTS for n in _COORDINATES]
+    if any(isinstance(order, PlaneOrder) for order in orders):
         return True
-    return False if any(_takes(module, forward, inv_freq, n) for n in COORDINATES) else None
+    return False if any(_takes(module, forward, inv_freq, n) for n in _COORDINATES) else None
 
 
 def _takes(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, n: int) -> bool:
-    """True if forward takes positions (n, 1, seq) as coordinates of one row: tables for one row come back."""
+    """True if forward takes positions (n, 1, seq) as coordinates of one row, so that it returns tables of one row."""
     return not isinstance(
         _tables(module, forward, inv_freq, torch.tensor([[[0, 1, 2, 5]]] * n, device=inv_freq.device), 4), str
     )
 
 
-def read(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, layout: Layout, n: int) -> Reading | str:
-    """What the planes of a module read where positions have n coordinates in that layout; or why that cannot be said.
+def plane_order(
+    module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, layout: PositionLayout, n: int
+) -> PlaneOrder | str:
+    """The plane order of a module for positions of n coordinates in that layout; or the reason why none is found.
 
-    forward: the module's own, unbound. inv_freq: (planes or fewer,).
+    forward: the module's own, unbound. inv_freq: (planes or fewer,) [rad per unit of a coordinate].
     """
     rows: list[Tensor] = []
     for axis in range(n):
-        one = [[int(c == axis) for c in range(n)]]
-        tables = _tables(module, forward, inv_freq, _positions(layout, one, inv_freq), 1)
+        unit = [[int(c == axis) for c in range(n)]]
+        tables = _tables(module, forward, inv_freq, _positions(layout, unit, inv_freq), 1)
         if isinstance(tables, str):
             return tables
         rows.append(tables[1][0])
@@ -88,11 +91,11 @@ def read(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, layou
     if columns % 2 or columns == 0:
         return f"its tables have {columns} columns"
     axes = sines.abs().argmax(0)
-    shown = sines.gather(0, axes[None])[0] / _factor(module)
-    others = sines.abs().sum(0) - sines.abs().gather(0, axes[None])[0]
-    if float(others.max()) > CLOSE:
+    largest = sines.gather(0, axes[None])[0] / _factor(module)
+    remainder = sines.abs().sum(0) - sines.abs().gather(0, axes[None])[0]
+    if float(remainder.max()) > _CLOSE:
         return "a column of its tables reads two coordinates"
-    errors = (shown[:, None] - inv_freq.double().sin()).abs() / inv_freq.double().sin().abs().clamp(min=1e-30)
+    errors = (largest[:, None] - inv_freq.double().sin()).abs() / inv_freq.double().sin().abs().clamp(min=1e-30)
     nearest = errors.argmin(-1)
     pairs = {
         True: (slice(0, None, 2), slice(1, None, 2)),
@@ -100,34 +103,34 @@ def read(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, layou
     }
     for repeated, (first, second) in pairs.items():
         if torch.equal(axes[first], axes[second]) and torch.equal(nearest[first], nearest[second]):
-            made = Reading(layout, tuple(axes[first].tolist()), tuple(nearest[first].tolist()), repeated)
-            return (
-                made
-                if _agrees(module, forward, inv_freq, made, n)
-                else "its tables at other positions are not what it shows near 0"
-            )
+            order = PlaneOrder(layout, tuple(axes[first].tolist()), tuple(nearest[first].tolist()), repeated)
+            if _agrees(module, forward, inv_freq, order, n):
+                return order
+            return "its tables at other positions are not those that its tables near 0 imply"
     return "the two channels of a plane read different coordinates or frequencies, which is no rotation"
 
 
-def _agrees(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, made: Reading, n: int) -> bool:
-    """Whether the reading gives the module's tables at a few other positions, near 0, where float32 angles are right."""
-    if set(made.axes) != set(range(n)):
+def _agrees(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, order: PlaneOrder, n: int) -> bool:
+    """Whether the order gives the module's tables at a few other positions, near 0, where float32 angles are right."""
+    if set(order.axes) != set(range(n)):
         return False
     positions = [[(3 * row + 2 * c + 1) % 7 for c in range(n)] for row in range(4)]
-    tables = _tables(module, forward, inv_freq, _positions(made.layout, positions, inv_freq), len(positions))
+    tables = _tables(module, forward, inv_freq, _positions(order.layout, positions, inv_freq), len(positions))
     if isinstance(tables, str):
         return False
-    at = torch.tensor(positions, dtype=torch.float64, device=inv_freq.device)[:, list(made.axes)]
-    angles = at * inv_freq.double()[list(made.index)]
-    wanted = (made.spread(angles.cos()) * _factor(module), made.spread(angles.sin()) * _factor(module))
-    return all(a.shape == b.shape and float((a - b).abs().max()) <= CLOSE for a, b in zip(tables, wanted, strict=True))
+    at = torch.tensor(positions, dtype=torch.float64, device=inv_freq.device)[:, list(order.axes)]
+    angles = at * inv_freq.double()[list(order.index)]
+    expected = (order.spread(angles.cos()) * _factor(module), order.spread(angles.sin()) * _factor(module))
+    return all(
+        a.shape == b.shape and float((a - b).abs().max()) <= _CLOSE for a, b in zip(tables, expected, strict=True)
+    )
 
 
 def _factor(module: nn.Module) -> float:
     return float(getattr(module, "attention_scaling", 1.0))
 
 
-def _positions(layout: Layout, rows: list[list[int]], inv_freq: Tensor) -> Tensor:
+def _positions(layout: PositionLayout, rows: list[list[int]], inv_freq: Tensor) -> Tensor:
     at = torch.tensor(rows, device=inv_freq.device)
     return at if layout == "rows" else at[None] if layout == "last" else at.movedim(-1, 0)[:, None]
 
@@ -135,18 +138,18 @@ def _positions(layout: Layout, rows: list[list[int]], inv_freq: Tensor) -> Tenso
 def _tables(
     module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, positions: Tensor, tokens: int
 ) -> tuple[Tensor, Tensor] | str:
-    """(cos, sin), each (tokens, columns) in float64; or why they are not that."""
+    """(cos, sin), each (tokens, columns) in float64; or the reason why forward does not give them."""
     x = torch.zeros(1, tokens, 2 * inv_freq.shape[0], device=inv_freq.device)
     try:
         with torch.no_grad():
-            made = forward(module, x, positions)
+            result = forward(module, x, positions)
     except Exception as error:  # the model's code may raise anything
         return f"calling forward(x, position_ids) raised {type(error).__name__}"
-    if not isinstance(made, tuple) or len(made) != 2 or not all(isinstance(t, Tensor) and t.ndim > 1 for t in made):
+    if not isinstance(result, tuple) or len(result) != 2:
         return "forward(x, position_ids) does not give cos and sin"
-    cos, sin = (t.detach().double().flatten(0, -2) for t in made)
-    return (
-        (cos, sin)
-        if cos.shape[0] == sin.shape[0] == tokens
-        else "it takes these positions for more tokens than they are"
-    )
+    if not all(isinstance(t, Tensor) and t.ndim > 1 for t in result):
+        return "forward(x, position_ids) does not give cos and sin"
+    cos, sin = (t.detach().double().flatten(0, -2) for t in result)
+    if not cos.shape[0] == sin.shape[0] == tokens:
+        return "it takes these positions for those of more tokens"
+    return cos, sin

@@ -1,19 +1,19 @@
-"""Deferred: what a norm answers with that waits for the rotation behind it, a tensor that is not normalised yet.
+"""Deferred: the result of a norm that is not computed yet, a tensor that the patched rotation normalises and rotates in one pass.
 
     q_norm(x)                       Deferred, with x and the norm
     .transpose(1, 2), .view(...)    Deferred: the same views of x, while the last dimension stays as it is
     the patched rotation            takes x and the norm, and does both in one pass
-    any other operation             the norm is computed by the model's own module, once, and the operation sees its result
+    any other operation             the norm is computed by the model's own module, once, and the operation gets its result
 
-Every function of torch that is given one passes by __torch_function__, so that whatever a model does with it is right. What does not
-pass there (a custom autograd function, an extension in C++ that takes the tensor itself) would see x: flow.py keeps norms whose result
-may reach such code from waiting at all.
+torch calls __torch_function__ for every function of its own that gets a Deferred, so that any use of it gives the model's numbers. Code
+that torch does not route there (a custom autograd function, a C++ extension) would see x instead: norms whose result may reach such code
+are not deferred (flow.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,40 +22,29 @@ from .. import _inputs
 from .._fused import autograd
 from .._fused.work import Norm
 from .._types import CosSin, Tensors
-from .flow import VIEWS
 from .norms import NormSpec
+from .views import VIEWS, View
 
-_FACTS = frozenset({"shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu", "requires_grad"})
-"""Attributes that x and its norm have alike."""
-
-
-class View(NamedTuple):
-    """A method of a tensor and its arguments."""
-
-    name: str
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-
-    def of(self, x: Tensor) -> Tensor:
-        return getattr(x, self.name)(*self.args, **self.kwargs)
+_SHARED_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu", "requires_grad"})
+"""Attributes that x and its norm have alike, so that reading one computes nothing."""
 
 
 class Origin:
-    """One call of a norm that has not been computed: its input, its weight as it was then, and how the module computes it."""
+    """One deferred call of a norm. x: its input. spec: the norm. weight: as it was at the call. compute: the module's own forward."""
 
     def __init__(self, x: Tensor, spec: NormSpec, weight: Tensor | None, compute: Callable[[Tensor], Tensor]) -> None:
         self.x: Tensor = x
         self.spec: NormSpec = spec
         self.weight: Tensor | None = weight
         self._compute, self._grad = compute, torch.is_grad_enabled()
-        self._made: Tensor | None = None
+        self._result: Tensor | None = None
 
-    def made(self) -> Tensor:
+    def result(self) -> Tensor:
         """The norm by the module itself, computed once, in the grad mode of its call."""
-        if self._made is None:
+        if self._result is None:
             with torch.set_grad_enabled(self._grad):
-                self._made = self._compute(self.x)
-        return self._made
+                self._result = self._compute(self.x)
+        return self._result
 
 
 class Deferred(Tensor):
@@ -68,12 +57,12 @@ class Deferred(Tensor):
 
     @staticmethod
     def of(origin: Origin) -> Deferred:
-        """The result of a call of a norm, which waits."""
+        """The deferred result of a call of a norm."""
         return _deferred(origin.x, origin, ())
 
-    def made(self) -> Tensor:
+    def result(self) -> Tensor:
         """The norm under these views."""
-        y = self.origin.made()
+        y = self.origin.result()
         for view in self.views:
             y = view.of(y)
         return y
@@ -84,38 +73,25 @@ class Deferred(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") in _FACTS:
+        if name == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") in _SHARED_ATTRIBUTES:
             return func(*(arg.raw if type(arg) is Deferred else arg for arg in args), **kwargs)
         if name in VIEWS and func is getattr(Tensor, name) and type(args[0]) is Deferred:
             view = View(name, args[1:], kwargs)
-            seen = _seen(args[0], view)
-            if seen is not None:
-                return seen
+            viewed = _viewed(args[0], view)
+            if viewed is not None:
+                return viewed
         return func(*_computed(args), **_computed(kwargs))
 
 
-def _seen(deferred: Deferred, view: View) -> Deferred | None:
-    """The view, still deferred; None where x has no such view, or where the last dimension would not be the norm's any more."""
+def _viewed(deferred: Deferred, view: View) -> Deferred | None:
+    """The deferred tensor under a view; None where x has no such view, or where it would cut or join rows of the norm."""
     try:
         y = view.of(deferred.raw)
     except RuntimeError:
         return None
-    if not _keeps_rows(deferred.raw, y, view):
+    if not view.keeps_rows(deferred.raw, y):
         return None
     return _deferred(y, deferred.origin, (*deferred.views, view))
-
-
-def _keeps_rows(x: Tensor, y: Tensor, view: View) -> bool:
-    """Whether the rows of the last dimension are whole in y."""
-    if y.shape[-1:] != x.shape[-1:]:
-        return False
-    if view.name == "transpose":
-        axes = (*view.args, *view.kwargs.values())
-        return not {axis % x.ndim for axis in axes} & {x.ndim - 1}
-    if view.name == "permute":
-        axes = view.args if view.args and isinstance(view.args[0], int) else (*view.args, *view.kwargs.values())[0]
-        return axes[-1] % x.ndim == x.ndim - 1
-    return True
 
 
 def _deferred(x: Tensor, origin: Origin, views: tuple[View, ...]) -> Deferred:
@@ -125,9 +101,9 @@ def _deferred(x: Tensor, origin: Origin, views: tuple[View, ...]) -> Deferred:
 
 
 def _computed(value: Any) -> Any:
-    """The value with every deferred norm in it computed."""
+    """The value with every Deferred in it replaced by its result."""
     if type(value) is Deferred:
-        return value.made()
+        return value.result()
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_computed, value))
     if isinstance(value, list | tuple):
@@ -145,7 +121,10 @@ def norm_and_rotate(
     seq_dim: int,
     interleaved: bool,
 ) -> list[Tensor] | None:
-    """xs normalised and rotated, fresh; None for tensors that the functions of rotary do not take."""
+    """New tensors, xs normalised and rotated; None for shapes and dtypes that rotary.fused does not take.
+
+    weights: (head_dim,) or None, for each of xs. rows: (cos, sin) of half width for each. seq_dim: the dimension of the sequence.
+    """
     try:
         tables = tuple(_inputs.for_table(x, *table, seq_dim)[1] for x, table in zip(xs, rows, strict=True))
     except (TypeError, ValueError):

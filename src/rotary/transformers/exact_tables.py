@@ -1,8 +1,8 @@
 """Exact cos and sin in place of a model's own, from the inv_freq of its rotary modules.
 
 A module qualifies if its forward(x, position_ids) gives, near position 0, cos and sin of position * inv_freq repeated in both halves, or
-if what its planes read of several coordinates is understood (coordinates.py). Far from position 0 the model's float32 angles are wrong,
-so the comparison can only be made near it.
+if its planes read several coordinates in an order that can be found (coordinates.py). The comparison is made near position 0, because far
+from it the model's float32 angles are wrong.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
-from .coordinates import Layout, Reading, layouts, read, understood
+from .coordinates import PlaneOrder, PositionLayout, plane_order, position_layouts, understood
 from .findings import Finding
 from .handle import Handle
 from .rebind import mark_as_patched
 
 
 def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wrong: Mapping[int, Finding]) -> None:
-    """Bind a forward with exact tables to each rotary module that qualifies; the report says why the others do not.
+    """Bind a forward with exact tables to each rotary module that qualifies; the report gives the reason for each that does not.
 
-    wrong: by id, the modules whose frequencies are not those of their config.
+    wrong: id of a module -> the finding that its frequencies are not those of its config.
     """
     for module in model.modules():
         if isinstance(module, RotaryEmbedding) or not _is_rotary(module):
             continue
         owner = type(module).__name__
-        several, reason = _judged(module)
+        several, reason = _qualifies(module)
         if reason is None and id(module) in wrong:
             reason = f"{wrong[id(module)].kind}: {wrong[id(module)].text}; trust='module' takes them as they are"
         if reason is not None:
@@ -44,15 +44,15 @@ def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wro
 
 
 def _is_rotary(module: nn.Module) -> bool:
-    """True if a module makes tables, as far as names tell: an inv_freq of its own, for one layer type or for several."""
+    """True for a module with a buffer whose name ends in inv_freq, for one layer type or for several."""
     return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
 
 
-def _judged(module: nn.Module) -> tuple[bool, str | None]:
+def _qualifies(module: nn.Module) -> tuple[bool, str | None]:
     """Whether a module takes several coordinates, and the reason why its tables stay its own, or None."""
     inv_freq = getattr(module, "inv_freq", None)
     if not isinstance(inv_freq, Tensor) or inv_freq.ndim != 1:
-        return False, "it has no inv_freq of shape (dim/2,), but perhaps several"
+        return False, "it has no single inv_freq of shape (dim/2,)"
     if "forward" in module.__dict__:
         return False, "its forward is overridden on the instance"
     reason = _unfit(module, inv_freq)
@@ -61,7 +61,10 @@ def _judged(module: nn.Module) -> tuple[bool, str | None]:
     several = understood(module, inv_freq)
     if several is None:
         return False, _not_one_axis(module, inv_freq)
-    return True, None if several else "it takes several positions per token, and what its planes read is not clear"
+    return (
+        True,
+        None if several else "it takes several positions per token, and its planes read them in an unknown order",
+    )
 
 
 def _unfit(module: nn.Module, inv_freq: Tensor) -> str | None:
@@ -93,22 +96,23 @@ def _not_one_axis(module: nn.Module, inv_freq: Tensor) -> str | None:
 
 
 class _Exact:
-    """Exact modules made from one state of a rotary module's frequencies: for one coordinate, and by the shape of positions for several."""
+    """Exact modules with the frequencies that a rotary module had at one time: one for positions of one coordinate, and one for each layout
+    of several."""
 
     def __init__(self, module: nn.Module, original: Callable[..., Any], inv_freq: Tensor, scaling: float) -> None:
         self.inv_freq, self.scaling = inv_freq.detach().clone(), scaling
         self._module, self._original = weakref.ref(module), original
         self._one: RotaryEmbedding | None = None
-        self._several: dict[tuple[Layout, int], tuple[Reading, RotaryEmbedding] | None] = {}
+        self._several: dict[tuple[PositionLayout, int], tuple[PlaneOrder, RotaryEmbedding] | None] = {}
 
     def tables(self, position_ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(cos, sin) at full width; None for positions that are not understood."""
-        for layout, n in layouts(position_ids):
+        """(cos, sin) at full width; None where the plane order for such positions is not known."""
+        for layout, n in position_layouts(position_ids):
             entry = self._of_coordinates(layout, n)
             if entry is not None:
-                reading, rope = entry
-                cos, sin = rope.cos_sin(reading.last(position_ids))
-                return reading.spread(cos), reading.spread(sin)
+                order, rope = entry
+                cos, sin = rope.cos_sin(order.last(position_ids))
+                return order.spread(cos), order.spread(sin)
         if position_ids.ndim > 2:
             return None
         if self._one is None:
@@ -119,24 +123,27 @@ class _Exact:
         cos, sin = self._one.cos_sin(position_ids)
         return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
 
-    def _of_coordinates(self, layout: Layout, n: int) -> tuple[Reading, RotaryEmbedding] | None:
+    def _of_coordinates(self, layout: PositionLayout, n: int) -> tuple[PlaneOrder, RotaryEmbedding] | None:
         if (layout, n) not in self._several:
             module = self._module()
-            if torch.compiler.is_compiling() or module is None:  # the module's own code cannot be called to see there
+            if (
+                torch.compiler.is_compiling() or module is None
+            ):  # finding the order calls the module, which tracing cannot
                 return None
-            found = read(module, self._original, self.inv_freq, layout, n)
+            order = plane_order(module, self._original, self.inv_freq, layout, n)
             self._several[layout, n] = None
-            if isinstance(found, Reading):
-                chosen = self.inv_freq[list(found.index)]
-                rope = RotaryEmbedding.from_inv_freq(chosen, axes=found.axes, attention_factor=self.scaling)
-                self._several[layout, n] = (found, rope)
+            if isinstance(order, PlaneOrder):
+                inv_freq = self.inv_freq[list(order.index)]
+                rope = RotaryEmbedding.from_inv_freq(inv_freq, axes=order.axes, attention_factor=self.scaling)
+                self._several[layout, n] = (order, rope)
         return self._several[layout, n]
 
 
 def _exact_forward(original: Callable[..., Any], handle: Handle) -> Any:
     """A forward that computes exact tables while the handle is active, and otherwise calls the original."""
-    # By module, because deep copies share this function and may have other frequencies. With the frequencies that the entry was made
-    # from: identity and version miss writes through .data, numpy and in inference mode, and an id is used again.
+    # Keyed by module, because deep copies share this function and may have other frequencies. An entry is used only while the values of
+    # inv_freq are those that it was made from: a tensor's identity and version do not change when it is written through .data, through
+    # numpy or in inference mode, and the id of a deleted tensor is given to another.
     cache: weakref.WeakKeyDictionary[nn.Module, _Exact] = weakref.WeakKeyDictionary()
 
     def forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -144,13 +151,12 @@ def _exact_forward(original: Callable[..., Any], handle: Handle) -> Any:
             return original(self, x, position_ids, *args, **kwargs)
         inv_freq, scaling = self.inv_freq, float(getattr(self, "attention_scaling", 1.0))
         entry = cache.get(self)
-        if (
-            entry is None or entry.scaling != scaling or not torch.equal(entry.inv_freq, inv_freq)
-        ):  # on a GPU this waits for the device
+        # torch.equal waits for the device on a GPU, once per forward pass.
+        if entry is None or entry.scaling != scaling or not torch.equal(entry.inv_freq, inv_freq):
             entry = cache[self] = _Exact(self, original, inv_freq, scaling)
-        made = entry.tables(position_ids)
-        if made is None:
+        tables = entry.tables(position_ids)
+        if tables is None:
             return original(self, x, position_ids)
-        return tuple(table.to(x.dtype) for table in made)
+        return tuple(table.to(x.dtype) for table in tables)
 
     return mark_as_patched(forward)

@@ -1,4 +1,4 @@
-"""What check(model) returns: a Finding for each rotary module and kind of layer, and all of them as text and as JSON."""
+"""Findings, what check(model) returns: one for each rotary module and type of layers, and all of them as text and as JSON."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Kind = Literal[
 
 
 class Finding(NamedTuple):
-    """What one rotary module looks like beside its config.
+    """One rotary module compared with its config.
 
     path: of the module in its model, "" for the model itself. owner: the name of its class. layer_type: of the layers that these
         frequencies are for, None if the module has one set.
     kind: "agrees"; what is wrong: "uninitialised", "rounded" (cast to a half precision), "base", "width", "scheme",
-        "attention factor", "tables" (cos and sin are not those of its frequencies), "not in the config" (which says nothing of a
+        "attention factor", "tables" (cos and sin are not those of its frequencies), "not in the config" (which describes no
         rotation), "contradiction" (in the config); or "unchecked".
-    text: which base, factor or width, and what the config has; for "unchecked", why.
+    text: the base, factor or width of the module, and that of the config; for "unchecked", the reason.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The module, and the kind of layer."""
+        """The module's class and path, and the type of layers."""
         layers = "" if self.layer_type is None else f", {self.layer_type}"
         return f"{self.owner} ({self.path}{layers})" if self.path or layers else self.owner
 
@@ -76,13 +76,14 @@ class Findings:
     def as_json(self) -> str:
         """{"model", "problems", "agreeing", "unchecked"}: lists of {"path", "owner", "layer_type", "kind", "text"}."""
         groups = {"problems": self.problems, "agreeing": self.agreeing, "unchecked": self.unchecked}
-        listed = {name: [finding._asdict() for finding in found] for name, found in groups.items()}
-        return json.dumps({"model": self.model, **listed}, indent=1)
+        lists = {name: [finding._asdict() for finding in findings] for name, findings in groups.items()}
+        return json.dumps({"model": self.model, **lists}, indent=1)
 
 
 def _line(alike: list[Finding]) -> str:
+    """One line for findings that differ in the path alone."""
     first = alike[0]
     verdict = {"agrees": "agrees   ", "unchecked": "unchecked"}.get(first.kind, "PROBLEM  ")
-    more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+    number = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
     kind = "" if first.kind in ("agrees", "unchecked") else f"{first.kind}: "
-    return f"{verdict}  {first.name}{more}: {kind}{first.text}"
+    return f"{verdict}  {first.name}{number}: {kind}{first.text}"

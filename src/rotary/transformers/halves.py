@@ -1,4 +1,4 @@
-"""A model's tables, with a column per channel, cut to one column per pair where both channels of each have the same."""
+"""Halves: a model's tables of full width, one column per channel, reduced to one column per pair where the two columns are equal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def cos_sin(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin:
 def equal_halves(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | None:
     """(cos, sin) of half width, or None if the two channels of a pair rotate by different numbers.
 
-    They are compared at every call. Versions of tensors do not count writes in inference mode, through .data or through numpy, and a
-    cache that misses a write rotates by old angles. On a device a comparison waits for it.
+    They are compared at every call, without a cache: a tensor's version does not count writes in inference mode, through .data or through
+    numpy, and a cache that misses a write would rotate by old angles. On a device a comparison waits for it.
     """
     halves: list[Tensor] = []
     for table in cos_sin(arguments, spec):

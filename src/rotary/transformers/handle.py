@@ -1,4 +1,4 @@
-"""What patch(model) returns: a Handle that undoes the patch, and the Report of what it replaced."""
+"""Handle, what patch(model) returns: it undoes the patch, and has the Report of what was replaced."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Report:
-    """What a patch did.
+    """What a patch replaced, and what it left.
 
     replaced: (class, method, function, spec) -> number of modules. left: (class, function) -> the reason why it was not replaced.
     """
@@ -39,8 +39,8 @@ class Report:
 class Handle:
     """A patch on one model, and a context manager: leaving it removes the patch.
 
-    active: whether replaced methods use this library. remove() clears it first, so that a patched method that is still reachable,
-        through a wrapper that was put around it or through a deep copy of the model, runs the original code.
+    active: whether replaced methods use this library. remove() clears it first: a patched method may be reachable after it, through a
+        wrapper around it or a deep copy of the model, and then runs the original code.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
@@ -58,10 +58,10 @@ class Handle:
 
     @property
     def model(self) -> nn.Module:
-        """The model that was patched. ValueError where the patch has been removed, or the model is gone."""
+        """The model that was patched. ValueError where the patch was removed or the model deleted."""
         model = None if self._model is None else self._model()
         if model is None or not self.active:
-            raise ValueError("this patch has been removed, or its model is gone: patch the model, and use that handle")
+            raise ValueError("this patch was removed, or its model was deleted: patch the model, and use that handle")
         return model
 
     @property
@@ -76,17 +76,19 @@ class Handle:
 
     def replace(self, module: nn.Module, name: str, function: Any, *, static: bool = False) -> None:
         """Make function the method of that name on this module and its copies, until remove()."""
-        _, kind, methods = self._methods.get(id(module), (module, type(module), dict[str, Any]()))
+        _, original, methods = self._methods.get(id(module), (module, type(module), dict[str, Any]()))
         methods = {**methods, name: staticmethod(function) if static else function}
-        key = kind, tuple((name, id(method)) for name, method in methods.items())
+        key = original, tuple((name, id(method)) for name, method in methods.items())
         try:
             if key not in self._classes:
-                self._classes[key] = patched_class(kind, methods, self)
+                self._classes[key] = patched_class(original, methods, self)
             module.__class__ = self._classes[key]
-        except TypeError:  # a class that allows no subclass, or whose instances keep their class
+        except (
+            TypeError
+        ):  # a class that allows no subclass, or whose instances allow no other class (__slots__, C layouts)
             self.bind(module, name, function if static else types.MethodType(function, module))
         else:
-            self._methods[id(module)] = module, kind, methods
+            self._methods[id(module)] = module, original, methods
 
     def bind(self, module: nn.Module, name: str, method: Any) -> None:
         """Set module.name to method on this instance alone, until remove(), which puts back what was there."""
@@ -102,14 +104,14 @@ class Handle:
         return (patched is not None and patched[0] is module) or any(bound is module for bound, *_ in self._bound)
 
     def bindings(self, module: nn.Module) -> Iterator[tuple[str, Any]]:
-        """(name, what stood there before or None) of each method that bind() set on the module which this one is a copy of."""
+        """(name, the former attribute or None) of each method that bind() set on the module of which this one is a copy."""
         for _, name, method, former in self._bound:
-            found = module.__dict__.get(name)
-            if found is not None and getattr(found, "__func__", found) is getattr(method, "__func__", method):
+            own = module.__dict__.get(name)
+            if own is not None and getattr(own, "__func__", own) is getattr(method, "__func__", method):
                 yield name, None if former is _ABSENT else former
 
     def remove(self) -> None:
-        """Restore every method. A wrapper that was put around a patched method in the meantime stays, and calls the original code."""
+        """Restore every method. A wrapper that other code has put around a patched method stays, and calls the original code."""
         self.active = False
         for module, name, method, former in reversed(self._bound):
             if module.__dict__.get(name) is method:
@@ -117,18 +119,20 @@ class Handle:
                     del module.__dict__[name]
                 else:
                     module.__dict__[name] = former
-        for module, kind, _ in self._methods.values():
-            if type(module) in self._classes.values():  # else something has put a class of its own around it
-                module.__class__ = kind
-        for made in self._classes.values():
-            release(made)
+        for module, original, _ in self._methods.values():
+            if (
+                type(module) in self._classes.values()
+            ):  # else other code (FSDP, parametrize) has given it a subclass of the patched one
+                module.__class__ = original
+        for patched in self._classes.values():
+            release(patched)
         self._classes.clear()
         self._bound.clear()
         self._methods.clear()
 
     def __repr__(self) -> str:
         model = None if self._model is None else self._model()
-        of = "a model that is gone" if model is None else type(model).__name__
+        of = "a deleted model" if model is None else type(model).__name__
         state = "active" if self.active else "removed"
         return (
             f"<Handle of {of}, {state}: {sum(self._report.replaced.values())} replaced, {len(self._report.left)} left>"

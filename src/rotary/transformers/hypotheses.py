@@ -1,7 +1,7 @@
-"""Ways in which frequencies come to differ from their config, each a hypothesis that predicts all planes from one or two of them.
+"""Hypotheses: ways in which frequencies come to differ from their config, each of which predicts all planes from one or two of them.
 
-A hypothesis takes (measured, arguments, tolerance): (planes,) float64 frequencies, as many as the config has planes, what the config
-says, and the relative tolerance; it returns a Look if it predicts every plane, and else None.
+A hypothesis takes (measured, arguments, tolerance): (planes,) float64 frequencies, as many as the config has planes; what the config
+describes; and the relative tolerance. It returns a Comparison if it predicts every plane, and else None.
 """
 
 from __future__ import annotations
@@ -15,72 +15,73 @@ from torch import Tensor
 from ..config import Arguments
 from ..scaling import NTK, Linear, Llama3, NTKMixed, Scheme, YaRN
 from .findings import Kind
-from .spectra import AGREE, close, falling_at, named, powers, spectrum, written
+from .spectra import AGREE, close, falling_at, named, progression, spectrum, written
 
 
-class Look(NamedTuple):
-    """kind, and a sentence. length: the context [token] whose frequencies these are, where a scheme depends on it and it is not short."""
+class Comparison(NamedTuple):
+    """How frequencies compare with those of a config. kind, text: as in Finding. length: the context [token] whose frequencies these are,
+    for schemes that depend on it; None within the trained window."""
 
     kind: Kind
     text: str
     length: int | None = None
 
 
-Hypothesis = Callable[[Tensor, Arguments, float], "Look | None"]
+Hypothesis = Callable[[Tensor, Arguments, float], "Comparison | None"]
 
 
-def _scheme_lost(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
-    if arguments.scaling and close(measured, powers(arguments.base, arguments.dim, len(measured)), tolerance):
-        return Look("scheme", f"no scheme; the config has {named(arguments.scaling)}")
+def _scheme_lost(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
+    if arguments.scaling and close(measured, progression(arguments.base, arguments.dim, len(measured)), tolerance):
+        return Comparison("scheme", f"no scheme; the config has {named(arguments.scaling)}")
     return None
 
 
-def _over_the_head(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+def _over_the_head(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
     """The planes of a partial rotation computed over the width of the whole head (pie #603)."""
-    head = powers(arguments.base, arguments.head_dim, len(measured))
+    head = progression(arguments.base, arguments.head_dim, len(measured))
     if arguments.dim < arguments.head_dim and close(measured, head, tolerance):
         text = f"its frequencies are the first {len(measured)} of a rotation of all {arguments.head_dim} channels of a head"
-        return Look("width", f"{text}; {width_asked(arguments)}")
+        return Comparison("width", f"{text}; {width_of(arguments)}")
     return None
 
 
-def _other_base(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+def _other_base(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
     """Another base, with the config's schemes or without any."""
     planes, first = len(measured), float(measured[0])
     if planes < 2 or not measured.all() or not 0.9 < first < 1.1:
         return None
-    asked = f"the config has {written(arguments.base)}"
+    expected = f"the config has {written(arguments.base)}"
     base = float(measured[-1]) ** (-planes / (planes - 1))
-    if base > 1.0 and close(measured, powers(base, arguments.dim, planes), tolerance):
+    if base > 1.0 and close(measured, progression(base, arguments.dim, planes), tolerance):
         base = _likely(base, tolerance)
         scheme = f" without a scheme; the config has {named(arguments.scaling)} of {written(arguments.base)}"
-        return Look(
-            "base", f"base {written(base)}{scheme if arguments.scaling else f'; {asked}{_as_ntk(base, arguments)}'}"
+        return Comparison(
+            "base", f"base {written(base)}{scheme if arguments.scaling else f'; {expected}{_as_ntk(base, arguments)}'}"
         )
     if arguments.scaling:
         base = (first / float(measured[1])) ** planes
-        # from two neighbouring planes alone, so less exactly
+        # Two neighbouring planes alone give the base with planes times the error of one.
         for candidate in (_likely(base, tolerance * planes), base):
             if candidate > 1.0 and close(measured, spectrum(candidate, arguments.dim, arguments.scaling)[0], tolerance):
-                return Look("base", f"base {written(candidate)}; {asked}")
+                return Comparison("base", f"base {written(candidate)}; {expected}")
     return None
 
 
 def _likely(base: float, tolerance: float) -> float:
-    """The number of the fewest digits that a base may be, found with that relative tolerance."""
+    """The number of the fewest digits within that relative tolerance of a measured base."""
     rounded = (float(f"{base:.{digits}g}") for digits in range(1, 7))
     return next((number for number in rounded if abs(number - base) <= tolerance * base / 2), base)
 
 
 def _as_ntk(base: float, arguments: Arguments) -> str:
-    """What NTK with a whole factor, which is likely, would make of the config's base."""
+    """A note if NTK with a whole factor, which is likely, changes the config's base to this one."""
     factor = (base / arguments.base) ** ((arguments.dim - 2) / arguments.dim) if arguments.dim > 2 else 1.0
     return (
         f", of which NTK by {round(factor)} makes this" if factor > 1.5 and abs(factor - round(factor)) < 1e-3 else ""
     )
 
 
-def _other_factor(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+def _other_factor(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
     """The config's own scheme with another factor."""
     if (
         len(arguments.scaling) != 1
@@ -93,16 +94,16 @@ def _other_factor(measured: Tensor, arguments: Arguments, tolerance: float) -> L
     def with_factor(factor: float) -> Scheme:
         return cast(Scheme, dataclasses.replace(scheme, factor=factor))
 
-    found = _with_some_factor(with_factor, measured, arguments, tolerance)
-    return None if found is None else Look("scheme", f"{named((found,))}; the config has {named((scheme,))}")
+    other = _with_some_factor(with_factor, measured, arguments, tolerance)
+    return None if other is None else Comparison("scheme", f"{named((other,))}; the config has {named((scheme,))}")
 
 
-def _foreign_scheme(measured: Tensor, arguments: Arguments, tolerance: float) -> Look | None:
+def _foreign_scheme(measured: Tensor, arguments: Arguments, tolerance: float) -> Comparison | None:
     """A scheme that the config does not have."""
     for make in _common_schemes(arguments):
-        found = _with_some_factor(make, measured, arguments, tolerance)
-        if found is not None:
-            return Look("scheme", f"{named((found,))}; the config has {named(arguments.scaling)}")
+        scheme = _with_some_factor(make, measured, arguments, tolerance)
+        if scheme is not None:
+            return Comparison("scheme", f"{named((scheme,))}; the config has {named(arguments.scaling)}")
     return None
 
 
@@ -133,9 +134,10 @@ def _with_some_factor(
     return make(factor) if close(measured, expected, max(tolerance, 2 * AGREE)) else None
 
 
-def width_asked(arguments: Arguments) -> str:
+def width_of(arguments: Arguments) -> str:
+    """The config's widths, for messages."""
     return f"the config has {arguments.dim} of {arguments.head_dim}"
 
 
 HYPOTHESES: tuple[Hypothesis, ...] = (_scheme_lost, _over_the_head, _other_base, _other_factor, _foreign_scheme)
-"""The most specific first."""
+"""The hypotheses, the most specific first."""

@@ -1,4 +1,4 @@
-"""use_kernels(): the layers of this library under the names by which transformers asks the package kernels for them."""
+"""use_kernels(): register the layers of this library with the package kernels, under the names that transformers looks up."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _NEEDED = "use_kernels() needs the package kernels: pip install 'rotary[kernels]
 
 @dataclass(frozen=True)
 class Repository:
-    """Where kernelize finds a layer: in this library."""
+    """A layer of this library, in the form in which kernelize takes the repository of one."""
 
     layer_name: str
 
     def load(self) -> type[nn.Module]:
-        found: type[nn.Module] = getattr(layers, self.layer_name)
-        return found
+        layer: type[nn.Module] = getattr(layers, self.layer_name)
+        return layer
 
     def __str__(self) -> str:
         return f"rotary.transformers.layers, layer {self.layer_name}"
 
 
 class KernelMapping:
-    """What use_kernels() returns: a context manager; leaving it, or remove(), puts back the mapping that was there."""
+    """What use_kernels() returns, a context manager: leaving it, or remove(), restores the former mapping."""
 
     def __init__(self, devices: tuple[str, ...], name: str, layer: str) -> None:
         try:
@@ -54,7 +54,7 @@ class KernelMapping:
         _add_to_transformers(name, of_devices, self._undo)
 
     def remove(self) -> None:
-        """Put back the mapping that was there. Models that were kernelized keep their layer until they are kernelized again."""
+        """Restore the former mapping. Models that were kernelized keep their layer until they are kernelized again."""
         self._undo.close()
 
     def __enter__(self) -> KernelMapping:
@@ -68,7 +68,7 @@ class KernelMapping:
 
 
 class _Entered(contextlib.AbstractContextManager[None]):
-    """The context manager of kernels, of which versions differ in what they inherit."""
+    """A context manager of the package kernels as an AbstractContextManager, which it is not in every version."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -81,12 +81,12 @@ class _Entered(contextlib.AbstractContextManager[None]):
 
 
 def _add_to_transformers(name: str, of_devices: dict[str, Any], undo: contextlib.ExitStack) -> None:
-    """Put the layer into the mapping that transformers registers by itself at use_kernels=True, over any that is there already."""
+    """Put the layer into the mapping that transformers registers at use_kernels=True, in the place of another for these devices."""
     try:
         hub: Any = importlib.import_module("transformers.integrations.hub_kernels")
     except ImportError:
         return
-    if not hasattr(hub, "get_kernel_mapping_transformers"):  # it takes other versions of kernels only, or none
+    if not hasattr(hub, "get_kernel_mapping_transformers"):  # transformers without kernels, or for other versions of it
         return
     mapping = hub.get_kernel_mapping_transformers()
     former = mapping.get(name)
@@ -104,24 +104,25 @@ def _add_to_transformers(name: str, of_devices: dict[str, Any], undo: contextlib
 def use_kernels(
     *devices: str, name: str = FUNCTION, layer: str = layers.apply_rotary_transformers.__name__
 ) -> KernelMapping:
-    """Let `kernelize` of the package kernels put this library's layer in the place of a model's rotation, for inference and training.
+    """Register this library's layer with the package kernels, whose `kernelize` then puts it in the place of a model's rotation.
 
         with use_kernels():
             model = kernelize(model, mode=Mode.TRAINING)
 
-    The mapping holds from the call on, until remove() or the end of the block, in this thread or task, as every mapping of kernels does;
-    remove several in the reverse order. What was kernelized keeps its layer: kernelize it again to get its own function back. The
-    function of a family is one object for all models of the process, so that all of them change with one: patch() changes one model.
+    It is for inference and training, and lasts until remove() or the end of the block, in this thread or task, as every mapping of kernels;
+    remove several in the reverse order. A model that was kernelized keeps the layer: kernelize it again to get its own function back. The
+    function of a family is one object for all models of the process, so that all of them change together; patch() changes one model.
 
     devices: the types to register for, "cpu" and "cuda" by default.
-    name: what the function was decorated with, "rotary_pos_emb" in transformers.
+    name: that with which the function was decorated, "rotary_pos_emb" in transformers.
     layer: a class of rotary.transformers.layers: apply_rotary_transformers_one for functions of one tensor.
 
-    ImportError without the package kernels (the extra rotary[kernels]); ValueError for a layer that is not there, or a device type
-    that kernels does not know; TypeError where a device is no string.
+    ImportError without the package kernels (the extra rotary[kernels]); ValueError for an unknown layer, or a device type that kernels
+    does not know; TypeError where a device or the name is no string.
     """
     _checks.one_of("layer", layer, tuple(kind.__name__ for kind in layers.LAYERS))
     for device in devices:
         if not isinstance(device, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"devices must be types of devices such as 'cuda', got {_checks.describe(device)}")
+    _checks.text("name", name, FUNCTION)
     return KernelMapping(devices or ("cpu", "cuda"), name, layer)

@@ -1,4 +1,4 @@
-"""What the matrix of a rotation says: which channels it pairs, which table entries multiply them, and with which sign.
+"""interpret(): the spec of a rotation from its matrix: which channels it pairs, which table entries multiply them, and with which sign.
 
 For a rotation y = M x, each row of M has two entries: one of the cos table, for the channel itself, and one of the sin table, for the
 other channel of its pair. M is measured with tables of distinct random numbers, so each entry identifies where it comes from.
@@ -17,7 +17,7 @@ from .spec import Partial, RotationSpec, Widths
 
 
 class _Entry(NamedTuple):
-    """Where an entry of M comes from: the first or the second table (0 or 1), its column, and the sign."""
+    """The source of an entry of M: the first or the second table (0 or 1), its column, and the sign."""
 
     table: int
     column: int
@@ -52,7 +52,7 @@ def interpret(matrix: Tensor, first: Tensor, second: Tensor) -> RotationSpec | s
 
 
 def _row(d: int, values: list[float], first: Tensor, second: Tensor) -> _Row | None:
-    """Row d of M by where its entries come from; None if output channel d is input channel d."""
+    """The sources of the entries in row d of M; None if output channel d is input channel d."""
     if values[d] == 1.0 and not any(values[:d] + values[d + 1 :]):
         return None
     sources = {value: (t, j) for t, table in enumerate((first, second)) for j, value in enumerate(table.tolist())}
@@ -64,7 +64,7 @@ def _row(d: int, values: list[float], first: Tensor, second: Tensor) -> _Row | N
 
 
 def _rotated_block(rows: list[_Row | None]) -> tuple[list[_Row], int] | None:
-    """(rows of the channels that rotate, their first channel); None unless they are one leading or trailing block of pairs."""
+    """(rows of the channels that rotate, the first of these channels); None unless they are one leading or trailing block of pairs."""
     rotated = [d for d, row in enumerate(rows) if row is not None]
     block = [row for row in rows if row is not None]
     if not block or len(block) % 2 or any(len(row) != 2 for row in block):
@@ -75,7 +75,7 @@ def _rotated_block(rows: list[_Row | None]) -> tuple[list[_Row], int] | None:
 
 @dataclass(frozen=True)
 class _Hypothesis:
-    """One combination of the five properties that determine M, to be compared with what was measured."""
+    """One combination of the five properties that determine M, to be compared with the measured M."""
 
     interleaved: bool
     interleaved_output: bool

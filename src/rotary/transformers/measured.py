@@ -1,4 +1,4 @@
-"""The rotary modules of a model: their frequencies as they hold them, and as their cos and sin show them."""
+"""The rotary modules of a model, and the frequencies that their cos and sin show, measured by calling them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
-from .likeness import grain
+from .likeness import half_precision_of
 
 POSITIONS = (0, 1, 2, 5)
-"""[token] Where cos and sin are looked at: near 0, since far out float32 angles of any model are wrong."""
+"""[token] The positions at which cos and sin are measured: near 0, since far from it the float32 angles of any model are wrong."""
 
 _FREQUENCIES = re.compile(r"(?:(\w+)_)?inv_freq")
 _COPIES = re.compile(r"(\w+_)?(original|long|short)")
-"""Prefixes of copies that transformers keeps beside the frequencies in use."""
+"""Prefixes of the copies of frequencies that transformers' modules have besides those in use."""
 
 
 class Rotary(NamedTuple):
-    """One set of frequencies of a module. inv_freq, factor: as it holds them, None where it holds none. static: it holds a table of
-    positions instead, which may also be one that is added to embeddings."""
+    """One set of frequencies of a module.
+
+    path: of the module in its model. layer_type: of the layers that they are for, None for all. inv_freq, factor: the module's own, None
+    without any. static: whether it has a table of all positions instead, which may also be one that a model adds to its embeddings.
+    """
 
     path: str
     module: nn.Module
@@ -37,23 +40,26 @@ class Rotary(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What cos and sin show. inv_freq (planes,): [rad/token], on the CPU in float64. factor: cos and sin are multiplied by it. grain: the
-    half precision that they were rounded to, if any."""
+    """What cos and sin show.
+
+    inv_freq: (planes,) [rad/token], on the CPU in float64. factor: that by which cos and sin are multiplied. rounded_to: the half precision
+    in which all their values are exact, if there is one.
+    """
 
     inv_freq: Tensor
     factor: float
-    grain: torch.dtype | None = None
+    rounded_to: torch.dtype | None = None
 
 
 def holders(model: nn.Module) -> Iterator[Rotary]:
-    """The modules that hold a tensor of the name inv_freq, for all layers or with the type of the layers before it."""
+    """The sets of frequencies in attributes of the name inv_freq, or X_inv_freq for layers of type X."""
     for path, module in model.named_modules():
-        held = {
+        attributes = {
             **vars(module),
             **dict(module.named_parameters(recurse=False)),
             **dict(module.named_buffers(recurse=False)),
         }
-        for name, tensor in held.items():
+        for name, tensor in attributes.items():
             match = _FREQUENCIES.fullmatch(name)
             if match is None or not isinstance(tensor, Tensor) or (match[1] and _COPIES.fullmatch(match[1])):
                 continue
@@ -62,11 +68,11 @@ def holders(model: nn.Module) -> Iterator[Rotary]:
 
 
 def makers(model: nn.Module) -> Iterator[tuple[Rotary, Measured]]:
-    """Other modules that turn out to make cos and sin, and what these show: by a table of positions that they hold, or by calling
-    forward(x, positions). Only modules without parts and parameters are called."""
-    known = {id(rotary.module) for rotary in holders(model)}
+    """Other modules whose cos and sin can be measured, and what these show: from a table of all positions among their attributes, or by
+    calling forward(x, positions). Only modules without children and parameters are called, since others compute more than tables."""
+    holding = {id(rotary.module) for rotary in holders(model)}
     for path, module in model.named_modules():
-        if id(module) in known or type(module).__module__.startswith("torch."):
+        if id(module) in holding or type(module).__module__.startswith("torch."):
             continue
         table = _of_static_tables(module)
         if table is not None:
@@ -80,7 +86,7 @@ def makers(model: nn.Module) -> Iterator[tuple[Rotary, Measured]]:
 
 
 def measure(rotary: Rotary) -> Measured | str:
-    """What a module's cos and sin show at POSITIONS, or why they show nothing. The module is as before afterwards."""
+    """What a module's cos and sin show at POSITIONS, or the reason why nothing. What the calls change in the module is restored."""
     reason = "its forward makes no cos and sin of position * frequency"
     for call in _calls(rotary):
         with _unchanged(rotary.module), torch.no_grad():
@@ -89,7 +95,7 @@ def measure(rotary: Rotary) -> Measured | str:
             except Exception as error:  # the model's code may raise anything, or take other arguments
                 reason = f"calling its forward for them raised {type(error).__name__}"
                 continue
-        measured = None if tables is None else _shown(*tables)
+        measured = None if tables is None else _measured(*tables)
         if measured is not None:
             return measured
         reason = "its forward makes no cos and sin of position * frequency"
@@ -105,16 +111,16 @@ def _required(module: nn.Module) -> list[str]:
 
 
 def _of_static_tables(module: nn.Module) -> Measured | None:
-    """What tables of all positions among a module's constants show: sin and cos side by side, one of each, or a complex one."""
+    """What a table of all positions among a module's constants shows: sin and cos side by side, one of each, or a complex one."""
     constants = [*vars(module).values(), *module.buffers(recurse=False)]
     constants += [p for p in module.parameters(recurse=False) if not p.requires_grad]
-    held = [_first_rows(t) for t in constants if isinstance(t, Tensor) and not t.is_meta]
-    halves = [t for rows in held for t in rows]
-    return next((m for cos, sin in itertools.permutations(halves, 2) if (m := _shown(cos, sin)) is not None), None)
+    tables = [_first_rows(t) for t in constants if isinstance(t, Tensor) and not t.is_meta]
+    halves = [t for rows in tables for t in rows]
+    return next((m for cos, sin in itertools.permutations(halves, 2) if (m := _measured(cos, sin)) is not None), None)
 
 
 def _first_rows(table: Tensor) -> tuple[Tensor, ...]:
-    """What may be cos or sin in a constant, (positions, width) each in float64: the whole, and its parts."""
+    """What may be cos or sin in a constant, (positions, width) each in float64: the whole, and its halves."""
     table = table.detach().squeeze()
     if (
         not 2 <= table.ndim <= 3
@@ -171,17 +177,17 @@ def _tables(result: Any) -> tuple[Tensor, Tensor] | None:
     return (tables[0], tables[1]) if tables[0].shape == tables[1].shape else None
 
 
-def _shown(cos: Tensor, sin: Tensor) -> Measured | None:
+def _measured(cos: Tensor, sin: Tensor) -> Measured | None:
     """Frequencies and factor of tables (positions, width) that are factor * cos and sin of position * frequency; None if they are not."""
     for cos_of_planes, sin_of_planes in _planes(cos, sin):
-        measured = _turning(cos_of_planes, sin_of_planes)
+        measured = _frequencies(cos_of_planes, sin_of_planes)
         if measured is not None:
             return measured
     return None
 
 
 def _planes(cos: Tensor, sin: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """One column per plane: of tables that repeat theirs in both halves or side by side, or else of all columns."""
+    """(cos, sin) with one column per plane: halves or every second column of tables that have each column twice, and all columns."""
     half = cos.shape[-1] // 2
     if cos.shape[-1] % 2 == 0 and cos.shape == sin.shape:
         if torch.equal(cos[:, :half], cos[:, half:]) and torch.equal(sin[:, :half], sin[:, half:]):
@@ -191,22 +197,25 @@ def _planes(cos: Tensor, sin: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     yield cos, sin
 
 
-def _turning(cos: Tensor, sin: Tensor) -> Measured | None:
+def _frequencies(cos: Tensor, sin: Tensor) -> Measured | None:
+    """The frequencies of tables with one column per plane, from position 1; None if other positions disagree with them."""
     if cos.shape != sin.shape or bool(sin[0].any()):
         return None
     factor = float(cos[0].mean())
     angles = torch.atan2(sin[1], cos[1])
     positions = torch.tensor(POSITIONS, dtype=torch.float64)[:, None]
     wrong = (cos - factor * (positions * angles).cos()).abs() + (sin - factor * (positions * angles).sin()).abs()
-    rounded = grain(torch.cat((cos, sin)).abs())
-    tolerance = 1e-4 if rounded is None else 2.0**-5  # the largest position times an angle that is off by 2^-8
-    turns = factor > 0 and bool(angles.any()) and float(wrong.max()) <= tolerance * factor
-    return Measured(angles, factor, rounded) if turns else None
+    dtype = half_precision_of(torch.cat((cos, sin)).abs())
+    tolerance = (
+        1e-4 if dtype is None else 2.0**-5
+    )  # the largest position, 5, times the error of an angle from bfloat16, 2^-8
+    rotates = factor > 0 and bool(angles.any()) and float(wrong.max()) <= tolerance * factor
+    return Measured(angles, factor, dtype) if rotates else None
 
 
 @contextlib.contextmanager
 def _unchanged(module: nn.Module) -> Generator[None]:
-    """Put back what a forward changes in its module: dynamic and LongRoPE modules rewrite their frequencies, in place too."""
+    """Restore what a forward changes in its module: those of dynamic NTK and LongRoPE write other frequencies into theirs."""
     attributes = dict(vars(module))
     inner = [(value, copy.copy(value)) for value in attributes.values() if isinstance(value, (dict, set))]
     tensors = [

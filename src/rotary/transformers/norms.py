@@ -1,9 +1,9 @@
-"""NormSpec: what a model's norm module computes, as a value, found out by calling a copy of it.
+"""NormSpec: what a model's norm module computes, as a value, found by calling a copy of it.
 
     y = x / sqrt(mean(x^2) + eps) * (offset + weight)      over the last dimension, in float32, without weight where there is none
 
-Models round it twice in half precision, x / sqrt(...) before the weight (Llama's form), or once (Gemma's, with offset 1). A module that
-computes anything else, LayerNorm for one, is no such norm.
+In half precision models round it twice, x / sqrt(...) before the weight (Llama's form), or once (Gemma's, with offset 1). A module that
+computes anything else, such as LayerNorm, is not recognised.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from torch import Tensor, nn
 from .surroundings import restored
 
 Rounding = Literal["once", "model"]
-_CHANNELS = 16  # of the probe, where no weight says how many
+_CHANNELS = 16  # of the input that a norm without weight is called with
 _CLOSE = 4e-6  # relative, in float32: a few roundings of a sum of a few hundred squares
-_FEW = 0.02  # of all values may differ in bfloat16 where a sum is in another order; the wrong rounding changes 0.1 and more
+_FEW = 0.02  # the share of values that may differ in bfloat16, by the order of a sum; the wrong rounding changes 0.1 and more
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormSpec:
-    """weight: the name of the parameter (head_dim,), or None. rounding: "model" before the weight and after it, "once" after it."""
+    """An RMSNorm over the last dimension.
+
+    eps: added to the mean of squares. weight: the name of the parameter (head_dim,), or None. weight_offset: added to the weight.
+    rounding: of half precisions, "model" before the weight and after it, "once" after it.
+    """
 
     eps: float
     weight: str | None
@@ -44,7 +48,7 @@ class NormSpec:
 
 
 def recognise(module: nn.Module) -> NormSpec | str:
-    """The spec of an RMSNorm over the last dimension, or the reason why a module is none."""
+    """The spec of a module that is an RMSNorm over the last dimension, or the reason why it is none."""
     weights = [(name, p) for name, p in module.named_parameters() if p.numel()]
     if len(weights) > 1 or any(p.ndim != 1 for _, p in weights) or list(module.children()):
         return "it is no norm with one weight at most"
@@ -77,10 +81,10 @@ def _rounding(module: nn.Module, spec: NormSpec, weight: Tensor | None, draw: to
         return f"in bfloat16 it returns {y.dtype}"
     roundings: tuple[Rounding, ...] = ("once", "model") if spec.weight and not spec.weight_offset else ("once",)
     for rounding in roundings:
-        found = NormSpec(eps=spec.eps, weight=spec.weight, weight_offset=spec.weight_offset, rounding=rounding)
-        if float((computed(found, x, weight) != y).float().mean()) <= _FEW:
-            return found
-    return "in bfloat16 it rounds otherwise than the norms that are known"
+        rounded = NormSpec(eps=spec.eps, weight=spec.weight, weight_offset=spec.weight_offset, rounding=rounding)
+        if float((computed(rounded, x, weight) != y).float().mean()) <= _FEW:
+            return rounded
+    return "in bfloat16 it rounds in a way that is not known"
 
 
 def computed(spec: NormSpec, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -95,21 +99,21 @@ def computed(spec: NormSpec, x: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _small_numbers(module: nn.Module) -> Iterator[float]:
-    """What may be the eps of a norm."""
+    """Numbers among the module's attributes that may be its eps."""
     for value in vars(module).values():
         if isinstance(value, float) and 0 < value < 0.1:
             yield value
 
 
 def _called(module: nn.Module, name: str | None, weight: Tensor | None, x: Tensor) -> Any:
-    """The module's own forward on a copy that has this weight, on the CPU, with no hooks."""
-    other = copy.copy(module)
+    """The result of the module's own forward on a copy with this weight, on the CPU, without hooks."""
+    duplicate = copy.copy(module)
     parameters: dict[str, Any] = dict(module.named_parameters(recurse=False))
     if name is not None and weight is not None:
         parameters[name] = nn.Parameter(weight)
     buffers = {key: value.detach().cpu() for key, value in module.named_buffers(recurse=False)}
-    other.__dict__ = {**module.__dict__, "_parameters": parameters, "_buffers": buffers}
-    return type(module).forward(other, x)
+    duplicate.__dict__ = {**module.__dict__, "_parameters": parameters, "_buffers": buffers}
+    return type(module).forward(duplicate, x)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -1,8 +1,8 @@
-"""A class like a module's own with some methods replaced: what a patched module is an instance of.
+"""patched_class(): a subclass of a module's class with some methods replaced, of which a patched module becomes an instance.
 
-A bound method in the `__dict__` of a module stays bound to that module in every shallow copy of it, so that `copy.copy` and the
-replicas of DataParallel would run the original's weights. A class binds methods to whatever they are called on, and leaves
-`__dict__` alone. torch.nn.utils.parametrize and FSDP change the class of a module in the same way.
+Why not a bound method in the `__dict__` of the module: it stays bound to that module in every shallow copy, so that `copy.copy` and the
+replicas of DataParallel would run with the original's weights. A method of a class is bound to the instance that it is called on.
+torch.nn.utils.parametrize and FSDP change the class of a module in the same way.
 """
 
 from __future__ import annotations
@@ -14,55 +14,58 @@ from typing import Any
 from torch import nn
 
 
-def patched_class(kind: type[nn.Module], methods: Mapping[str, Any], handle: Any = None) -> type[nn.Module]:
-    """A subclass of kind under its name, with these functions and staticmethods. Copies are patched, pickles are of kind itself.
+def patched_class(base: type[nn.Module], methods: Mapping[str, Any], handle: Any = None) -> type[nn.Module]:
+    """A subclass with the name of its base, and with these functions and staticmethods. Copies of its instances are patched, pickles are of
+    the base.
 
-    handle: of the patch, which handle_in() reads.
+    base: the module's class. handle: of the patch, which handle_in() returns.
 
-    TypeError where kind does not allow a subclass.
+    TypeError where the base does not allow a subclass.
     """
-    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    copies = {name: made for name, made in _COPIES.items() if getattr(kind, name, None) is None}
-    metaclass: Any = type(kind)
-    made = metaclass(kind.__name__, (kind,), {**names, **copies, "__reduce_ex__": _reduce, **methods})
-    made.__rotary__ = kind, tuple(methods)
-    made.__rotary_handle__ = handle
-    return made
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    copying = {name: method for name, method in _COPYING.items() if getattr(base, name, None) is None}
+    metaclass: Any = type(base)
+    patched = metaclass(base.__name__, (base,), {**names, **copying, "__reduce_ex__": _reduce, **methods})
+    patched.__rotary__ = base, tuple(methods)
+    patched.__rotary_handle__ = handle
+    return patched
 
 
-def release(made: type[nn.Module]) -> None:
-    """Take the replaced methods out of a patched class: what is left of its instances, copies, runs the original ones."""
-    kind, methods = _rotary(made)
+def release(patched: type[nn.Module]) -> None:
+    """Remove the replaced methods from a patched class, so that remaining instances of it, copies of models, run the original ones."""
+    base, methods = _rotary(patched)
     for name in methods:
-        delattr(made, name)
-    made.__rotary__ = kind, ()  # pyright: ignore[reportAttributeAccessIssue]
+        delattr(patched, name)
+    patched.__rotary__ = base, ()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def handle_in(kind: type) -> Any:
+def handle_in(module_class: type) -> Any:
     """The handle of the patch that made this class, None for another class."""
-    return getattr(kind, "__rotary_handle__", None) if has_replaced_methods(kind) else None
+    return getattr(module_class, "__rotary_handle__", None) if has_replaced_methods(module_class) else None
 
 
-def original_class(made: type[nn.Module]) -> type[nn.Module]:
-    """The class that a patched one stands for."""
-    return _rotary(made)[0]
+def original_class(patched: type[nn.Module]) -> type[nn.Module]:
+    """The base of a patched class."""
+    return _rotary(patched)[0]
 
 
-def has_replaced_methods(kind: type) -> bool:
-    return bool(getattr(kind, "__rotary__", (kind, ()))[1])
+def has_replaced_methods(module_class: type) -> bool:
+    """Whether this is a patched class that was not released."""
+    return bool(getattr(module_class, "__rotary__", (module_class, ()))[1])
 
 
-def _rotary(made: Any) -> tuple[Any, tuple[str, ...]]:
-    """The class that a patched one stands for, and the names of the methods replaced in it."""
-    return made.__rotary__
+def _rotary(patched: Any) -> tuple[Any, tuple[str, ...]]:
+    """The base of a patched class, and the names of the methods replaced in it."""
+    return patched.__rotary__
 
 
 def _reduce(self: Any, protocol: Any) -> Any:
-    """What pickle stores: an instance of the original class."""
-    kind, _ = _rotary(type(self))
-    # Protocols 0 and 1 name the class among the arguments; pickle holds that of later ones against the object's own class.
-    rebuild, arguments, *rest = kind.__reduce_ex__(self, min(protocol, 1))
-    return (rebuild, tuple(kind if argument is type(self) else argument for argument in arguments), *rest)
+    """The reduction for pickle: an instance of the base."""
+    base, _ = _rotary(type(self))
+    # Protocols 0 and 1 have the class among the arguments, where it can be replaced; for protocol 2 and later pickle checks that it is
+    # the object's own class.
+    rebuild, arguments, *state = base.__reduce_ex__(self, min(protocol, 1))
+    return (rebuild, tuple(base if argument is type(self) else argument for argument in arguments), *state)
 
 
 def _copy(self: Any) -> Any:
@@ -74,12 +77,13 @@ def _deepcopy(self: Any, memo: dict[int, Any]) -> Any:
 
 
 def _rebuilt(self: Any, memo: dict[int, Any], *, deep: bool) -> Any:
-    """A copy of the patched class, as copy.copy and copy.deepcopy make it of classes that say nothing else."""
+    """A copy that is an instance of the patched class, made as copy.copy and copy.deepcopy make it without __copy__ and __deepcopy__; these
+    would use __reduce_ex__, which gives the base."""
     rebuild, arguments, state, *_ = _rotary(type(self))[0].__reduce_ex__(self, 4)
-    made = rebuild(*arguments)
-    memo[id(self)] = made
-    made.__setstate__(copy.deepcopy(state, memo) if deep else state)
-    return made
+    duplicate = rebuild(*arguments)
+    memo[id(self)] = duplicate
+    duplicate.__setstate__(copy.deepcopy(state, memo) if deep else state)
+    return duplicate
 
 
-_COPIES = {"__copy__": _copy, "__deepcopy__": _deepcopy}
+_COPYING = {"__copy__": _copy, "__deepcopy__": _deepcopy}

@@ -1,4 +1,4 @@
-"""Which patch a model is under, and how a copy of a patched model gets out of it by itself."""
+"""The patch of a model: handle_of() returns its handle, unpatch() undoes it, also for a copy of a patched model alone."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import Any
 
 from torch import nn
 
+from .. import _checks
 from .handle import Handle
 from .patched_class import handle_in, has_replaced_methods, original_class
 from .rebind import is_patched
 
 
 def handle_of(model: nn.Module) -> Handle | None:
-    """The active handle of the patch that a model, or a part of one, is under; None for a model without one.
+    """The active handle of the patch of a model, or of a part of one; None without a patch. TypeError for what is no module.
 
-    A copy of a patched model is under the handle of the original, until it is patched itself.
+    A copy of a patched model has the handle of the original, until it is patched itself.
 
     >>> handle_of(nn.Linear(2, 2)) is None
     True
     """
-    for module in model.modules():
-        handle = _handle(module)
+    for part in _checks.module("model", model).modules():
+        handle = _handle(part)
         if handle is not None:
             return handle
     return None
 
 
 def unpatch(model: nn.Module) -> None:
-    """Undo the patch that a model is under: handle.remove() for the model that was patched; for a copy of it, on the copy alone.
+    """Undo the patch of a model: handle.remove() for the model that was patched; for a copy of it, on the copy alone.
 
-    ValueError where it is under none.
+    ValueError for a model without a patch, TypeError for what is no module.
     """
     handle = handle_of(model)
     if handle is None:
@@ -43,8 +44,8 @@ def unpatch(model: nn.Module) -> None:
 
 
 def release_copy(model: nn.Module) -> bool:
-    """Give the modules of a copy the methods back that the original had before it was patched. False, and nothing done, where one of
-    them was patched itself."""
+    """Restore in the modules of a copy the methods that the original had before it was patched. Returns False and does nothing where one
+    of them was patched itself, or none is patched."""
     patched = [(module, handle) for module in model.modules() if (handle := _handle(module)) is not None]
     if not patched or any(handle.owns(module) for module, handle in patched):
         return False
@@ -62,7 +63,7 @@ def release_copy(model: nn.Module) -> bool:
 
 
 def _release_wrapped(module: nn.Module) -> None:
-    """Originals of methods in the place of patched ones that a wrapper (a hook of accelerate) has kept on the instance."""
+    """Restore methods that a wrapper (a hook of accelerate) keeps on the instance, where they are patched ones."""
     for key, value in list(module.__dict__.items()):
         if isinstance(value, types.MethodType) and is_patched(value):
             original = getattr(type(module), value.__func__.__name__, None)
@@ -73,10 +74,10 @@ def _release_wrapped(module: nn.Module) -> None:
 
 
 def _handle(module: nn.Module) -> Handle | None:
-    """The active handle whose methods this module runs."""
-    found: Any = handle_in(type(module))
+    """The active handle of a module's patched methods, None without any."""
+    handle: Any = handle_in(type(module))
     for value in module.__dict__.values():
         function = getattr(value, "__func__", None) if isinstance(value, types.MethodType) else value
-        if found is None and isinstance(function, types.FunctionType):
-            found = function.__dict__.get("__rotary_handle__")
-    return found if isinstance(found, Handle) and found.active else None
+        if handle is None and isinstance(function, types.FunctionType):
+            handle = function.__dict__.get("__rotary_handle__")
+    return handle if isinstance(handle, Handle) and handle.active else None

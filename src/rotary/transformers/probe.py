@@ -1,4 +1,4 @@
-"""probe(function): find out what a function does to queries and keys by calling it.
+"""probe(function): the spec of a rotation function, found by calling it.
 
 A rotation is linear in what it rotates, y = M x. Rotating unit vectors with tables of distinct random numbers gives the matrix M, whose
 entries identify pairing, direction and table layout (matrix.py). Calls with other tables then show the rest: whether they may be
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._checks import WIDEST, count, describe, list_of
 from .matrix import interpret
 from .spec import FORMS, JOINED, STACKED, TWO, Form, Partial, RotationSpec, formula
 from .surroundings import restored
@@ -33,8 +34,12 @@ class WritesArgumentsError(Exception):
 
 
 @dataclass(frozen=True)
-class Call:
-    """One way to call a function. layout: the shape of x without channels; rows: the shape of its tables without columns."""
+class Trial:
+    """One way to call a function.
+
+    form: how it takes its tables. tensors: how many it takes to rotate. layout: the shape of these without channels. rows: the shape of its
+    tables without columns. dim: channels.
+    """
 
     function: Callable[..., Any]
     form: Form
@@ -44,7 +49,8 @@ class Call:
     dim: int
 
     def __call__(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
-        """The function's result for x (*layout, dim); None if it does not accept these arguments or treats its tensors differently."""
+        """The function's result for x (*layout, dim) as each of its tensors; None if it does not accept these arguments, or
+        returns anything but equal tensors of x's shape. WritesArgumentsError if it changed an argument."""
         argument = x.flatten(-2) if self.form.folded else x
         xs = [argument.clone() for _ in range(self.tensors)]
         tables = self.form.pack(first.clone(), second.clone())
@@ -68,12 +74,14 @@ class Call:
         return torch.randn(*self.layout, self.dim, generator=generator), first, second
 
 
-def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEADS, DIM),)) -> RotationSpec | str:
+def probe(function: Callable[..., Any], sizes: Sequence[tuple[int, int]] = ((HEADS, DIM),)) -> RotationSpec | str:
     """The spec of a rotation function, or the reason why it is not recognised as one.
 
     function: called many times with small random float32 CPU tensors. One that writes into them, or changes the random states or
-        defaults of the process, is left, and what it changed is put back.
+        defaults of the process, is not recognised, and what it changed is restored.
     sizes: (heads, head_dim) to try; a bound method may accept only its own.
+
+    TypeError for what cannot be called, TypeError or ValueError for sizes that are no pairs of numbers >= 1.
 
     >>> def rotate(x, cos, sin):
     ...     a, b = x.chunk(2, -1)
@@ -81,6 +89,9 @@ def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEA
     >>> print(probe(rotate))
     half, tables half, promotes
     """
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {describe(function)}")
+    sizes = [_size(i, size) for i, size in enumerate(list_of("sizes", sizes, "pairs (heads, head_dim)"))]
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -89,52 +100,62 @@ def probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]] = ((HEA
     changed: list[str] = []
     try:
         with torch.no_grad(), restored() as changed:
-            found = _probe(function, sizes, has_axis)
+            result = _probe(function, sizes, has_axis)
     except WritesArgumentsError:
         return WRITES
-    except Exception:  # with another default device or dtype, say, what comes next may raise anything
+    except (
+        Exception
+    ):  # after the function changed the default device or dtype, the calls that follow may raise anything
         if not changed:
             raise
-        found = ""
-    return f"it changes {' and '.join(changed)}" if changed else found
+        result = ""
+    return f"it changes {' and '.join(changed)}" if changed else result
+
+
+def _size(i: int, size: Any) -> tuple[int, int]:
+    """(heads, head_dim) as integers; TypeError or ValueError for what is no such pair."""
+    pair = list_of(f"sizes[{i}]", size, "two integers, (heads, head_dim)")
+    if len(pair) != 2:
+        raise ValueError(f"sizes[{i}] must be (heads, head_dim), got {describe(size)}")
+    return count(f"sizes[{i}][0]", pair[0], most=WIDEST), count(f"sizes[{i}][1]", pair[1], most=WIDEST)
 
 
 def _probe(function: Callable[..., Any], sizes: Iterable[tuple[int, int]], has_axis: bool) -> RotationSpec | str:
     for form, (heads, dim) in itertools.product(FORMS, sizes):
         for tensors, width in itertools.product((2, 1, 3), (dim, dim // 2)):
-            for layout, rows in layouts(heads, form, has_axis):
-                call = Call(function, form, tensors, layout, rows, dim)
-                measured = _matrix(call, width)
+            for layout, rows in shapes(heads, form, has_axis):
+                trial = Trial(function, form, tensors, layout, rows, dim)
+                measured = _matrix(trial, width)
                 if measured is not None:
-                    return _spec(call, *measured, has_axis)
+                    return _spec(trial, *measured, has_axis)
     return "it takes no queries, keys and two tables"
 
 
 def agrees(
     function: Callable[..., Any], spec: RotationSpec, dim: int, columns: int, heads: Iterable[int] = (HEADS,)
 ) -> bool:
-    """Whether the function is the rotation of the spec for heads of dim channels and tables of so many columns too: by random numbers.
+    """Whether the function is the rotation of the spec for heads of dim channels and tables of so many columns too, on random numbers.
 
-    False for a function that does not take them. heads: their numbers to try, as a bound method may accept only its own.
+    False for a function that does not accept them. heads: numbers of heads to try, since a bound method may accept only its own.
     """
     named = spec.unsqueeze == "argument"
     axis: Any = inspect.signature(function).parameters["unsqueeze_dim"].default if named else spec.unsqueeze
     try:
         with torch.no_grad(), restored():
             for count in heads:
-                for layout, rows in layouts(count, spec.form, named):
-                    call = Call(function, spec.form, spec.tensors, layout, rows, dim)
-                    inputs = call.random_inputs(columns)
-                    wanted = expected(call, spec, axis, *inputs)
-                    if wanted is not None and _close(call(*inputs), wanted):
+                for layout, rows in shapes(count, spec.form, named):
+                    trial = Trial(function, spec.form, spec.tensors, layout, rows, dim)
+                    inputs = trial.random_inputs(columns)
+                    rotated = expected(trial, spec, axis, *inputs)
+                    if rotated is not None and _close(trial(*inputs), rotated):
                         return True
     except WritesArgumentsError:
         return False
     return False
 
 
-def layouts(heads: int, form: Form, has_axis: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shapes of x without channels, and shapes of tables without columns that functions with such an x take."""
+def shapes(heads: int, form: Form, has_axis: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(shape of x without channels, shape of tables without columns): the combinations that functions in the field take."""
     batch, seq = _BATCH, _SEQ
     candidates: dict[tuple[int, ...], tuple[tuple[int, ...], ...]] = {
         (batch, heads, seq): ((batch, seq), (seq,), (batch, 1, seq), (1, 1, seq)),
@@ -150,47 +171,50 @@ def layouts(heads: int, form: Form, has_axis: bool) -> Iterator[tuple[tuple[int,
             yield layout, row
 
 
-def _matrix(call: Call, width: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """M (dim, dim), and the row (width,) that each of the two tables had everywhere. None if the function is not called like this."""
+def _matrix(trial: Trial, width: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """M (dim, dim), and the row (width,) of which each of the two tables consisted; None if the function does not accept this trial.
+
+    Column c of M is the result for the unit vector of channel c. It has to be the same at every token, since all rows of a table are equal.
+    """
     generator = torch.Generator().manual_seed(7)
     first, second = torch.rand(2, width, generator=generator).add_(1.0).unbind()
-    tables = [row.expand(*call.rows, width) for row in (first, second)]
+    tables = [row.expand(*trial.rows, width) for row in (first, second)]
     columns: list[Tensor] = []
-    for channel in range(call.dim):
-        x = torch.zeros(*call.layout, call.dim)
+    for channel in range(trial.dim):
+        x = torch.zeros(*trial.layout, trial.dim)
         x[..., channel] = 1.0
-        y = call(x, *tables)
-        if y is None or (y - y.reshape(-1, call.dim)[0]).abs().max() > 0:
+        y = trial(x, *tables)
+        if y is None or (y - y.reshape(-1, trial.dim)[0]).abs().max() > 0:
             return None
-        columns.append(y.reshape(-1, call.dim)[0])
+        columns.append(y.reshape(-1, trial.dim)[0])
     return torch.stack(columns, -1), first, second
 
 
-def _spec(call: Call, matrix: Tensor, first: Tensor, second: Tensor, has_axis: bool) -> RotationSpec | str:
-    """What M says, completed by calls with other tables: narrower ones, rows that differ, fewer rows, and a bfloat16 input."""
+def _spec(trial: Trial, matrix: Tensor, first: Tensor, second: Tensor, has_axis: bool) -> RotationSpec | str:
+    """The spec that M shows, completed by calls with other arguments: narrower tables, rows that differ, fewer rows, a bfloat16 input."""
     spec = interpret(matrix, first, second)
     if isinstance(spec, str):
         return spec
-    spec = replace(spec, form=call.form, tensors=call.tensors)
+    spec = replace(spec, form=trial.form, tensors=trial.tensors)
     if not spec.partial:
-        spec = replace(spec, partial=_partial_with_narrow_tables(call, spec))
-    axis = _unsqueeze([call] if has_axis else _same_rank(call), spec)
+        spec = replace(spec, partial=_partial_with_narrow_tables(trial, spec))
+    axis = _unsqueeze([trial] if has_axis else _same_rank(trial), spec)
     if isinstance(axis, str):
         return axis
     spec = replace(spec, unsqueeze="argument" if has_axis else axis)
-    return replace(spec, prefix=not has_axis and _has_prefix(call, spec), promotes=_promotes(call, spec))
+    return replace(spec, prefix=not has_axis and _has_prefix(trial, spec), promotes=_promotes(trial, spec))
 
 
-def _width(call: Call, spec: RotationSpec) -> int:
-    """The width of tables for this call: the input's, halved for half-width tables and halved for a partial rotation."""
-    return call.dim // (1 + (spec.widths == "half")) // (1 + bool(spec.partial))
+def _width(trial: Trial, spec: RotationSpec) -> int:
+    """The width of tables for this trial: dim, halved for tables of half width, and halved for a partial rotation."""
+    return trial.dim // (1 + (spec.widths == "half")) // (1 + bool(spec.partial))
 
 
 def expected(
-    call: Call, spec: RotationSpec, axis: int | None, x: Tensor, first: Tensor, second: Tensor
+    trial: Trial, spec: RotationSpec, axis: int | None, x: Tensor, first: Tensor, second: Tensor
 ) -> Tensor | None:
-    """What the formula gives for tables with an axis inserted there; None if the shapes do not broadcast."""
-    tables = call.form.unpack(call.form.pack(first, second))
+    """The result of the formula for tables with an axis inserted at that place; None if the shapes do not broadcast."""
+    tables = trial.form.unpack(trial.form.pack(first, second))
     cos, sin = reversed(tables) if spec.sin_first else tables
     try:
         y = formula(spec, x, *(table if axis is None else table.unsqueeze(axis) for table in (cos, sin)))
@@ -203,47 +227,54 @@ def _close(a: Tensor | None, b: Tensor | None) -> bool:
     return a is not None and b is not None and torch.allclose(a, b, rtol=0, atol=1e-5)
 
 
-def _same_rank(call: Call) -> list[Call]:
-    """The call, and other layouts with one table row per token, which the same function may be called with."""
-    heads = next((n for n in call.layout if n not in (_BATCH, _SEQ)), HEADS)
-    others = [(layout, rows) for layout, rows in layouts(heads, call.form, False) if rows in ((_SEQ,), (_BATCH, _SEQ))]
-    return [call, *(replace(call, layout=layout, rows=rows) for layout, rows in others)]
+def _same_rank(trial: Trial) -> list[Trial]:
+    """The trial, and trials of other shapes with one table row per token, which the same function may accept."""
+    heads = next((n for n in trial.layout if n not in (_BATCH, _SEQ)), HEADS)
+    by_token = [
+        (layout, rows) for layout, rows in shapes(heads, trial.form, False) if rows in ((_SEQ,), (_BATCH, _SEQ))
+    ]
+    return [trial, *(replace(trial, layout=layout, rows=rows) for layout, rows in by_token)]
 
 
-def _unsqueeze(calls: list[Call], spec: RotationSpec) -> int | str | None:
-    """The axis that it inserts into its tables, in every call that it accepts, or else in the first. Table rows differ here."""
-    inputs = [call.random_inputs(_width(call, spec)) for call in calls]
-    results = [call(*arguments) for call, arguments in zip(calls, inputs, strict=True)]
-    accepted = [case for case in zip(calls, inputs, results, strict=True) if case[2] is not None]
-    for cases in (accepted, [(calls[0], inputs[0], results[0])]):
+def _unsqueeze(trials: list[Trial], spec: RotationSpec) -> int | str | None:
+    """The axis that the function inserts into its tables: one that explains every trial that it accepts, or else the first trial.
+
+    Rows of the tables differ here, so that a wrong axis gives wrong numbers.
+    """
+    inputs = [trial.random_inputs(_width(trial, spec)) for trial in trials]
+    results = [trial(*arguments) for trial, arguments in zip(trials, inputs, strict=True)]
+    accepted = [case for case in zip(trials, inputs, results, strict=True) if case[2] is not None]
+    for cases in (accepted, [(trials[0], inputs[0], results[0])]):
         for axis in (None, 1, 0, 2, -2, -3):
-            if all(_close(y, expected(call, spec, axis, *arguments)) for call, arguments, y in cases):
+            if all(_close(y, expected(trial, spec, axis, *arguments)) for trial, arguments, y in cases):
                 return axis
     return "its tables broadcast against the input in an unsupported way"
 
 
-def _partial_with_narrow_tables(call: Call, spec: RotationSpec) -> Partial:
-    x, *tables = call.random_inputs(_width(call, spec) // 2)
-    y, half = call(x, *tables), call.dim // 2
-    if y is None or call.form is JOINED:
+def _partial_with_narrow_tables(trial: Trial, spec: RotationSpec) -> Partial:
+    """Which half of the channels rotates with tables of half the width: "leading", "trailing", or False if it does not accept them."""
+    x, *tables = trial.random_inputs(_width(trial, spec) // 2)
+    y, half = trial(x, *tables), trial.dim // 2
+    if y is None or trial.form is JOINED:
         return False
     if torch.equal(y[..., half:], x[..., half:]):
         return "leading"
     return "trailing" if torch.equal(y[..., :half], x[..., :half]) else False
 
 
-def _has_prefix(call: Call, spec: RotationSpec) -> bool:
+def _has_prefix(trial: Trial, spec: RotationSpec) -> bool:
     """Whether tables with two rows fewer leave the first two tokens unchanged and rotate the others."""
-    if call.form is not TWO or spec.unsqueeze is not None or call.layout[-1:] != (_SEQ,):
+    if trial.form is not TWO or spec.unsqueeze is not None or trial.layout[-1:] != (_SEQ,):
         return False
-    x, *tables = call.random_inputs(_width(call, spec), missing_rows=2)
-    y = call(x, *tables)
+    x, *tables = trial.random_inputs(_width(trial, spec), missing_rows=2)
+    y = trial(x, *tables)
     if y is None or not torch.equal(y[..., :2, :], x[..., :2, :]):
         return False
-    return _close(y[..., 2:, :], expected(call, spec, None, x[..., 2:, :], *tables))
+    return _close(y[..., 2:, :], expected(trial, spec, None, x[..., 2:, :], *tables))
 
 
-def _promotes(call: Call, spec: RotationSpec) -> bool:
-    x, *tables = call.random_inputs(_width(call, spec))
-    y = call(x.to(torch.bfloat16), *tables)
+def _promotes(trial: Trial, spec: RotationSpec) -> bool:
+    """Whether a bfloat16 input with float32 tables gives a float32 result."""
+    x, *tables = trial.random_inputs(_width(trial, spec))
+    y = trial(x.to(torch.bfloat16), *tables)
     return y is not None and y.dtype == torch.float32

@@ -13,7 +13,7 @@ renaming cannot reach it or would break it:
 
 - methods without Python code: C functions, functools.partial, callable objects;
 - a function that is not read as a global: an attribute (`module.rotate`), a closure variable, a default value, `globals()[name]`;
-- a name that the same code also uses for an attribute or an import, since `co_names` has one entry for both;
+- a name that the same code also uses for an attribute or an import, since `co_names` has one entry for all uses of a name;
 - globals of a decorator that comes from another module than the method.
 
 A Python without `co_names` or `CodeType.replace` would break it; tests/transformers/test_rebind.py would fail there.
@@ -65,6 +65,7 @@ def wrap_method(method: Any, replacement: Replacement, *, static: bool) -> Any:
 
 
 def mark_as_patched(function: Any) -> Any:
+    """The function, with the mark by which is_patched() knows it."""
     function.__rotary__ = True
     return function
 
@@ -74,8 +75,9 @@ def is_patched(method: Any) -> bool:
 
 
 def places(module: nn.Module, name: str, method: Any) -> list[str]:
-    """Where an instance keeps this method of its class: under its name, or, where a wrapper stands there (a hook of accelerate), under
-    the names of the bound originals that the wrapper calls. Empty if the instance has a method of its own and no original."""
+    """The attributes of an instance through which this method of its class is called: its own name; or, if a wrapper has that name on the
+    instance (a hook of accelerate), those of the bound originals that the wrapper calls. Empty if the instance has a method of its own and
+    no original."""
     if name not in module.__dict__:
         return [name]
     return [
@@ -85,10 +87,10 @@ def places(module: nn.Module, name: str, method: Any) -> list[str]:
     ]
 
 
-def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any], bool]]:
+def methods(module_class: type) -> Iterator[tuple[str, Callable[..., Any], bool]]:
     """(name, function, is static) of the methods that a class and its bases define, up to the first class of torch."""
     seen: set[str] = set()
-    for base in kind.__mro__:
+    for base in module_class.__mro__:
         if base is nn.Module or base.__module__.startswith("torch."):
             return
         for name, value in vars(base).items():
@@ -105,7 +107,9 @@ def called_functions(method: Callable[..., Any]) -> dict[str, Callable[..., Any]
     functions: dict[str, Callable[..., Any]] = {}
     for name in sorted(set[str]().union(*map(_names, _codes(method)))):
         value = namespace.get(name)
-        if isinstance(value, nn.Module):  # the `kernels` package replaces functions by modules that share them
+        if isinstance(
+            value, nn.Module
+        ):  # the package kernels puts a module in the place of a decorated function, its attribute func
             value = getattr(value, "func", None) or getattr(type(value), "func", None)
         if isinstance(value, types.FunctionType) and "global" in _uses(method, name):
             functions[name] = value

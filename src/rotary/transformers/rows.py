@@ -1,4 +1,4 @@
-"""Where the rows of a model's table belong: the dimension of x that they follow, and the table in the shape that apply_rotary takes."""
+"""rows_of(): a model's table in the shape that apply_rotary takes, and the dimension of x that its rows belong to."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def rows_of(table: Tensor, x: Tensor, unsqueeze: Any) -> tuple[int, Tensor] | No
     >>> seq_dim, rows.shape
     (2, torch.Size([2, 5, 4]))
     """
-    table = (
-        table.float() if table.dtype in (torch.bfloat16, torch.float16) else table
-    )  # as the arithmetic is, without a warning
+    # apply_rotary warns of tables in half precision, which here are the model's own.
+    table = table.float() if table.dtype in (torch.bfloat16, torch.float16) else table
     aligned = table if unsqueeze is None else table.unsqueeze(unsqueeze)
     if aligned.ndim > x.ndim:
         return None
@@ -34,7 +33,8 @@ def rows_of(table: Tensor, x: Tensor, unsqueeze: Any) -> tuple[int, Tensor] | No
 
 
 def _seq_dim(sizes: list[int], x: Tensor) -> int | None:
-    """The dimension of x that the rows of a table belong to. sizes: of the table, aligned with x, without the last."""
+    """The dimension of x that the rows of a table belong to, None if there are several. sizes: of the table, aligned with x, without the
+    last."""
     varying = [d for d in range(1, x.ndim - 1) if sizes[d] != 1]
     if varying:
         return varying[0] if len(varying) == 1 else None

@@ -1,4 +1,4 @@
-"""A model without its weights: built on the meta device from its config, its rotary modules alone made real."""
+"""skeleton(): a model without weights, built on the meta device from its config, except for its rotary modules."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from .measured import holders
 
 
 def skeleton(config: Any) -> nn.Module:
-    """A model of transformers from its config, on the meta device but for its rotary modules, which are made anew on the CPU.
+    """A model of transformers on the meta device, except for its rotary modules, which are made again on the CPU.
 
     config: a config object of transformers, or the path of a config.json or of its folder. No code from the folder is run, nothing is
-        fetched.
+        downloaded.
 
-    The class is that of config.architectures, or else the plain model of the config. Rotary modules whose class takes more than a
-    config stay on the meta device. ValueError without transformers, and for a config that
-    transformers does not build.
+    The class is that of config.architectures, or else the plain model of the config. Rotary modules whose class takes more arguments than
+    a config stay on the meta device. ValueError without transformers, and for a config of which transformers builds no model.
     """
     try:
         import transformers
@@ -45,9 +44,9 @@ def _class_of(config: Any, transformers: Any) -> Any:
 
 
 def _make_real(model: nn.Module, path: str) -> None:
-    """Put a module made on the CPU in the place of one on the meta device, if its class takes a config and nothing else."""
-    kind: Any = type(model.get_submodule(path))
-    parameters = inspect.signature(kind.__init__).parameters
+    """Replace a module on the meta device by one on the CPU, if its class takes a config and nothing else."""
+    rotary_class: Any = type(model.get_submodule(path))
+    parameters = inspect.signature(rotary_class.__init__).parameters
     required = [name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if required != ["self", "config"] or not path:
         return
@@ -55,9 +54,9 @@ def _make_real(model: nn.Module, path: str) -> None:
     configs = [getattr(model.get_submodule(name), "config", None) for name in around]
     for config in (config for config in configs if config is not None):
         try:
-            made = kind(config)
+            rotary = rotary_class(config)
         except Exception:  # the model's code may raise anything, and the config may be that of another part
             continue
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, made)
+        setattr(model.get_submodule(parent), name, rotary)
         return

@@ -1,5 +1,5 @@
-"""RotationSpec: what a model's rotation function does, as a value. How it takes its arguments, and which table entry multiplies which
-channel."""
+"""RotationSpec: what a model's rotation function does, as a value: how it takes its arguments, and which table entry multiplies which
+channel; and formula(), that rotation in plain operations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Partial = Literal[False, "leading", "trailing"]
 class Form:
     """How a function takes its two tables.
 
-    pack: (first, second) -> the arguments that carry them, `count` of them. unpack: those arguments -> (first, second).
+    pack: two tables -> the function's arguments for them, `count` in number. unpack: these arguments -> the two tables.
     tables_first: the tables come before the tensors that are rotated.
     folded: the tensors that are rotated are (batch, seq, heads * head_dim).
     """
@@ -115,8 +115,8 @@ class RotationSpec:
 def formula(spec: RotationSpec, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotation that the spec describes, in plain torch operations and in the dtype of its arguments.
 
-    The wrapper uses it for tables whose two halves differ, and the probe compares functions with it. cos, sin: as wide as
-    spec.widths says; they broadcast against x.
+    rotations.py uses it for tables whose two halves differ, and the probe compares functions with it. cos, sin: of the width in
+    spec.widths; they broadcast against x.
     """
     width = 2 * cos.shape[-1] if spec.widths == "half" else cos.shape[-1]
     x, passed = split_partial(spec, x, width)

@@ -1,4 +1,4 @@
-"""Spectra as numbers: what a config gives, plain powers of a base, how close two are, and what they are called in a sentence."""
+"""Spectra as numbers: that of a config, plain powers of a base, the difference of two, and their names in a sentence."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ AGREE = 2.0**-16
 """Relative. Formulas in float32 are off by up to 50 units in the last place, 3e-6 (docs/configs.md); bfloat16 rounds by up to 2^-9."""
 
 
-def frequencies(arguments: Arguments, length: int | None = None) -> tuple[Tensor, float]:
+def spectrum_of(arguments: Arguments, length: int | None = None) -> tuple[Tensor, float]:
     """inv_freq (dim/2,) float64 [rad/token] and the attention factor that a config describes, for a context of `length` tokens."""
     return spectrum(arguments.base, arguments.dim, arguments.scaling, length)
 
 
 def spectrum(base: float, dim: int, scaling: tuple[Scheme, ...], length: int | None = None) -> tuple[Tensor, float]:
     """inv_freq (dim/2,) float64 and the attention factor of schemes, applied left to right."""
-    inv_freq, factor = powers(base, dim, dim // 2), 1.0
+    inv_freq, factor = progression(base, dim, dim // 2), 1.0
     for scheme in scaling:
-        inv_freq, more = scheme(inv_freq, base=base, dim=dim, length=length)
-        factor *= float(more)
+        inv_freq, own_factor = scheme(inv_freq, base=base, dim=dim, length=length)
+        factor *= float(own_factor)
     return inv_freq, factor
 
 
-def powers(base: float, divisor: float, planes: int) -> Tensor:
+def progression(base: float, divisor: float, planes: int) -> Tensor:
     """base^(-2j / divisor) (planes,) float64."""
     return torch.tensor([base ** (-2 * j / divisor) for j in range(planes)], dtype=torch.float64)
 
@@ -47,7 +47,7 @@ def close(measured: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 def falling_at(value: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Where a function that falls reaches the target, between low and high, both positive."""
+    """The argument between low and high, both positive, at which a falling function reaches the target: by bisection of the logarithm."""
     for _ in range(80):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if value(middle) > target else (low, middle)
@@ -71,7 +71,7 @@ def _value(value: object) -> str:
 
 
 def written(value: float) -> str:
-    """A base: four digits where these are all that float32 resolves, else six, with the thousands apart.
+    """A base as text: four digits if it is within 1e-5 of them, which float32 frequencies do not resolve, else six.
 
     >>> written(500003.2), written(123456.0)
     ('500,000', '123,456')

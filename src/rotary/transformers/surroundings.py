@@ -1,4 +1,4 @@
-"""What a function may change beside its arguments: the random states and defaults of the process, restored around calls of strangers."""
+"""restored(): a context in which foreign functions are called, and after which random states and defaults of the process are restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Part(NamedTuple):
 
 
 def _numpy() -> Any:
-    """numpy.random where somebody has imported numpy; who has not cannot have changed its state."""
+    """numpy.random if numpy has been imported, else None: its state cannot have changed then."""
     return getattr(sys.modules.get("numpy"), "random", None)
 
 
@@ -25,8 +25,8 @@ def _numpy_state() -> str | tuple[Any, ...]:
     module = _numpy()
     if module is None:
         return ""
-    name, keys, *rest = module.get_state()
-    return name, tuple(keys.tolist()), *rest
+    name, keys, *numbers = module.get_state()
+    return name, tuple(keys.tolist()), *numbers
 
 
 def _set_numpy_state(state: Any) -> None:
@@ -55,7 +55,7 @@ _PARTS = {
 
 @contextmanager
 def restored() -> Generator[list[str], None, None]:
-    """Puts back what is changed inside. What it gives names, once it is left, what that was.
+    """Restores random states and defaults that are changed in its block. The list that it yields has, after the block, their names.
 
     >>> with restored() as changed:
     ...     _ = torch.rand(1), torch.set_grad_enabled(False)

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._rotation.wide import rotate as rotate_wide
 from .._types import CosSin
-from ..functional import apply_rotary, apply_rotary_qk
 from .deferred import Deferred, norm_and_rotate
 from .halves import compared_for_free, cos_sin, equal_halves
 from .probe import HEADS, agrees
-from .rows import rows_of
-from .spec import RotationSpec, formula, join_partial, split_pairs, split_partial
-
-
-class _Split(NamedTuple):
-    """An input, split into what rotates and what passes through: the first tokens, and channels before those that rotate."""
-
-    rotated: Tensor
-    tokens: Tensor | None
-    channels: Tensor | None
+from .rotations import by_formula, by_kernel, by_wide_tables, join, rows_of_all, split
+from .spec import RotationSpec
 
 
 class Replacement:
     """Wrapper around a model's rotation function with the same signature; it calls the original when the handle is inactive.
 
-    The function was recognised at one size. Whether it is that rotation at another too is found out when that size is first met, or by
-    fits() before; under torch.compile, where it cannot be called to see, an unknown size is left to the function.
+    The function was recognised at one size of its arguments. At the first call with another size it is called with random numbers, to
+    see whether it is the same rotation there (fits). torch.compile cannot call it: there a size that was not tried before is left to the
+    function.
 
-    calls: how many calls the kernels served. fused: how many of them with the norms before. fallbacks: how many the formula at full
-    width or the original function served.
-    heads: numbers of heads that the function takes, where it does not take any.
+    function: the model's own. spec: what it does. active: whether the handle of the patch is active.
+    heads: numbers of heads to try it with, since a bound method may accept only its own.
+    calls: how many calls the kernels computed, fused of them together with the norms before. fallbacks: how many the formula or the
+    original function computed.
     """
 
     def __init__(
@@ -115,42 +107,61 @@ class Replacement:
         i = self._names.index("unsqueeze_dim")
         return values[i] if len(values) > i else self._signature.parameters["unsqueeze_dim"].default
 
-    def _rotate(self, xs: list[Any], tables: list[Any], unsqueeze: Any) -> list[Tensor] | None:
+    def _rotate(self, xs: list[Any], tables: list[Any], axis: Any) -> list[Tensor] | None:
+        """The rotated xs, or None if the original function has to compute them. axis: where the heads go in the tables, or None."""
         if any(type(x) is Deferred for x in xs):
-            ys = self._with_norms(xs, tables, unsqueeze) if all(type(x) is Deferred for x in xs) else None
+            ys = self._with_norms(xs, tables, axis) if all(type(x) is Deferred for x in xs) else None
             if ys is not None:
                 return ys
-            xs = [x.made() if type(x) is Deferred else x for x in xs]
+            xs = [x.result() if type(x) is Deferred else x for x in xs]
         spec = self.spec
         if not all(isinstance(x, Tensor) and x.is_floating_point() for x in xs):
             return None
         if not all(isinstance(table, Tensor) for table in tables):
             return None
-        reads = not torch.compiler.is_compiling() and compared_for_free(tables, spec)
-        halves = equal_halves(tables, spec) if reads else None
+        compared = not torch.compiler.is_compiling() and compared_for_free(tables, spec)
+        halves = equal_halves(tables, spec) if compared else None
         cos = (cos_sin(tables, spec) if halves is None else halves)[0]
         if not cos.is_floating_point():
             return None
         width = 2 * cos.shape[-1] if halves is not None or spec.widths == "half" else cos.shape[-1]
         if spec.form.folded:
             xs = [x.unflatten(-1, (-1, width)) for x in xs]
-        if any(width > x.shape[-1] or (width < x.shape[-1] and not spec.partial) for x in xs) or width % 2:
+        if not self._takes(xs, width):
             return None
-        columns = width // 2 if spec.widths == "half" else width
-        if not all(self.fits(x.shape[-1], columns) for x in xs):
-            return None
-        splits = [self._split(x, width, cos.shape[-2] if spec.prefix else None) for x in xs]
-        inputs = [split.rotated for split in splits]
-        if halves is not None:
-            ys = self._by_kernel(inputs, halves, unsqueeze)
-        else:
-            ys = None if reads or torch.compiler.is_compiling() else self._by_wide_tables(inputs, tables, unsqueeze)
-        if ys is None:
-            ys = self._by_formula(inputs, cos_sin(tables, spec), unsqueeze)
-        return None if ys is None else [self._join(y, split) for y, split in zip(ys, splits, strict=True)]
+        parts = [split(spec, x, width, cos.shape[-2] if spec.prefix else None) for x in xs]
+        ys = self._rotated([part.rotated for part in parts], tables, halves, axis, on_device=not compared)
+        return None if ys is None else [join(spec, y, part) for y, part in zip(ys, parts, strict=True)]
 
-    def _with_norms(self, xs: list[Deferred], tables: list[Any], unsqueeze: Any) -> list[Tensor] | None:
-        """The norms that wait and the rotation in one pass; None where the norms have to be computed first."""
+    def _takes(self, xs: Sequence[Tensor], width: int) -> bool:
+        """Whether the function is the rotation of its spec for these xs and tables that rotate so many channels."""
+        if any(width > x.shape[-1] or (width < x.shape[-1] and not self.spec.partial) for x in xs) or width % 2:
+            return False
+        columns = width // 2 if self.spec.widths == "half" else width
+        return all(self.fits(x.shape[-1], columns) for x in xs)
+
+    def _rotated(
+        self, xs: list[Tensor], tables: list[Tensor], halves: CosSin | None, axis: Any, *, on_device: bool
+    ) -> list[Tensor] | None:
+        """The rotation by the first function of rotations.py that serves these tables, and the count of it.
+
+        on_device: the two columns of a pair were not compared, since that would wait for the device.
+        """
+        ys: list[Tensor] | None = None
+        if halves is not None:
+            ys = by_kernel(self.spec, xs, halves, axis)
+        elif on_device and not torch.compiler.is_compiling():
+            ys = by_wide_tables(self.spec, xs, tables, axis)
+        if ys is not None:
+            self.calls += 1
+            return ys
+        ys = by_formula(self.spec, xs, cos_sin(tables, self.spec), axis)
+        if ys is not None:
+            self.fallbacks += 1
+        return ys
+
+    def _with_norms(self, xs: list[Deferred], tables: list[Any], axis: Any) -> list[Tensor] | None:
+        """Deferred norms and the rotation in one pass; None where the norms have to be computed first."""
         spec, norm = self.spec, xs[0].origin.spec
         alike = all(x.origin.spec.computes_as(norm) and x.dtype == xs[0].dtype and x.device == xs[0].device for x in xs)
         if not alike or not self.takes_norms() or not all(isinstance(t, Tensor) for t in tables):
@@ -160,117 +171,14 @@ class Replacement:
             return None
         if spec.promotes and torch.promote_types(xs[0].dtype, halves[0].dtype) != xs[0].dtype:
             return None  # the function would return another dtype
-        width = 2 * halves[0].shape[-1]
-        columns = width // 2 if spec.widths == "half" else width
-        if any(width > x.shape[-1] or (width < x.shape[-1] and not spec.partial) for x in xs):
+        inputs = [x.raw for x in xs]
+        aligned = rows_of_all(inputs, halves, axis)
+        if aligned is None or not self._takes(inputs, 2 * halves[0].shape[-1]):
             return None
-        raws = [x.raw for x in xs]
-        found = self._rows(raws, halves, unsqueeze)
-        if found is None or not all(self.fits(x.shape[-1], columns) for x in raws):
-            return None
+        seq_dim, rows = aligned
         weights = tuple(x.origin.weight for x in xs)
-        ys = norm_and_rotate(tuple(raws), weights, tuple(found[1]), norm, found[0], spec.interleaved)
+        ys = norm_and_rotate(tuple(inputs), weights, tuple(rows), norm, seq_dim, spec.interleaved)
         if ys is not None:
             self.calls += 1
             self.fused += 1
         return ys
-
-    def _split(self, x: Tensor, width: int, tokens: int | None) -> _Split:
-        """tokens: how many rows the tables have, if spec.prefix."""
-        first = channels = None
-        if tokens is not None and x[..., : x.shape[-2] - tokens, :].shape[-2]:
-            first, x = x[..., : x.shape[-2] - tokens, :], x[..., -tokens:, :]
-        if self.spec.partial == "trailing":
-            x, channels = split_partial(self.spec, x, width)
-        return _Split(x, first, channels)
-
-    def _join(self, y: Tensor, split: _Split) -> Tensor:
-        if split.channels is not None:
-            y = join_partial(self.spec, y, split.channels.to(y.dtype))
-        if split.tokens is not None:
-            y = torch.cat((split.tokens.to(y.dtype), y), -2)
-        return y.flatten(-2) if self.spec.form.folded else y
-
-    def _by_kernel(self, xs: list[Tensor], halves: CosSin, unsqueeze: Any) -> list[Tensor] | None:
-        """The rotation by apply_rotary, or None if it does not take these shapes. halves: cos and sin of half width."""
-        found = self._rows(xs, halves, unsqueeze)
-        if found is None:
-            return None
-        seq_dim, rows = found
-        how: dict[str, Any] = {
-            "seq_dim": seq_dim,
-            "interleaved": self.spec.interleaved,
-            "conjugate": self.spec.conjugate,
-        }
-        xs = [self._promoted(x, halves[0]) for x in xs]
-        try:
-            if len(xs) == 2 and xs[0].dtype == xs[1].dtype and xs[0].shape[seq_dim] == xs[1].shape[seq_dim]:
-                ys = list(apply_rotary_qk(xs[0], xs[1], *rows[0], **how))
-            else:
-                ys = [apply_rotary(x, cos, sin, **how) for x, (cos, sin) in zip(xs, rows, strict=True)]
-        except (TypeError, ValueError):  # dtypes or shapes that only the model's own function broadcasts
-            return None
-        self.calls += 1
-        return [self._half_paired(y, 2 * rows[0][0].shape[-1]) for y in ys] if self.spec.to_half else ys
-
-    def _by_wide_tables(self, xs: list[Tensor], tables: list[Tensor], unsqueeze: Any) -> list[Tensor] | None:
-        """The same on a device, where the two columns of a pair are not compared and the kernel reads both; None where it cannot."""
-        wide = cos_sin(tables, self.spec)
-        found = self._rows(xs, wide, unsqueeze)
-        if found is None:
-            return None
-        seq_dim, rows = found
-        xs = [self._promoted(x, wide[0]) for x in xs]
-        together = len(xs) == 2 and xs[0].dtype == xs[1].dtype
-        ys: list[Tensor] = []
-        for group in [slice(0, 2)] if together else [slice(i, i + 1) for i in range(len(xs))]:
-            rotated = rotate_wide(
-                tuple(xs[group]),
-                tuple(rows[group]),
-                seq_dim=seq_dim,
-                interleaved=self.spec.interleaved,
-                conjugate=self.spec.conjugate,
-                adjacent=self.spec.widths == "repeat",
-            )
-            if rotated is None:
-                return None
-            ys += rotated
-        self.calls += 1
-        return [self._half_paired(y, wide[0].shape[-1]) for y in ys] if self.spec.to_half else ys
-
-    @staticmethod
-    def _rows(xs: list[Tensor], tables: CosSin, unsqueeze: Any) -> tuple[int, list[CosSin]] | None:
-        """The dimension of the sequence, and (cos, sin) by rows for each of xs; None for tables that are no rows of it."""
-        rows: list[CosSin] = []
-        axes: set[int] = set()
-        for x in xs:
-            cos, sin = (rows_of(table, x, unsqueeze) for table in tables)
-            if cos is None or sin is None:
-                return None
-            axes |= {cos[0], sin[0]}
-            rows.append((cos[1], sin[1]))
-        return (axes.pop(), rows) if len(axes) == 1 else None
-
-    @staticmethod
-    def _half_paired(y: Tensor, width: int) -> Tensor:
-        return torch.cat((*split_pairs(y[..., :width], True), y[..., width:]), -1)
-
-    def _by_formula(self, xs: list[Tensor], tables: CosSin, unsqueeze: Any) -> list[Tensor] | None:
-        """At full width: for tables whose halves differ, and under torch.compile, where values cannot be compared. None if the
-        formula does not take these shapes."""
-        cos, sin = tables if unsqueeze is None else (tables[0].unsqueeze(unsqueeze), tables[1].unsqueeze(unsqueeze))
-        ys: list[Tensor] = []
-        try:
-            for x in xs:
-                work = torch.float64 if x.dtype == torch.float64 else torch.float32
-                y = formula(self.spec, x.to(work), cos.to(work), sin.to(work))
-                ys.append(y.to(self._promoted(x[:0], cos).dtype))
-        except RuntimeError:  # shapes that only the model's own function broadcasts
-            return None
-        if any(y.shape != x.shape for x, y in zip(xs, ys, strict=True)):
-            return None
-        self.fallbacks += 1
-        return ys
-
-    def _promoted(self, x: Tensor, cos: Tensor) -> Tensor:
-        return x.to(torch.promote_types(x.dtype, cos.dtype)) if self.spec.promotes else x

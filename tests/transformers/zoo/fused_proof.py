@@ -136,7 +136,7 @@ def _recorded(handle: Handle) -> list[float]:
             ys = inner(args, kwargs)
             if of.fused > before:
                 with torch.no_grad():
-                    own = of.function(*(a.made() if type(a) is Deferred else a for a in args), **kwargs)
+                    own = of.function(*(a.result() if type(a) is Deferred else a for a in args), **kwargs)
                     exact = of.function(*map(_exact, args), **kwargs)
                 for y, mine, truth in zip(_tensors(ys), _tensors(own), _tensors(exact), strict=True):
                     sums[0] += float((y.double() - truth).pow(2).sum())

@@ -1,4 +1,4 @@
-"""Dialects: the ways in which configs speak of rotation, one value each, in the order in which they are tried."""
+"""Dialects: the ways to write a rotation into a config, one value each, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DIALECTS", "TRANSFORMERS", "Config", "Dialect", "Spelled", "recognis
 
 
 def recognise(config: Config) -> Dialect:
-    """The dialect in which a config is written; transformers' for a composite one, whose parts may be written otherwise."""
+    """The dialect of a config; transformers' for a composite one, whose parts may be in another dialect."""
     if gguf.recognises(config):
         return gguf.dialect(config)
     return next(dialect for dialect in DIALECTS if dialect.recognises(config))

@@ -1,4 +1,4 @@
-"""The atom encoder of ESMFold2, whose positions are the places of atoms and the number of their molecule."""
+"""The atom encoder of ESMFold2, whose positions are x, y and z of an atom and the number of its molecule."""
 
 from __future__ import annotations
 

@@ -1,22 +1,21 @@
-"""Dialect: how one family of configs speaks of rotation, as a value; and Spelled, the same config in transformers' words."""
+"""Dialect: one way to write a rotation into a config, as a value; and Spelled, a config of a dialect in the words of transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from ..._checks import describe, number
+from ..._checks import describe
 from ...scaling import Scheme
 from ..axial import Axial
 from ..families import FAMILIES, unrotated
 from ..names import same
 from ..names import words as keys
 from ..silence import check_everything_is_owned
+from ..values import Config, block, real
 
 __all__ = ["Config", "Dialect", "Spelled", "block", "could_be", "keys", "only", "real", "respelled"]
-
-Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Dialect:
     """A way to write a config.
 
     name: as messages and `rotary show` give it. source: the repository and file that define what its keys mean.
-    recognises: whether a config is written so.
+    recognises: whether a config is of this dialect.
     keys: every key about rotation that it has, "block/key" inside a block. Any other key about rotation is an error.
     translate: the same config in the words of transformers, without these keys.
     stems: beginnings of names that are about rotation in this dialect alone.
@@ -64,39 +63,18 @@ class Dialect:
 
 
 def could_be(config: Config, *names: str) -> bool:
-    """Whether model_type is one of these, or none that transformers has: its own families have no keys of other dialects."""
+    """Whether model_type is one of these, or none of transformers' own, whose configs have no keys of other dialects."""
     name: Any = config.get("model_type")
     return name in names or not (name in FAMILIES or name in unrotated())
 
 
 def respelled(config: Config, drop: frozenset[str], **new: Any) -> Config:
-    """The config without the keys in `drop` and with new ones, None left out; ValueError where it has another value already."""
+    """The config without the keys in `drop` and with the new ones that are not None; ValueError where it has one with another value."""
     result = {key: value for key, value in config.items() if key not in drop}
     for key, value in new.items():
         if value is not None:
             result[key] = same(key, result.get(key), value, "config", "its own keys") if key in result else value
     return result
-
-
-def block(config: Mapping[str, Any], key: str) -> Config:
-    """The block of that name, {} where it is missing; TypeError where it is no block."""
-    value = config.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{key} must be a dict, got {describe(value)}")
-    return dict(cast("Mapping[str, Any]", value))
-
-
-def real(config: Mapping[str, Any], key: str, default: float | None = None, name: str = "") -> float:
-    """The number of that name, > 0, as it is written; ValueError where it is missing and has no default."""
-    value = config.get(key)
-    if value is None:
-        if default is None:
-            raise ValueError(f"missing {name or key}")
-        return default
-    number(name or key, value)
-    return value
 
 
 def only(config: Mapping[str, Any], name: str, *known: str) -> None:

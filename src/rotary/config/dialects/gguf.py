@@ -1,7 +1,7 @@
 """GGUF metadata: a dict of plain values, as ReaderField.contents() of the gguf package gives them, or a .gguf file.
 
-Three tensors belong to the rotation: rope_freqs.weight (Llama 3.1) and rope_factors_long/short.weight (LongRoPE). read() of a file
-brings them in as lists under these names; a dict may hold them, or None for a tensor that the file does not have.
+Three tensors belong to the rotation: rope_freqs.weight (Llama 3.1) and rope_factors_long/short.weight (LongRoPE). Reading a file adds
+them to the metadata as lists under these names; a dict may have them too, with None for a tensor that the file does not have.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ...scaling import Gains, Scheme
 from ...scaling.by_parts import mscale
 from .dialect import Config, Dialect, Spelled, keys, real, respelled
 from .gguf_pairing import (
-    EVERY_FOURTH_STILL,
-    FULL_STILL,
+    EVERY_FOURTH_UNROTATED,
+    FULL_UNROTATED,
     LOCAL_BASE,
     NEOX,
     NONE,
@@ -34,14 +34,14 @@ _ROPE = keys(
 _TENTHS = {"deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa"}
 """Architectures whose yarn_log_multiplier is a tenth of mscale_all_dim."""
 _LLAMA3_BASE = {500000.0: 8192}
-"""Base -> the longest context that models of architecture llama were trained for with it alone; Llama 3.1 adds a tensor."""
+"""Base -> the longest context of models of architecture llama that have this base and no scaling; Llama 3.1 adds a tensor."""
 
-_STRAY = {
+_WITHOUT_EFFECT = {
     "linear": ("scaling.yarn_", "scaling.attn_factor"),
     "none": ("scaling.yarn_", "scaling.attn_factor"),
     "yarn": ("scaling.alpha",),
 }
-"""Beginnings of keys that a type of scaling leaves without effect."""
+"""scaling.type -> beginnings of keys that have no effect with it."""
 
 
 def _arch(config: Config) -> str | None:
@@ -50,6 +50,7 @@ def _arch(config: Config) -> str | None:
 
 
 def _owned(config: Config) -> frozenset[str]:
+    """The keys about rotation of the config's architecture."""
     arch = _arch(config)
     return frozenset({*TENSORS, *(f"{arch}.rope.{key}" for key in _ROPE)})
 
@@ -61,31 +62,36 @@ def _translate(config: Config) -> Spelled:
     rope = {
         key.removeprefix(f"{arch}.rope."): value for key, value in config.items() if key.startswith(f"{arch}.rope.")
     }
-    rest = {key.removeprefix(f"{arch}."): value for key, value in config.items() if key.startswith(f"{arch}.")}
+    metadata = {key.removeprefix(f"{arch}."): value for key, value in config.items() if key.startswith(f"{arch}.")}
     if arch in NONE or arch in SECTIONS or rope.get("dimension_sections") or arch in TWO_WIDTHS:
         why = "it does not rotate" if arch in NONE else "its planes are divided among several coordinates (M-RoPE)"
         why = "its two layer types have heads of different widths; read its config.json" if arch in TWO_WIDTHS else why
         raise ValueError(f"GGUF architecture {arch!r} is refused: {why}")
     notes: list[str] = []
-    head_dim, dim = _widths(rope, rest)
-    scheme = _scheme(arch, rope, rest, config, notes)
+    head_dim, dim = _widths(rope, metadata)
+    scheme = _scheme(arch, rope, metadata, config, notes)
     base = real(rope, "freq_base", 10000.0, f"{arch}.rope.freq_base")
-    new: Config = {"max_position_embeddings": rest.get("context_length"), "num_hidden_layers": rest.get("block_count")}
-    new |= {"hidden_size": rest.get("embedding_length"), "sliding_window": rest.get("attention.sliding_window")}
-    if rest.get("attention.kv_lora_rank") is not None:
+    new: Config = {
+        "max_position_embeddings": metadata.get("context_length"),
+        "num_hidden_layers": metadata.get("block_count"),
+        "hidden_size": metadata.get("embedding_length"),
+        "sliding_window": metadata.get("attention.sliding_window"),
+    }
+    if metadata.get("attention.kv_lora_rank") is not None:
         new["qk_rope_head_dim"] = dim
     else:
         new |= {"head_dim": head_dim, "rotary_dim": dim if dim != head_dim else None}
     local = rope.get("freq_base_swa", LOCAL_BASE.get(arch))
-    if local is None and arch in SLIDING_UNSCALED and rest.get("attention.sliding_window"):
+    if local is None and arch in SLIDING_UNSCALED and metadata.get("attention.sliding_window"):
         local = base
     for key, value in (("rope.dimension_count", dim), ("attention.key_length", head_dim)):
-        other = rest.get(f"{key}_swa")
-        if other not in (None, value):
+        sliding = metadata.get(f"{key}_swa")
+        if sliding not in (None, value):
             raise ValueError(
-                f"{arch}.{key}_swa {describe(other)} differs from {arch}.{key} {describe(value)}; give each kind of layer a dict of its own"
+                f"{arch}.{key}_swa {describe(sliding)} differs from {arch}.{key} {describe(value)}; read each kind of layer from a dict of "
+                f"its own"
             )
-    factors = _factors(arch, base, rope, rest, config, notes)
+    factors = _factors(arch, base, rope, metadata, config, notes)
     if local is not None and factors:
         raise ValueError(f"{TENSORS[0]} in an architecture with two bases: which layers it belongs to is not known")
     if local is not None:
@@ -95,89 +101,97 @@ def _translate(config: Config) -> Spelled:
         }
     else:
         new |= {"rope_theta": base, "rope_scaling": scheme}
-    if arch in EVERY_FOURTH_STILL:
+    if arch in EVERY_FOURTH_UNROTATED:
         new |= {"no_rope_layers": [], "no_rope_layer_interval": 4, "attn_temperature_tuning": arch == "llama4"}
-    if arch in FULL_STILL and rest.get("attention.sliding_window"):
+    if arch in FULL_UNROTATED and metadata.get("attention.sliding_window"):
         notes.append("layers of type 'full_attention' do not rotate")
-    known = True if arch in NORM else False if arch in NEOX else None
-    unknown = "" if known is not None else f"llama.cpp's pairing of GGUF architecture {arch!r} is not listed here"
+    interleaved = True if arch in NORM else False if arch in NEOX else None
+    unknown = "" if interleaved is not None else f"llama.cpp's pairing of GGUF architecture {arch!r} is not listed here"
     spelled = respelled({}, frozenset(), **new)
-    return Spelled(spelled, known, unknown, factors, tuple(notes))
+    return Spelled(spelled, interleaved, unknown, factors, tuple(notes))
 
 
-def _widths(rope: Config, rest: Config) -> tuple[int | None, int | None]:
+def _widths(rope: Config, metadata: Config) -> tuple[int | None, int | None]:
     """(channels of a head, channels that turn)"""
-    head_dim = rest.get("attention.key_length")
-    heads: Any = rest.get("attention.head_count")
-    if head_dim is None and isinstance(heads, int) and heads and isinstance(rest.get("embedding_length"), int):
-        head_dim = rest["embedding_length"] // heads
+    head_dim = metadata.get("attention.key_length")
+    heads: Any = metadata.get("attention.head_count")
+    if head_dim is None and isinstance(heads, int) and heads and isinstance(metadata.get("embedding_length"), int):
+        head_dim = metadata["embedding_length"] // heads
     dim = rope.get("dimension_count")
     return head_dim, head_dim if dim is None else dim
 
 
-def _scheme(arch: str, rope: Config, rest: Config, config: Config, notes: list[str]) -> Config:
-    """rope_scaling. llama.cpp takes "linear" for a missing type, and 1 for a missing factor or 0."""
-    kind, given = rope.get("scaling.type", "linear"), rope.get("scaling.factor", rope.get("scale_linear"))
-    factor = 1.0 if given == 0 else real({"factor": given}, "factor", 1.0, f"{arch}.rope.scaling.factor")
+def _scheme(arch: str, rope: Config, metadata: Config, config: Config, notes: list[str]) -> Config:
+    """rope_scaling. llama.cpp takes "linear" for a missing type, and 1 for a missing factor or 0 (src/llama-model.cpp, load_hparams)."""
+    scaling_type, stated = rope.get("scaling.type", "linear"), rope.get("scaling.factor", rope.get("scale_linear"))
+    factor = 1.0 if stated == 0 else real({"factor": stated}, "factor", 1.0, f"{arch}.rope.scaling.factor")
     window = rope.get("scaling.original_context_length")
     if config.get("rope_factors_long.weight") is not None or config.get("rope_factors_short.weight") is not None:
-        return _longrope(rope, rest, config)
-    if kind == "longrope" or (kind == "linear" and factor == 1.0 and window not in (None, rest.get("context_length"))):
+        return _longrope(rope, config)
+    # A linear scaling by 1 with a trained window of its own is how LongRoPE's metadata looks to a reader that has no tensors.
+    extended = window not in (None, metadata.get("context_length"))
+    if scaling_type == "longrope" or (scaling_type == "linear" and factor == 1.0 and extended):
         raise ValueError(
             f"the factors of LongRoPE are tensors of the file, {TENSORS[1]} and {TENSORS[2]}, and this dict has none; pass the .gguf file"
         )
-    if kind not in ("none", "linear", "yarn"):
-        raise ValueError(f"unknown {arch}.rope.scaling.type {describe(kind)}; known: none, linear, yarn, longrope")
+    if scaling_type not in ("none", "linear", "yarn"):
+        raise ValueError(
+            f"unknown {arch}.rope.scaling.type {describe(scaling_type)}; known: none, linear, yarn, longrope"
+        )
     for key, value in rope.items():
-        if key.startswith(_STRAY[kind]):
+        if key.startswith(_WITHOUT_EFFECT[scaling_type]):
             raise ValueError(
-                f"{arch}.rope.{key} ({describe(value)}) has no effect with scaling.type {kind!r}; remove one of them"
+                f"{arch}.rope.{key} ({describe(value)}) has no effect with scaling.type {scaling_type!r}; remove one of them"
             )
-    if kind == "yarn":
-        return _yarn(arch, rope, rest, factor, notes)
-    if rope.get("scaling.alpha") and kind == "linear":
+    if scaling_type == "yarn":
+        return _yarn(arch, rope, metadata, factor, notes)
+    if rope.get("scaling.alpha") and scaling_type == "linear":
         return {"rope_type": "dynamic", "alpha": real(rope, "scaling.alpha", name=f"{arch}.rope.scaling.alpha")}
-    if kind == "none" or factor == 1.0:
+    if scaling_type == "none" or factor == 1.0:
         return {"rope_type": "default"}
     return {"rope_type": "linear", "factor": factor}
 
 
-def _yarn(arch: str, rope: Config, rest: Config, factor: float, notes: list[str]) -> Config:
-    window = rope.get("scaling.original_context_length", rest.get("context_length"))
+def _yarn(arch: str, rope: Config, metadata: Config, factor: float, notes: list[str]) -> Config:
+    window = rope.get("scaling.original_context_length", metadata.get("context_length"))
     result: Config = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": window}
-    for theirs, ours in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
-        if rope.get(f"scaling.{theirs}") is not None:
-            result[ours] = rope[f"scaling.{theirs}"]
+    for key in ("beta_fast", "beta_slow"):
+        if rope.get(f"scaling.yarn_{key}") is not None:
+            result[key] = rope[f"scaling.yarn_{key}"]
     if rope.get("scaling.yarn_ext_factor", 1.0) not in (1, 1.0, -1, -1.0):
         raise ValueError(
-            f"{arch}.rope.scaling.yarn_ext_factor must be 1, the only supported value, got {rope['scaling.yarn_ext_factor']!r}"
+            f"{arch}.rope.scaling.yarn_ext_factor must be 1, the only supported value, got "
+            f"{describe(rope['scaling.yarn_ext_factor'])}"
         )
     amplitude = real(rope, "scaling.attn_factor", 1.0) * real(rope, "scaling.yarn_attn_factor", 1.0)
     log_multiplier = real(rope, "scaling.yarn_log_multiplier", 0.0)
     if log_multiplier and arch in _TENTHS:
-        # mscale equals mscale_all_dim: cos and sin keep amplitude 1, and the softmax has the factor
+        # The converter of DeepSeek's models writes 0.1 x mscale_all_dim (llama.cpp, convert_hf_to_gguf.py). With mscale equal to it cos and
+        # sin have amplitude 1, and the softmax has the factor.
         result |= {"mscale": round(10 * log_multiplier, 6), "mscale_all_dim": round(10 * log_multiplier, 6)}
     elif log_multiplier:
         result["attention_factor"] = mscale(factor) / mscale(factor, log_multiplier)
-    beta = rest.get("attention.temperature_scale")
+    beta = metadata.get("attention.temperature_scale")
     if beta:
-        if rest.get("attention.temperature_length") not in (None, window):
+        length = metadata.get("attention.temperature_length")
+        if length not in (None, window):
             raise ValueError(
-                f"{arch}.attention.temperature_length {rest['attention.temperature_length']} differs from original_context_length {window}"
+                f"{arch}.attention.temperature_length {describe(length)} differs from original_context_length {describe(window)}; "
+                f"write one window as both"
             )
         result["llama_4_scaling_beta"] = beta
     if amplitude != 1.0:
         result["attn_factor"] = amplitude
     if arch == "gpt-oss":
-        # openai/gpt-oss, gpt_oss/torch/model.py: the ramp ends between planes, which the metadata cannot say
+        # openai/gpt-oss, gpt_oss/torch/model.py: the ramp ends between planes, for which the metadata has no key
         result["truncate"] = False
         notes.append(
-            "truncate is False, as gpt-oss was trained; the metadata does not hold it, and llama.cpp rounds to whole planes"
+            "truncate is False, as gpt-oss was trained; the metadata has no key for it, and llama.cpp rounds to whole planes"
         )
     return result
 
 
-def _longrope(rope: Config, rest: Config, config: Config) -> Config:
+def _longrope(rope: Config, config: Config) -> Config:
     long, short = config.get(TENSORS[1]), config.get(TENSORS[2])
     if long is None or short is None:
         raise ValueError(f"{TENSORS[1]} and {TENSORS[2]} belong together, and one is missing")
@@ -192,7 +206,7 @@ def _longrope(rope: Config, rest: Config, config: Config) -> Config:
 
 
 def _factors(
-    arch: str, base: float, rope: Config, rest: Config, config: Config, notes: list[str]
+    arch: str, base: float, rope: Config, metadata: Config, config: Config, notes: list[str]
 ) -> tuple[Scheme, ...]:
     """The scheme of rope_freqs.weight, which divides each frequency; ValueError where it is missing and needed."""
     factors = config.get(TENSORS[0])
@@ -200,7 +214,7 @@ def _factors(
         return (Gains([1.0 / real({"factor": factor}, "factor", name=TENSORS[0]) for factor in factors]),)
     if not config.keys().isdisjoint(TENSORS):
         return ()
-    trained, longest = _LLAMA3_BASE.get(base), rest.get("context_length")
+    trained, longest = _LLAMA3_BASE.get(base), metadata.get("context_length")
     if (
         arch == "llama"
         and trained is not None

@@ -1,4 +1,4 @@
-"""The pairing of each architecture in GGUF files: the way llama.cpp rotates the tensors as they lie in the file.
+"""The pairing of each architecture in GGUF files, and what else their metadata leaves to the code of llama.cpp.
 
 Source: ggml-org/llama.cpp, src/llama-model.cpp, llama_model_rope_type, with the names of src/llama-arch.cpp; read in 2026. NORM pairs
 neighbouring channels, NEOX channels half a head apart. The converter reorders the weights of the NORM architectures that
@@ -28,12 +28,13 @@ NONE = keys(
 SECTIONS = keys("qwen2vl qwen3vl qwen3vlmoe qwen35 qwen35moe paddleocr")
 """M-RoPE: planes are divided among several coordinates."""
 
-EVERY_FOURTH_STILL = frozenset({"llama4", "smollm3"})
-"""Architectures whose every fourth layer stands still; no key of the metadata says so."""
-FULL_STILL = frozenset({"cohere2", "exaone4", "exaone-moe"})
-"""Architectures whose layers of full attention stand still if there is a sliding window."""
+EVERY_FOURTH_UNROTATED = frozenset({"llama4", "smollm3"})
+"""Architectures whose every fourth layer does not rotate; the metadata has no key for it."""
+FULL_UNROTATED = frozenset({"cohere2", "exaone4", "exaone-moe"})
+"""Architectures whose layers of full attention do not rotate if there is a sliding window."""
 LOCAL_BASE = {"gemma3": 1e4, "gemma3n": 1e4, "gemma-embedding": 1e4, "modern-bert": 1e4}
-"""Base of sliding attention where llama.cpp fixes one and the metadata may omit it. Their scaling is of full attention alone."""
+"""Architecture -> base of sliding attention, where llama.cpp fixes one and the metadata may omit it. Their scaling is for full attention
+alone."""
 SLIDING_UNSCALED = frozenset({"olmo2"})
 """Architectures whose layers of sliding attention have the same base and no scaling (Olmo 3)."""
 TWO_WIDTHS = frozenset({"gemma4"})

@@ -1,4 +1,4 @@
-"""LitGPT's Config, as a dict or as the model_config.yaml beside its checkpoints."""
+"""LitGPT's Config, as a dict or as the model_config.yaml of its checkpoints."""
 
 from __future__ import annotations
 
@@ -24,37 +24,39 @@ def _recognises(config: Config) -> bool:
 
 def _adjusted(config: Config) -> tuple[Config, tuple[str, ...]]:
     """rope_scaling for rope_adjustments, with notes."""
-    given = block(config, "rope_adjustments")
-    if not given:
+    adjustments = block(config, "rope_adjustments")
+    if not adjustments:
         return {"rope_type": "default"}, ()
-    factor = real(given, "factor", name="rope_adjustments.factor")
-    if "low_freq_factor" in given or "high_freq_factor" in given:
-        only(given, "rope_adjustments", *_LLAMA3)
-        window = {"original_max_position_embeddings": _required(given, "original_max_seq_len")}
+    factor = real(adjustments, "factor", name="rope_adjustments.factor")
+    if "low_freq_factor" in adjustments or "high_freq_factor" in adjustments:
+        only(adjustments, "rope_adjustments", *_LLAMA3)
+        window = {"original_max_position_embeddings": _required(adjustments, "original_max_seq_len")}
         return {"rope_type": "llama3", "factor": factor} | window | {
-            key: _required(given, key) for key in _LLAMA3[1:3]
+            key: _required(adjustments, key) for key in _LLAMA3[1:3]
         }, ()
-    if "beta_fast" in given or "beta_slow" in given:
-        only(given, "rope_adjustments", *_YARN)
-        first, second = given.get("mscale"), given.get("mscale_all_dim")
+    if "beta_fast" in adjustments or "beta_slow" in adjustments:
+        only(adjustments, "rope_adjustments", *_YARN)
+        first, second = adjustments.get("mscale"), adjustments.get("mscale_all_dim")
+        # litgpt/model.py, build_rope_cache: cos and sin are multiplied by m(mscale) / m(mscale_all_dim), by the one m of a key that is
+        # alone, and without either by nothing: not by YaRN's 0.1 ln factor + 1.
         amplitude = 1.0
         if first or second:
             amplitude = mscale(factor, first or second or 1.0) / (mscale(factor, second) if first and second else 1.0)
         rope = {"rope_type": "yarn", "factor": factor, "attention_factor": amplitude}
-        rope |= {key: _required(given, key) for key in ("beta_fast", "beta_slow")}
+        rope |= {key: _required(adjustments, key) for key in ("beta_fast", "beta_slow")}
         note = (
             "read as YaRN, which the checkpoint was trained with; LitGPT's own build_rope_cache blends the two spectra the other way "
             "round (litgpt/model.py, 2025)"
         )
-        return rope | {"original_max_position_embeddings": _required(given, "original_max_seq_len")}, (note,)
-    only(given, "rope_adjustments", "factor")
+        return rope | {"original_max_position_embeddings": _required(adjustments, "original_max_seq_len")}, (note,)
+    only(adjustments, "rope_adjustments", "factor")
     return {"rope_type": "linear", "factor": factor}, ()
 
 
-def _required(given: Config, key: str) -> object:
-    if given.get(key) is None:
+def _required(adjustments: Config, key: str) -> object:
+    if adjustments.get(key) is None:
         raise ValueError(f"missing rope_adjustments.{key}")
-    return given[key]
+    return adjustments[key]
 
 
 def _translate(config: Config) -> Spelled:

@@ -43,23 +43,25 @@ def _recognises(config: Config) -> bool:
 
 def _translate(config: Config) -> Spelled:
     mla = bool(config.get("multi_latent_attention"))
-    kind = config.get("position_embedding_type", "rope")
+    embedding = config.get("position_embedding_type", "rope")
     if config.get("use_rotary_position_embeddings"):
-        kind = "rope"
-    if kind not in ("rope", "yarn"):
+        embedding = "rope"
+    if embedding not in ("rope", "yarn"):
         raise ValueError(
-            f"position_embedding_type is {describe(kind)}: this model has no rotation that RotaryEmbedding makes"
+            f"position_embedding_type is {describe(embedding)}: this model has no rotation that RotaryEmbedding makes"
         )
     share = same(
         "rotary_percent", config.get("rotary_percent"), config.get("rotary_percentage"), "config", "rotary_percentage"
     )
     share = 1.0 if share is None else real({"rotary_percent": share}, "rotary_percent")
     interleaved = config.get("rotary_interleaved")
-    new: Config = {"rope_theta": real(config, "rotary_base", 10000.0), "rope_scaling": _scheme(config, kind, mla)}
+    new: Config = {"rope_theta": real(config, "rotary_base", 10000.0), "rope_scaling": _scheme(config, embedding, mla)}
     if mla:
         new["qk_rope_head_dim"] = config.get("qk_pos_emb_head_dim", 64)
         if interleaved:
-            raise ValueError("rotary_interleaved together with multi_latent_attention, which Megatron-LM refuses")
+            raise ValueError(
+                "rotary_interleaved with multi_latent_attention, which Megatron-LM refuses; remove one of them"
+            )
     else:
         new |= {"partial_rotary_factor": share, "head_dim": config.get("kv_channels")}
     layers = _layers(config)
@@ -76,11 +78,11 @@ def _translate(config: Config) -> Spelled:
     )
 
 
-def _scheme(config: Config, kind: str, mla: bool) -> Config:
+def _scheme(config: Config, embedding: str, mla: bool) -> Config:
     """rope_scaling: YaRN in MLA and where position_embedding_type is yarn, Llama 3's where use_rope_scaling is true."""
     if mla and config.get("rope_type", "yarn") == "yarn":
         return _yarn(config, "", 40.0, "rotary_scaling_factor")
-    if kind == "yarn":
+    if embedding == "yarn":
         return _yarn(config, "yarn_", None, "yarn_rotary_scaling_factor")
     switch: Any = same(
         "use_rope_scaling", config.get("use_rope_scaling"), config.get("rope_scaling"), "config", "rope_scaling"
@@ -89,14 +91,19 @@ def _scheme(config: Config, kind: str, mla: bool) -> Config:
         raise ValueError(
             "rope_scaling_factor has no effect without use_rope_scaling; write use_rope_scaling: true or false"
         )
-    lost = [key for key in ("rotary_scaling_factor", "beta_fast", "beta_slow", "mscale") if config.get(key) is not None]
-    lost += [key for key in config if key.startswith("yarn_") and config[key] is not None]
+    unused = [
+        key for key in ("rotary_scaling_factor", "beta_fast", "beta_slow", "mscale") if config.get(key) is not None
+    ]
+    unused += [key for key in config if key.startswith("yarn_") and config[key] is not None]
     if config.get("scale_factor") is None:
-        lost += [
+        unused += [
             key for key in ("low_freq_factor", "high_freq_factor", "old_context_len") if config.get(key) is not None
         ]
-    if lost:
-        raise ValueError(f"{lost[0]} ({describe(config[lost[0]])}) belongs to a scheme that nothing here asks for")
+    if unused:
+        raise ValueError(
+            f"{unused[0]} ({describe(config[unused[0]])}) belongs to a scheme that this config does not select; remove it, or write "
+            f"position_embedding_type: yarn, or scale_factor"
+        )
     if config.get("scale_factor") is not None:  # NeMo, collections/llm/gpt/model/llama.py, Llama31Config
         keys_of = {
             "factor": "scale_factor",
@@ -104,7 +111,7 @@ def _scheme(config: Config, kind: str, mla: bool) -> Config:
             "high_freq_factor": "high_freq_factor",
         }
         window = {"original_max_position_embeddings": int(real(config, "old_context_len"))}
-        return {"rope_type": "llama3"} | {ours: real(config, theirs) for ours, theirs in keys_of.items()} | window
+        return {"rope_type": "llama3"} | {name: real(config, key) for name, key in keys_of.items()} | window
     if switch is None or not flag("use_rope_scaling", switch):
         return {"rope_type": "default"}
     return _SCALED | {"factor": real(config, "rope_scaling_factor", 8.0)}
@@ -123,24 +130,26 @@ def _yarn(config: Config, prefix: str, factor: float | None, name: str) -> Confi
     first = config.get(f"{prefix}mscale")
     rope["attention_factor"] = mscale(factor, 1.0 if first is None else first) / mscale(factor, all_dim)
     if all_dim and not prefix:
-        rope["mscale_all_dim"] = all_dim  # of the softmax of MLA; attention_factor is final in cos and sin
+        rope["mscale_all_dim"] = (
+            all_dim  # for the temperature of MLA's softmax; attention_factor above is that of cos and sin
+        )
     if config.get("yarn_correction_range_round_to_int") is not None:
         rope["truncate"] = config["yarn_correction_range_round_to_int"]
     return rope
 
 
 def _layers(config: Config) -> list[int] | None:
-    """no_rope_freq in the words of no_rope_layers: 1 for a layer that turns. N means that every N-th layer stands still."""
-    given, layers = config.get("no_rope_freq"), config.get("num_layers")
-    if given is None:
+    """no_rope_freq as no_rope_layers, which has 1 for a layer that rotates. A number N means that every N-th layer does not rotate."""
+    frequency, layers = config.get("no_rope_freq"), config.get("num_layers")
+    if frequency is None:
         return None
-    if isinstance(given, list):
-        return [1 - int(bool(flag)) for flag in given]
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1 or not isinstance(layers, int):
+    if isinstance(frequency, list):
+        return [1 - int(bool(unrotated)) for unrotated in frequency]
+    if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1 or not isinstance(layers, int):
         raise ValueError(
-            f"no_rope_freq must be a list or, with num_layers, an integer >= 1; got {describe(given)} and {describe(layers)}"
+            f"no_rope_freq must be a list or, with num_layers, an integer >= 1; got {describe(frequency)} and {describe(layers)}"
         )
-    return [int((layer + 1) % given != 0) for layer in range(layers)]
+    return [int((layer + 1) % frequency != 0) for layer in range(layers)]
 
 
 MEGATRON = Dialect(

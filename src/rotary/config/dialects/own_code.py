@@ -1,4 +1,4 @@
-"""Remote-code configs whose rotation is in the code: ChatGLM, Baichuan; or in a block: DBRX, MPT, InternLM 1."""
+"""Remote-code configs whose rotation is partly fixed by their code (ChatGLM, Baichuan) or in a block (DBRX, MPT, InternLM 1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHATGLM = keys("rope_ratio original_rope kv_channels")
 
 
 def _chatglm(config: Config) -> Spelled:
-    """Half of kv_channels turns, neighbouring channels, with base 10000 x rope_ratio. original_rope chooses between equal codes."""
+    """Half of kv_channels turns, interleaved, with base 10000 x rope_ratio. original_rope chooses between two codes for one rotation."""
     if config.get("position_encoding_2d") is not None or "inner_hidden_size" in config:
         raise ValueError(
             "the first ChatGLM-6B rotates by two coordinates per token (position_encoding_2d), but RotaryEmbedding takes one"
@@ -31,7 +31,7 @@ def _is_chatglm(config: Config) -> bool:
 
 
 def _baichuan(config: Config) -> Spelled:
-    """7B (hidden_size 4096) rotates, 13B (5120) has ALiBi; no key says so."""
+    """7B (hidden_size 4096) rotates, 13B (5120) has ALiBi; the config has no key for it."""
     hidden = config.get("hidden_size")
     if config.get("rope_theta") is None and hidden != 4096:
         raise ValueError(
@@ -44,10 +44,11 @@ def _baichuan(config: Config) -> Spelled:
 
 def _dbrx(config: Config) -> Spelled:
     attention = block(config, "attn_config")
-    theta, rest = attention.get("rope_theta"), {key: value for key, value in attention.items() if key != "rope_theta"}
+    theta = attention.get("rope_theta")
+    without_theta = {key: value for key, value in attention.items() if key != "rope_theta"}
     parameters = config.get("rope_parameters") or {}
     same("rope_theta", theta, parameters.get("rope_theta"), "attn_config", "rope_parameters")
-    return Spelled(respelled(config, frozenset({"attn_config"}), attn_config=rest, rope_theta=theta))
+    return Spelled(respelled(config, frozenset({"attn_config"}), attn_config=without_theta, rope_theta=theta))
 
 
 def _is_dbrx(config: Config) -> bool:
@@ -74,11 +75,13 @@ def _mpt(config: Config) -> Spelled:
     implementation = attention.get("rope_impl", "dail")
     if implementation == "dail" and dail.get("type", "original") != "original":
         raise ValueError(
-            f"attn_config.rope_dail_config.type {dail['type']!r} asks for xPos, which no config is read into; make the module yourself: "
+            f"attn_config.rope_dail_config.type {dail['type']!r} asks for xPos, which is not read from configs; make the module yourself: "
             f"RotaryEmbedding(dim, use_xpos=True, scale_base=..., base=...)"
         )
     if hf.get("type") is None and hf.get("factor") not in (None, 1, 1.0):
-        raise ValueError("missing attn_config.rope_hf_config.type beside a factor")
+        raise ValueError(
+            "attn_config.rope_hf_config has a factor and no type; write type: linear or dynamic, or remove the factor"
+        )
     if implementation == "hf" and hf.get("type", "no_scaling") != "no_scaling":
         rope = {"rope_type": hf["type"], "factor": real(hf, "factor", name="attn_config.rope_hf_config.factor")}
     if implementation not in ("dail", "hf"):
@@ -101,17 +104,17 @@ _INTERNLM = keys("rotary rotary/base rotary/type rotary/scaling_factor rope_thet
 
 
 def _internlm(config: Config) -> Spelled:
-    """type "dynamic" is the change of base that grows beyond max_position_embeddings; "origin" is plain."""
+    """type "dynamic" is dynamic NTK, whose base grows with contexts beyond max_position_embeddings; "origin" is plain rotation."""
     rotary = block(config, "rotary")
     only(rotary, "rotary", "base", "type", "scaling_factor")
-    kind = rotary.get("type", "origin")
-    if kind not in ("origin", "dynamic"):
-        raise ValueError(f"rotary.type must be 'origin' or 'dynamic', got {describe(kind)}")
+    rotary_type = rotary.get("type", "origin")
+    if rotary_type not in ("origin", "dynamic"):
+        raise ValueError(f"rotary.type must be 'origin' or 'dynamic', got {describe(rotary_type)}")
     theta = same(
         "rope_theta", config.get("rope_theta"), real(rotary, "base", name="rotary.base"), "config", "rotary.base"
     )
     factor = real(rotary, "scaling_factor", 1.0, "rotary.scaling_factor")
-    rope = {"rope_type": "dynamic", "factor": factor} if kind == "dynamic" else None
+    rope = {"rope_type": "dynamic", "factor": factor} if rotary_type == "dynamic" else None
     return Spelled(
         respelled(config, frozenset({"rotary", "rope_theta", "model_type"}), rope_theta=theta, rope_scaling=rope),
         interleaved=False,

@@ -1,7 +1,7 @@
 """Remote-code configs whose keys have names of their own.
 
-Nomic, StableLM-epoch, OpenELM, Phi-3-small, Bamba, MiMo-V2-Flash, the first Phi-3-128k, Kimi-K2. The pairing is half, but NomicBERT's
-what its config says; Kimi-K2 is DeepSeek-V3, interleaved.
+Nomic, StableLM-epoch, OpenELM, Phi-3-small, Bamba, MiMo-V2-Flash, the first Phi-3-128k, Kimi-K2. The pairing is half, except that
+NomicBERT's config states its own and Kimi-K2 is DeepSeek-V3, interleaved.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ _SHARED = keys(
 
 
 def _has(model_types: tuple[str, ...], *names: str) -> Any:
-    """Recognises a config with one of these keys, unless its model_type is another family's."""
+    """A function that recognises a config with one of these keys, unless its model_type is another family's."""
     return lambda config: any(config.get(name) is not None for name in names) and could_be(config, *model_types)
 
 
 def _type(*names: str) -> Any:
+    """A function that recognises a config by its model_type."""
     return lambda config: config.get("model_type") in names
 
 
 def _as_half(config: Config, drop: frozenset[str], **new: Any) -> Config:
-    """For families that transformers does not have: their model_type decides nothing."""
+    """respelled() without model_type, for families that transformers does not have: read() then takes half pairing."""
     return respelled(config, drop | {"model_type"}, **new)
 
 
@@ -45,16 +46,15 @@ def _nomic(config: Config) -> Spelled:
     scale_base = config.get("rotary_emb_scale_base")
     if scale_base is not None:
         raise ValueError(
-            f"rotary_emb_scale_base ({describe(scale_base)}) asks for xPos, which no config is read into; make the module yourself: "
+            f"rotary_emb_scale_base ({describe(scale_base)}) asks for xPos, which is not read from configs; make the module yourself: "
             f"RotaryEmbedding(dim, use_xpos=True, scale_base=..., base=...)"
         )
     interleaved = config.get("rotary_emb_interleaved")
     new: Config = {"rope_theta": config.get("rotary_emb_base")}
     if config.get("rotary_emb_fraction") is not None:
         new["partial_rotary_factor"] = real(config, "rotary_emb_fraction")
-    if (
-        config.get("rotary_scaling_factor") is not None
-    ):  # its code: the change of base that grows, beyond max_trained_positions
+    if config.get("rotary_scaling_factor") is not None:
+        # modeling_hf_nomic_bert.py, NomicBertDynamicNTKRotaryEmbedding: the base grows with contexts beyond max_trained_positions
         new["rope_scaling"] = {"rope_type": "dynamic", "factor": real(config, "rotary_scaling_factor")}
         new["max_position_embeddings"] = config.get("max_trained_positions") or 2048
     return Spelled(
@@ -114,7 +114,7 @@ def _mimo(config: Config) -> Spelled:
     """rope_theta belongs to full attention, swa_rope_theta to sliding attention, and one partial_rotary_factor to both."""
     if config.get("rope_scaling") or config.get("rope_parameters"):
         raise ValueError(
-            "swa_rope_theta together with rope_scaling or rope_parameters: no such model is known; write rope_parameters per layer type"
+            "swa_rope_theta together with rope_scaling or rope_parameters: no known model has both; write rope_parameters per layer type"
         )
     share = real(config, "partial_rotary_factor", 0.334)
     bases = {"full_attention": real(config, "rope_theta", 5e6), "sliding_attention": real(config, "swa_rope_theta")}

@@ -1,4 +1,4 @@
-"""params.json, as Meta and Mistral publish their weights: dim, n_layers, n_heads, no model_type of transformers. All interleaved."""
+"""params.json, the config that Meta and Mistral publish with their weights: dim, n_layers, n_heads, no model_type. All interleaved."""
 
 from __future__ import annotations
 
@@ -72,19 +72,19 @@ def _meta(config: Config) -> Spelled:
             "rope_scaling_factor without use_scaled_rope has no effect in Meta's code; write use_scaled_rope: true, or remove it"
         )
     family = {"no_rope_layer_interval": interval, "no_rope_layers": []} if interval else {}
-    temper = {
+    temperature = {
         key: config[key]
         for key in ("attn_temperature_tuning", "floor_scale", "attn_scale")
         if interval and key in config
     }
     spelled = _with_sizes(
-        config, _META, rope_theta=10000.0 if theta is None else theta, rope_scaling=rope, **family, **temper
+        config, _META, rope_theta=10000.0 if theta is None else theta, rope_scaling=rope, **family, **temperature
     )
     return Spelled(spelled, interleaved=True, notes=tuple(notes))
 
 
 def _scale(config: Config, notes: list[str]) -> float:
-    """The factor of use_scaled_rope, which params.json does not hold: by the shape of the model, else asked for."""
+    """The factor of use_scaled_rope, for which params.json has no key: by the shape of a published model. ValueError for another shape."""
     if config.get("rope_scaling_factor") is not None:
         return real(config, "rope_scaling_factor")
     if config.get("nope_layer_interval"):
@@ -121,7 +121,7 @@ def _mistral(config: Config) -> Spelled:
     if scaling:
         if yarn is None:
             raise ValueError(
-                f"llama_4_scaling {describe(scaling)} without a yarn block: no model of Mistral's is known that has one alone"
+                f"llama_4_scaling {describe(scaling)} without a yarn block: no model of Mistral's has it alone; write the yarn block"
             )
         yarn["llama_4_scaling_beta"] = real(scaling, "beta", name="llama_4_scaling.beta")
         window, name = scaling.get("original_max_position_embeddings"), "original_max_position_embeddings"
@@ -140,7 +140,8 @@ def _mistral(config: Config) -> Spelled:
 
 
 def _yarn(config: Config) -> Config | None:
-    """beta and alpha are beta_fast and beta_slow; apply_scale false means attention factor 1, and no temperature."""
+    """rope_scaling of the yarn block, None without one. Its beta is beta_fast, alpha is beta_slow; apply_scale: false means attention
+    factor 1 and no temperature."""
     if config.get("yarn") is None:
         return None
     yarn = block(config, "yarn")
@@ -159,10 +160,8 @@ def _yarn(config: Config) -> Config | None:
     if applied is not None and not flag("yarn.apply_scale", applied):
         return rope | {"attention_factor": 1.0}
     if config.get("qk_rope_head_dim") is not None:
-        return rope | {
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-        }  # DeepSeek's way: factor 1 in cos and sin, a temperature in the softmax
+        # As in DeepSeek's models: attention factor 1 in cos and sin, and a temperature in the softmax.
+        return rope | {"mscale": 1.0, "mscale_all_dim": 1.0}
     return rope
 
 

@@ -74,11 +74,11 @@ def _translate(config: Config) -> Spelled:
         "no_rope_layers": [] if interval is not None else None,
     }
     drop = _KEYS | {"embed_dim", "num_heads", "num_layers", "max_seq_len"}
-    known = _BUILDERS[package][0] if package else (True if scaled else None)
-    unknown = (
-        "" if known is not None else "torchtune's builders differ in their pairing, and these arguments do not name one"
-    )
-    return Spelled(respelled(config, drop, **new), interleaved=known, pairing_unknown=unknown)
+    interleaved = _BUILDERS[package][0] if package else (True if scaled else None)  # only interleaved builders scale
+    unknown = ""
+    if interleaved is None:
+        unknown = "torchtune's builders differ in their pairing, and these arguments do not name one"
+    return Spelled(respelled(config, drop, **new), interleaved=interleaved, pairing_unknown=unknown)
 
 
 TORCHTUNE = Dialect(

@@ -1,4 +1,4 @@
-"""The configs of transformers 4 and 5, and of the remote code that follows them: the words that all other dialects are put into."""
+"""The configs of transformers 4 and 5, and of the remote code that follows them: the words into which all other dialects are translated."""
 
 from __future__ import annotations
 

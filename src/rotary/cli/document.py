@@ -1,4 +1,4 @@
-"""What `rotary show --json` prints: numbers for programs."""
+"""The JSON document of `rotary show --json`: the numbers that the report shows, for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ..analysis import Coordinates, Diagnosis
 def as_json(
     layer_type: str | None, arguments: configs.Arguments, diagnoses: Sequence[Diagnosis], several: Coordinates | None
 ) -> dict[str, Any]:
-    """Everything that is shown of one type of layers."""
+    """One entry of "layers": the rotation of layers of that type, its schemes plane by plane, and its coordinates.
+
+    Infinite numbers, which JSON does not have, are null: the reach of a scheme without a limit, the wavelength of a plane at rest.
+    """
     return {
         "layer_type": layer_type,
         "dim": arguments.dim,
