@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .._torch import has_float64
 from .._types import CosSin, Length, Role
-from ..positions import sequence
+from ..positions.counted import count_from
 from .cos_sin import Tables
 from .eager import in_blocks
 from .exact import cos_sin_of_turns
@@ -51,7 +51,7 @@ class Place:
         """The positions of so many rows as a tensor."""
         if isinstance(self.positions, Tensor):
             return self.positions
-        return sequence(rows, self.positions, device=device)[:, None]
+        return count_from(rows, self.positions, device=device)[:, None]
 
 
 def rerotation(

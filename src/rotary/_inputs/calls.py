@@ -20,7 +20,7 @@ from .. import _checks
 from .._subclasses.dtensor import distributed
 from .._torch import jit_tracing, tracing
 from .._types import CosSin, Length, Range, Role
-from ..positions import sequence
+from ..positions.counted import count_from
 from .shapes import check_batch_of_tables, check_pair, check_width, sequence_axis, table_of
 from .where import check_coordinates, check_rows_of_length, context_length, per_row, positions_of, role_of
 
@@ -103,7 +103,7 @@ def for_cos_sin(
     else:
         n = _checks.length("positions", positions)
         position_range = (0, n - 1) if n and not traced else None
-        positions = sequence(n, device=device)
+        positions = count_from(n, device=device)
     length = context_length(length, None, 0)
     check_rows_of_length(length, positions, coordinates=by_coordinate)
     return Call(-1, positions, by_coordinate, position_range, length, role_of(role, use_xpos), traced, counted)

@@ -9,7 +9,8 @@ from torch import Tensor
 from .. import _checks
 from .._subclasses.dtensor import distributed
 from .._types import Length, Range, Role
-from ..positions import packed, sequence
+from ..positions import packed
+from ..positions.counted import count_from
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -41,9 +42,9 @@ def positions_of(
     if cu_seqlens is not None:
         return packed(cu_seqlens, n, offset=start), None
     if not isinstance(start, Tensor):
-        return sequence(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
+        return count_from(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
     check_one_per_row("offset", start, keys, axis)
-    return sequence(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
+    return count_from(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
 
 
 def refuse_two(offset: Any, cu_seqlens: Any) -> None:

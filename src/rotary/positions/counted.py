@@ -22,8 +22,13 @@ def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | N
         _checks.integers("offset", offset)
         if offset.ndim > 1:
             raise ValueError(f"offset must be an int, 0-d or (batch,), got shape {tuple(offset.shape)}")
-    else:
-        offset, device = _checks.position("offset", offset), _checks.device("device", device)
+        return count_from(n, offset)
+    return count_from(n, _checks.position("offset", offset), device=_checks.device("device", device))
+
+
+def count_from(n: int, offset: int | Tensor = 0, *, device: torch.device | None = None) -> Tensor:
+    """sequence() of arguments that are checked already, as those of a call of RotaryEmbedding are."""
+    if not isinstance(offset, Tensor):
         if offset + n > _LAST:  # the end of the range, which is exclusive, may not fit
             return torch.arange(n, dtype=torch.int64, device=device) + offset
         return torch.arange(offset, offset + n, dtype=torch.int64, device=device)
