@@ -20,6 +20,7 @@ from torch import Tensor
 from rotary._fused import eager, native, sums
 from rotary._fused.work import Norm
 from rotary._native import library
+from rotary._rotation import native as rotation
 
 CALLS = int(os.environ.get("ROTARY_FUZZ", "1500")) // 3
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -57,7 +58,7 @@ class Case(NamedTuple):
         return flat
 
     def call(self) -> int:
-        return native._functions()[1 if self.backward else 0](native._packed(self.words()))
+        return native._functions()[1 if self.backward else 0](rotation.packed(self.words()))
 
     def outs(self) -> list[Tensor]:
         return [t for of in self.tensors for t in (of["out"], of["sums"]) if t is not None]
@@ -233,11 +234,11 @@ def test_F37_a_write_into_a_cache_answers_rightly_or_declines_whatever_it_is_giv
                 case _:
                     name = draw.choice(("batch", "seq", "heads", "pages", "page", "keys channels", "values channels"))
                     sizes[name] = draw.choice((-1, -(2**63), 2**61, 2**62, 2**63 - 1))
-            assert native._functions()[2](native._packed(list(sizes.values()))) > 0, f"call {number}: {sizes}"
+            assert native._functions()[2](rotation.packed(list(sizes.values()))) > 0, f"call {number}: {sizes}"
             assert all(alike(cache, before) for _, cache, before in copied), f"call {number}: written"
             refused += 1
             continue
-        assert native._functions()[2](native._packed(list(sizes.values()))) == 0, f"call {number}: {sizes}"
+        assert native._functions()[2](rotation.packed(list(sizes.values()))) == 0, f"call {number}: {sizes}"
         for of, cache, before in copied:
             candidates: dict[int, list[Tensor]] = {}
             for b in range(batch):
