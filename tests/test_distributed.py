@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+
+from support import warm
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 pytest.importorskip("torch.distributed.tensor")
@@ -114,25 +117,17 @@ os._exit(0)
 
 
 def test_a_process_that_dies_stops_no_rotation_of_the_others(tmp_path: Path):
-    command = (sys.executable, "-c", DIES)
-    runs = [
-        subprocess.Popen((*command, str(rank), str(tmp_path / "store")), stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    try:
-        said = [run.communicate(timeout=60)[0] for run in runs]
-    finally:
-        for run in runs:
-            run.kill()
-    assert [run.returncode for run in runs] == [0, 7]
-    assert said[0].strip() == "went on"
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(lambda rank: warm.run("-c", DIES, rank, tmp_path / "store", timeout=60), ("0", "1")))
+    assert [run.returncode for run in runs] == [0, 7], runs[0].stderr
+    assert runs[0].stdout.strip() == "went on"
 
 
 def test_importing_rotary_imports_no_distributed_tensors():
     rotated = "rotary.RotaryEmbedding(16).rotate(torch.ones(1, 1, 2, 16))"
     script = f"import sys, rotary, torch; {rotated}; print('torch.distributed.tensor' in sys.modules)"
-    run = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
+    run = warm.run("-c", script)
+    assert run.stdout.strip() == "False", run.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--fsdp",)])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support import warm
 
 pytest.importorskip("transformers")
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -27,7 +27,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 )
 def test_it_runs(script: str, words: list[str]):
     name, *options = script.split()
-    run = subprocess.run((sys.executable, EXAMPLES / name, *options), capture_output=True, text=True)
+    run = warm.run(EXAMPLES / name, *options, after=warm.TRANSFORMERS)
     assert run.returncode == 0, run.stdout + run.stderr
     assert [word for word in words if word not in run.stdout] == []
 
@@ -35,8 +35,8 @@ def test_it_runs(script: str, words: list[str]):
 def test_vision_runs_and_draws(tmp_path: Path):
     for needed in ("sklearn", "rich", "matplotlib"):
         pytest.importorskip(needed)
-    command = (sys.executable, EXAMPLES / "vision.py", "--quick", "--out", tmp_path)
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = warm.run(EXAMPLES / "vision.py", "--quick", "--out", tmp_path, env=alone)
     assert run.returncode == 0, run.stdout + run.stderr
     words = ("learned absolute", "axial, placed", "RoPE-Mixed", "too short to learn")
     assert [word for word in words if word not in run.stdout] == []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import record as results
+from support import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,8 +31,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_without_a_gpu_it_says_so_and_measures_nothing():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    command = (sys.executable, "-m", "benchmarks.gpu.run")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = warm.run("-m", "benchmarks.gpu.run", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     assert "no CUDA device" in done.stdout
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from support import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a driver that does something")
 def test_launches_of_each_call():
-    command = (sys.executable, "-m", "benchmarks.gpu.host", "2")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = warm.run("-m", "benchmarks.gpu.host", "2", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     assert {name: int(launches) for name, launches, *_ in rows[2:] if "rotary" in name} == {
         "rotary, tables ready": 1,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 import rotary
 from rotary import _torch
 from rotary._torch import has_float64, plain_torch
+from support import warm
 
 CPU = torch.device("cpu")
 
@@ -70,7 +69,7 @@ print("rotated")
 @pytest.mark.parametrize("name", _torch.PRIVATE)
 def test_rotary_works_without(name: str):
     """Each private name of torch is removed in turn; what is left is slower or less detailed, and right."""
-    run = subprocess.run((sys.executable, "-c", WITHOUT, name), capture_output=True, text=True)
+    run = warm.run("-c", WITHOUT, name)
     assert (run.returncode, run.stdout.strip()) == (0, "rotated"), run.stderr[-2000:]
 
 

@@ -1,6 +1,6 @@
 """Prints the requirements of extras of pyproject.toml, one a line: pip installs them without building rotary once more.
 
-    python -I tools/extras.py dev docs
+python -I tools/extras.py dev docs
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import itertools
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rotary import apply_rotary, use_backend
 from rotary._fused import eager, native
 from rotary._fused.work import Norm
 from rotary._native import build, library
+from support import warm
 
 SETS = tuple(name for name, state in library.instruction_sets().items() if state == "available")
 pytestmark = pytest.mark.skipif(not SETS, reason="no native library")
@@ -36,7 +36,7 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def said(**environment: str) -> tuple[str, str]:
     """What a fresh process computes by, or why by nothing; and its warnings."""
-    run = subprocess.run((sys.executable, "-c", SAYS), capture_output=True, text=True, env=os.environ | environment)
+    run = warm.run("-c", SAYS, env=os.environ | environment)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip(), run.stderr
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from rotary._native import library
+from support import warm
 
 needs_library = pytest.mark.skipif(not library.LIBRARY.exists(), reason="no native library was built here")
 # Loads the file that the first argument names as the library does; prints what came and whether denormal numbers are left.
@@ -31,7 +31,7 @@ extern "C" long long rotary_source() { return 0; }
 
 
 def loaded(file: Path) -> str:
-    run = subprocess.run((sys.executable, "-c", LOAD, str(file)), capture_output=True, text=True)
+    run = warm.run("-c", LOAD, file)
     assert run.returncode == 0, f"status {run.returncode}: {run.stderr}"
     return run.stdout.strip()
 

@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from safetensors.torch import save_file
 
 from rotary.checkpoints import convert
 from rotary.checkpoints.target import undisturbed, whole
+from support import warm
 
 CONFIG = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "rope_theta": 10000.0}
 
@@ -173,9 +172,8 @@ def child(target):
 
 
 def drive(code: str, model: Path) -> list[str]:
-    """The lines that it prints: one process imports torch once, and forks."""
-    command = (sys.executable, "-c", DRIVER + code, str(model), str(model.parent))
-    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    """The lines that it prints: a process that has used no thread, and forks."""
+    run = warm.run("-c", DRIVER + code, model, model.parent)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()
 

@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rotary.checkpoints import by_weights, convert
 from rotary.checkpoints.torch_archive import tensors_of
 from rotary.pairing import half_to_interleaved
+from support import warm
 
 DIM, HEADS, KV_HEADS, LAYERS, VOCABULARY, HIDDEN = 64, 4, 2, 2, 96, 128
 PARAMS: dict[str, Any] = {
@@ -385,9 +386,6 @@ def test_a_failed_conversion_leaves_nothing_and_the_source_as_it_was(tmp_path: P
 
 def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path):
     """Two files of 24 MiB; what lives at once in memory of the process's own is one joined tensor, not a file."""
-    import subprocess
-    import sys
-
     source = tmp_path / "llama"
     source.mkdir()
     weights = {f"layers.{n}.attention.{name}.weight": torch.randn(512, 1024) for n in range(6) for name in ("wq", "wk")}
@@ -406,5 +404,6 @@ print(max(peak) - start)
 """
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is read from /proc")
-    run = subprocess.run((sys.executable, "-c", script), capture_output=True, text=True, check=True)
+    run = warm.run("-c", script)
+    assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 24 << 10  # KiB; a tensor has 4 MiB

@@ -14,6 +14,7 @@ import rotary
 from rotary._native import library
 from rotary._rotation import backends, call
 from rotary.cli.main import main
+from support import warm
 
 
 def test_info_prints_versions_device_and_each_kernel(capsys: pytest.CaptureFixture[str]):
@@ -86,10 +87,10 @@ def test_an_error_is_one_line_and_status_2(
 
 
 def test_python_m_rotary_is_the_command():
-    run = subprocess.run((sys.executable, "-m", "rotary", "info"), capture_output=True, text=True)
+    run = warm.run("-m", "rotary", "info")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith(f"rotary   {rotary.__version__}\n")
-    assert subprocess.run((sys.executable, "-m", "rotary", "inform"), capture_output=True).returncode == 2
+    assert warm.run("-m", "rotary", "inform").returncode == 2
 
 
 def test_a_pipe_that_is_closed_early_is_no_error():
@@ -104,11 +105,8 @@ def test_a_pipe_that_is_closed_from_the_start_is_no_error(arguments: list[str]):
     """Short outputs fail when they are flushed, long ones while they are printed, help before any command runs."""
     reader, writer = os.pipe()
     os.close(reader)
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(writer, "wb") as pipe:
-        run = subprocess.run(
-            (sys.executable, "-m", "rotary", *arguments), stdout=pipe, stderr=subprocess.PIPE, text=True, env=buffered
-        )
+        run = warm.run("-m", "rotary", *arguments, stdout=pipe.fileno())
     assert (run.returncode, run.stderr) == (0, "")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from rotary import config
 from rotary.cli.main import main
 from rotary.cli.spelling import SPELLINGS, schemes
 from rotary.scaling import Linear, Resonance, YaRN
+from support import warm
 
 
 def show(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -207,7 +206,7 @@ def test_it_needs_neither_transformers_nor_matplotlib():
         "import sys; from rotary.cli import main; main(['show']); "
         "sys.exit(bool({'transformers', 'matplotlib', 'mpmath'} & set(sys.modules)))"
     )
-    assert subprocess.run((sys.executable, "-c", code), capture_output=True).returncode == 0
+    assert warm.run("-c", code).returncode == 0
 
 
 def test_it_says_which_dialect_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

