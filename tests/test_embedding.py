@@ -306,7 +306,7 @@ def test_rotate_refuses():
         "not both": lambda: rope.rotate(q, positions=torch.arange(6), offset=1),
         "positions or cu_seqlens": lambda: rope.rotate(q, positions=torch.arange(6), cu_seqlens=torch.tensor([0, 6])),
         "role": lambda: xpos.rotate(q),
-        "role says": lambda: xpos.rotate(q, k, role="key"),
+        "role= is for one tensor alone": lambda: xpos.rotate(q, k, role="key"),
         "int64": lambda: rope.rotate(q.long()),
         "complex64": lambda: rope.rotate(q.to(torch.complex64)),
         "offset must be an integer": lambda: rope.rotate(q, offset=1.5),
