@@ -1,6 +1,6 @@
 """Which model families give the same outputs and gradients when their norms are fused into the rotation, and which norms are left?
 
-    python -m benchmarks.fused_families [FAMILY ...]     5 minutes; writes results/fused_families.json and results/fused_families.md
+    python -m benchmarks.fused_families [FAMILY ...]     10 minutes; writes results/fused_families.json and results/fused_families.md
 
 It runs every family of tests/transformers/zoo whose source has a norm of queries or keys, under patch(fuse="norms") and unpatched. With
 families named it prints their rows and writes nothing.

@@ -66,10 +66,11 @@ def test_numbers_of_functions_and_behaviours_are_those_of_the_table_of_models():
 
 
 def test_numbers_of_classes_and_cases_are_those_that_are_tested():
-    from rotary.config.dialects import diffusers
+    from rotary.config.dialects.diffusers_classes import BY_SHARE, BY_WIDTHS
+    from rotary.config.dialects.diffusers_frequencies import BY_FORMULA
     from test_operators import CASES
 
-    classes = {*diffusers._BY_WIDTHS, *diffusers._BY_SHARE, *diffusers._SPECIAL}
+    classes = {*BY_WIDTHS, *BY_SHARE, *BY_FORMULA}
     counted = {
         r"(\d+) (?:transformer )?classes of diffusers": len(classes),
         r"(\d+) arrangements": len(CASES),

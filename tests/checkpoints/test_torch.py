@@ -277,13 +277,13 @@ def test_parts_that_do_not_belong_together_are_refused_by_name(tmp_path: Path):
     refused("norm.weight has other shapes or dtypes", **{"norm.weight": files[1]["norm.weight"].half()})
     extra = {"layers.0.feed_forward.experts.weight": torch.zeros(2, 2)}
     torch.save(files[0] | extra, first)
-    refused("experts.weight: no rule says how 2 tensor-parallel files share it", **extra)
+    refused("experts.weight: no rule for the axis along which 2 tensor-parallel files divide it", **extra)
     torch.save(files[0], first)
     (source / "params.json").write_text(json.dumps(PARAMS | {"dim": 256}))
     refused(r"tok_embeddings.weight \(48, 64\) should have dim = 256 columns in each file")
     (source / "params.json").write_text(json.dumps(PARAMS))
     first.unlink()
-    with pytest.raises(ValueError, match=r"consolidated\.00\.pth is missing beside consolidated\.01\.pth"):
+    with pytest.raises(ValueError, match=r"consolidated\.00\.pth is missing, and each of consolidated\.01\.pth"):
         convert(source, tmp_path / "out", to="half")
 
 

@@ -68,7 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "olmo3", "rope_theta": 1e6}, "transformers 4 gives it to both layer types"),
     (
         {"model_type": "ministral3", "rope_scaling": {"type": "linear", "factor": 2.0}},
-        "missing rope_theta: beside other rope parameters",
+        "missing rope_theta: transformers takes",
     ),
     ({"model_type": "moonshine_streaming", "rope_theta": 5e5}, "has no effect at the top level"),
     ({"model_type": "voxtral_realtime_text"}, "does not determine a base"),

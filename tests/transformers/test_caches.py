@@ -278,7 +278,7 @@ def test_nothing_is_written_where_something_does_not_fit():
             with pytest.raises(ValueError, match="do not fit layer 0|tokens"):
                 rerotate(cache, handle, positions, positions + 1)
         cache.layers[1].keys = cache.layers[1].keys[:, :, :30]
-        with pytest.raises(ValueError, match="layer 1, whose cache holds 30"):
+        with pytest.raises(ValueError, match="layer 1, whose cache has 30"):
             rerotate(cache, handle, torch.arange(40), torch.arange(40) + 1)
         cache.layers[1].keys = before[1]
         assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))

@@ -92,7 +92,7 @@ def test_the_report_and_the_counts(model: Any):
 
 
 def test_a_value_that_is_unknown_is_refused(model: Any):
-    with pytest.raises(ValueError, match="fuse must be 'norms' or None, got True"):
+    with pytest.raises(ValueError, match="fuse must be 'norms' or None, got bool True"):
         patch(model, fuse=True)  # type: ignore[arg-type]
     patch(model).remove()
 
