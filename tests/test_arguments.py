@@ -17,7 +17,19 @@ import torch
 from torch import nn
 
 import rotary
-from rotary import RotaryEmbedding, analysis, axes, checkpoints, config, pairing, positions, scaling, tables, testing
+from rotary import (
+    RotaryEmbedding,
+    analysis,
+    axes,
+    checkpoints,
+    config,
+    fused,
+    pairing,
+    positions,
+    scaling,
+    tables,
+    testing,
+)
 from rotary import transformers as models
 from rotary.scaling import temperature
 
@@ -81,7 +93,70 @@ def of_key(key: str, **more: Any) -> Callable[..., Any]:
 def cases(folder: Path) -> dict[str, Case]:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
     layer, one = models.layers.apply_rotary_transformers(), models.layers.apply_rotary_transformers_one()
+    q, k, v, weight = torch.ones(2, 4, 10, 8), torch.ones(2, 2, 10, 8), torch.ones(2, 2, 10, 8), torch.ones(8)
+    cos, sin = RotaryEmbedding(8).cos_sin(10)
+    freqs, scale = RotaryEmbedding(8, use_xpos=True)(10)
+    flags = {"seq_dim": -2, "interleaved": False, "conjugate": False, "inplace": False}
+    norm = {
+        "q_weight": weight,
+        "k_weight": weight,
+        "eps": 1e-6,
+        "weight_offset": 0.0,
+        "rounding": "once",
+        "after": False,
+    }
+    cached = {
+        "k": k,
+        "v": v,
+        "cos": cos,
+        "sin": sin,
+        "cache_k": torch.ones(2, 16, 2, 8),
+        "cache_v": torch.ones(2, 16, 2, 8),
+    }
+    cached |= {"slots": torch.arange(20).view(2, 10), "q": None}
+    places = {"offset": 0, "positions": None, "cu_seqlens": None, "length": None}
+    moves = {"old_positions": 0, "new_positions": 5, "new": None, "old_length": None, "new_length": None, "role": "key"}
+    of_flags = {name: flags[name] for name in ("seq_dim", "interleaved", "inplace")}
     found: dict[str, Case] = {
+        "RotaryEmbedding": (
+            RotaryEmbedding,
+            {"dim": 8, "use_xpos": False, "scale_base": 512, "interpolation_factor": 1.0, "base": 1e4, "base_rescale_factor": 1.0,
+             "scaling": None, "interleaved": False, "angles": "exact", "axes": None, "device": None}, "",
+        ),
+        "from_inv_freq": (
+            RotaryEmbedding.from_inv_freq,
+            {"inv_freq": [1.0, 0.1], "attention_factor": 1.0, "interleaved": False, "angles": "exact", "axes": None, "device": None}, "",
+        ),
+        "axial": (
+            lambda part, **rest: RotaryEmbedding.axial(part, 8, **rest),
+            {"part": 8, "base": 1e4, "axes": None, "order": "blocks", "interleaved": False, "angles": "exact", "device": None}, "",
+        ),
+        "forward": (ROPE, {"seq_len": 10, "device": None}, ""),
+        "cos_sin": (ROPE.cos_sin, {"positions": 10, "dtype": torch.float32, "role": None, "length": None}, ""),
+        "rotate": (
+            RotaryEmbedding(8).rotate,
+            {"q": q, "k": None, **places, "role": None, "seq_dim": -2, "conjugate": False, "inplace": False}, "",
+        ),
+        "rotate_qkv": (
+            RotaryEmbedding(8).rotate_qkv,
+            {"qkv": torch.ones(2, 10, 3, 4, 8), "heads": None, "qkv_dim": -3, "seq_dim": None, **places, "conjugate": False,
+             "inplace": False}, "",
+        ),
+        "rerotate of a module": (RotaryEmbedding(8).rerotate, {"k": k, **moves, "seq_dim": -2, "inplace": False}, ""),
+        "rerotation": (RotaryEmbedding(8).rerotation, {**moves, "rows": 3, "dtype": torch.float32}, ""),
+        "apply_rotary": (rotary.apply_rotary, {"x": q, "cos": cos, "sin": sin, **flags}, ""),
+        "apply_rotary_qk": (
+            rotary.apply_rotary_qk, {"q": q, "k": k, "cos": cos, "sin": sin, "key_cos": cos, "key_sin": sin, **flags}, "",
+        ),
+        "apply_rotary of operators": (rotary.operators.apply_rotary, {"x": q, "cos": cos, "sin": sin, **flags}, ""),
+        "apply_rotary_pos_emb": (rotary.apply_rotary_pos_emb, {"t": q, "freqs": freqs, "scale": scale}, ""),
+        "cos_sin_of": (
+            rotary.cos_sin_of, {"positions": positions.grid(2, 2), "directions": [[1.0, 0.5]], "dtype": torch.float32}, "",
+        ),
+        "use_backend": (lambda name: rotary.use_backend(name).__enter__(), {"name": "eager"}, ""),
+        "norm_rotate": (fused.norm_rotate, {"q": q, "k": k, "cos": cos, "sin": sin, **norm, **of_flags}, ""),
+        "rotate_and_store": (fused.rotate_and_store, {**cached, **of_flags}, ""),
+        "norm_rotate_and_store": (fused.norm_rotate_and_store, {**cached, "q": q, **norm, **of_flags}, ""),
         "from_config": (RotaryEmbedding.from_config, {"config": LLAMA, "part": None, "layer_type": None, "head_dim": None}, ""),
         "sections": (lambda planes: axes.sections(planes, 2), {"planes": 2}, ""),
         "strided": (axes.strided, {"sections": (3, 3, 2), "planes": None}, ""),

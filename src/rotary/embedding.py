@@ -169,7 +169,7 @@ class RotaryEmbedding(Built):
                 "cos_sin() with apply_rotary(interleaved=True)",
                 stacklevel=4,  # past the two frames of nn.Module.__call__
             )
-        return radians_and_scale(self._tables, n, self.inv_freq.device if device is None else torch.device(device))
+        return radians_and_scale(self._tables, n, _checks.device("device", device) or self.inv_freq.device)
 
     def cos_sin(
         self,
@@ -303,6 +303,7 @@ class RotaryEmbedding(Built):
             )
             if rotated is not None:
                 return rotated
+        _inputs.check_flags(conjugate=conjugate, inplace=inplace)
         if type(q) is not Tensor and (nested.is_jagged(q) or distributed(q)):
             options: Any = {"offset": offset, "positions": positions, "cu_seqlens": cu_seqlens, "length": length}
             options |= {"role": role, "seq_dim": seq_dim, "conjugate": conjugate, "inplace": inplace}
@@ -328,10 +329,10 @@ class RotaryEmbedding(Built):
         table = self._table(given, given.role, q.dtype)
         how: How = {"seq_dim": given.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
         if k is None:
-            return rotate((q,), (table,), in_place=inplace, **how)[0]
+            return rotate((q,), (table,), in_place=inplace, traced=given.traced, **how)[0]
         k_table = self._table(given, "key", q.dtype) if self.use_xpos else table
         q_table = _inputs.last_rows(table, q.shape[given.seq_dim], k.shape[given.seq_dim])
-        q, k = rotate((q, k), (q_table, k_table), in_place=inplace, **how)
+        q, k = rotate((q, k), (q_table, k_table), in_place=inplace, traced=given.traced, **how)
         return q, k
 
     def _own(self) -> dict[str, Any]:

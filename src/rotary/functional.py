@@ -64,6 +64,7 @@ def apply_rotary(
         rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
+    _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
     if type(x) is not Tensor and nested.is_jagged(x):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
         return nested.apply(lambda xs, t, **how: apply_rotary(*xs, *t, **how), (x,), (cos, sin), seq_dim=seq_dim, **how)
@@ -108,6 +109,7 @@ def apply_rotary_qk(
         rotated = call.rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
+    _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
     if type(q) is not Tensor and nested.is_jagged(q):
         how = {"interleaved": interleaved, "conjugate": conjugate, "inplace": inplace}
         return nested.apply(
@@ -154,6 +156,7 @@ def cos_sin_of(
     torch.Size([2, 2])
     """
     dtype = _checks.floating_dtype("dtype", dtype)
+    _checks.tensor("positions", positions)
     if isinstance(directions, Tensor):
         _inputs.for_directions(positions, directions)
         work = torch.float64 if has_float64(positions.device) else torch.float32
@@ -198,6 +201,8 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
     first = freqs.shape[0] - seq
     if isinstance(scale, Tensor):
         scale = (scale[first:] if scale.ndim else scale).to(work)
+    else:
+        scale = scale * 1.0  # torch multiplies by no int beyond int64
     angles = freqs[first:].to(torch.float64) if t.device.type != "mps" else freqs[first:]
     cos, sin = angles.cos().to(work) * scale, angles.sin().to(work) * scale
     x = (t if dim == t.shape[-1] else t[..., :dim]).to(work)

@@ -68,6 +68,7 @@ def norm_rotate(
     >>> norm_rotate(q, k, torch.tensor([[0.0]]), torch.tensor([[1.0]]), q_weight=None, k_weight=None, eps=1e-6)[0]
     tensor([[-1.1314,  0.8485]])
     """
+    _inputs.check_flags(interleaved=interleaved, inplace=inplace)
     norm: dict[str, Any] = {
         "q_weight": q_weight,
         "k_weight": k_weight,
@@ -134,6 +135,7 @@ def rotate_and_store(
             [0., 1.],
             [0., 0.]]), tensor([1., 0.]))
     """
+    _inputs.check_flags(interleaved=interleaved, inplace=inplace)
     axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
     return _store(q, k, (None, None), tables, None, v, cache_k, cache_v, slots, axis, interleaved, inplace)
 
@@ -168,6 +170,7 @@ def norm_rotate_and_store(
     """
     if q is None and q_weight is not None:
         raise TypeError("q_weight without q: give both, or neither")
+    _inputs.check_flags(interleaved=interleaved, inplace=inplace)
     axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
     norm = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
     weights = q_weight, k_weight

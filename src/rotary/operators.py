@@ -35,6 +35,7 @@ def apply_rotary(
     >>> torch.equal(apply_rotary(x, cos, sin), rotary.apply_rotary(x, cos, sin))
     True
     """
+    _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
     axis, table = _inputs.for_table(x, cos, sin, seq_dim)
     return rotate((x,), (table,), axis, interleaved, conjugate, inplace)[0]
 
@@ -53,6 +54,7 @@ def apply_rotary_qk(
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """rotary.apply_rotary_qk by way of the operator: the same arguments, errors and bits, and one node in a compiled graph."""
+    _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     q, k = rotate((q, k), tables, axis, interleaved, conjugate, inplace)
     return q, k

@@ -218,6 +218,7 @@ class Built(RotatesPacked):
     def _set_up(
         self, spectrum: Spectrum, xpos: XPos | None, interleaved: bool, device: torch.device | str | None
     ) -> None:
+        device = _checks.device("device", device)
         self.dim = spectrum.dim
         self.use_xpos = xpos is not None
         self.interleaved = _checks.flag("interleaved", interleaved)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import _checks
+from .. import _checks, _inputs
 from .._subclasses import nested
 from .._types import Length
 from .rerotate import Rerotatable
@@ -62,6 +62,8 @@ class RotatesPacked(Rerotatable):
         """
         if not isinstance(qkv, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"qkv must be one tensor, got {_checks.describe(qkv)}; separate q and k go to rotate")
+        _inputs.check_flags(conjugate=conjugate, inplace=inplace)
+        qkv_dim = _checks.index("qkv_dim", qkv_dim)
         how: dict[str, Any] = {
             "offset": offset,
             "positions": positions,

@@ -9,7 +9,7 @@ from .. import _checks
 from .._angles.cos_sin import Tables
 from .._angles.rerotation import Place, rerotation
 from .._buffers import MirrorModule
-from .._inputs import moved
+from .._inputs import check_flags, moved
 from .._rotation.autograd import How, rotate
 from .._types import CosSin, Length, Role
 from ..axes import Axes
@@ -66,6 +66,7 @@ class Rerotatable(MirrorModule):
         """
         other = self if new is None else new
         _check_module(other)
+        check_flags(inplace=inplace)
         move = moved.for_rerotate(
             k, (old_positions, new_positions), (old_length, new_length), (self._side(), other._side()), role, seq_dim
         )

@@ -14,9 +14,11 @@ from .calls import (
     for_table,
     last_rows,
 )
+from .shapes import check_flags
 
 __all__ = [
     "Call",
+    "check_flags",
     "for_cos_sin",
     "for_directions",
     "for_freqs",

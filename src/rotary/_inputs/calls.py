@@ -164,6 +164,9 @@ def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -
 def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
     """Raise where the arguments of apply_rotary_pos_emb do not fit."""
     sequence_axis(t, -2, "t")
+    _checks.tensor("freqs", freqs)
+    if not isinstance(scale, Tensor):
+        _checks.number_of_any_sign("scale", scale)
     if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
         raise ValueError(
             f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}; if that is k, or cos of a "

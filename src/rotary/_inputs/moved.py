@@ -195,7 +195,8 @@ def _length(name: str, value: Any, schemes: str, device: torch.device) -> Length
             )
         return None
     if not isinstance(value, Tensor):
-        return _checks.length(name, value) if schemes else None
+        checked = _checks.length(name, value)
+        return checked if schemes else None
     _checks.integers(name, value)
     if value.ndim > 1:
         raise ValueError(f"{name} must be an int, 0-d or (batch,), got shape {tuple(value.shape)}")

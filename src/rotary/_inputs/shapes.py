@@ -15,7 +15,14 @@ _STRIDED = torch.strided
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def sequence_axis(x: Any, seq_dim: int, name: str) -> int:
+def check_flags(**flags: Any) -> None:
+    """TypeError for an argument that is not True or False. The C functions decline such a call, so that it comes here."""
+    for name, value in flags.items():
+        if value is not True and value is not False:
+            _checks.flag(name, value)
+
+
+def sequence_axis(x: Any, seq_dim: Any, name: str) -> int:
     """seq_dim counted from the front, after x has been checked."""
     if not isinstance(x, Tensor):
         remedy = (
@@ -26,6 +33,8 @@ def sequence_axis(x: Any, seq_dim: int, name: str) -> int:
         raise TypeError(f"{name} must be floating point (float64, float32, float16 or bfloat16), got {x.dtype}")
     if x.layout is not _STRIDED or x.is_nested:
         _checks.dense(name, x)
+    if type(seq_dim) is not int:
+        seq_dim = _checks.index("seq_dim", seq_dim)
     ndim = x.ndim
     axis = seq_dim + ndim if seq_dim < 0 else seq_dim
     if ndim < 2 or not 0 <= axis < ndim - 1:
@@ -70,6 +79,8 @@ def check_batch_of_tables(rows: int, x: Tensor, name: str) -> None:
 
 def table_of(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: str) -> CosSin:
     """(cos, sin) in the dtype of the arithmetic; an error where they do not fit x."""
+    if not isinstance(cos, Tensor) or not isinstance(sin, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"cos and sin must be tensors, got {_checks.describe(cos)} and {_checks.describe(sin)}")
     shape = cos.shape
     if shape != sin.shape or len(shape) not in (2, 3):
         raise ValueError(

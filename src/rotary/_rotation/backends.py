@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
+from .. import _checks
 from .._types import CosSin, Tensors
 from . import eager
 
@@ -73,13 +74,15 @@ def use_backend(name: str) -> Generator[None, None, None]:
     A context variable: threads and tasks started elsewhere are not touched. Under torch.compile and functorch the plain formula
     runs whatever is chosen, since those must see operations.
 
-    ValueError for an unknown name; RuntimeError, here, where the kernel is unavailable, and at the call, where it does not serve
-    the tensors: an explicit choice never falls back.
+    ValueError for an unknown name, TypeError for another type; RuntimeError, here, where the kernel is unavailable, and at the call,
+    where it does not serve the tensors: an explicit choice never falls back.
 
     >>> with use_backend("eager"):
     ...     chosen()
     'eager'
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"the name of a backend is one of {', '.join(NAMES)}, got {_checks.describe(name)}")
     if name in _FORMER_NAMES:
         warnings.warn(
             f"backend {name!r} is now {_FORMER_NAMES[name]!r}; the old name goes in 0.3",

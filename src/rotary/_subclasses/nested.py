@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .._torch import tracing
 from .._types import CosSin
 from ..positions import packed
@@ -45,6 +46,8 @@ def parts(name: str, x: Tensor, seq_dim: int | None = None) -> Jagged:
     """values() and offsets() of a jagged tensor. ValueError if seq_dim is not its ragged dimension, or if lengths() leave gaps between
     documents."""
     tokens = next(d for d, n in enumerate(x.shape) if not isinstance(n, int))  # pyright: ignore[reportUnnecessaryIsInstance]
+    if seq_dim is not None:
+        seq_dim = _checks.index("seq_dim", seq_dim)
     if seq_dim is not None and (seq_dim + x.ndim if seq_dim < 0 else seq_dim) != tokens:
         raise ValueError(
             f"the documents of {name} with shape {tuple(x.shape)} lie along dimension {tokens}: pass seq_dim={tokens}, got {seq_dim}"
