@@ -259,8 +259,11 @@ def test_every_public_name_says_what_it_is(name: str):
         assert hinted.return_annotation is not hinted.empty, f"{function.__qualname__} returns it does not say what"
 
 
+LONGER = {"src/rotary/embedding.py": 370}
+"""RotaryEmbedding's methods are one page of the reference, and half of its lines are documentation or overloads."""
+
+
 def test_no_file_grows_into_two():
-    long = {
-        str(p.relative_to(ROOT)): n for p in modules(PACKAGE).values() if (n := len(p.read_text().splitlines())) > 400
-    }
-    assert long == {}
+    sources = [path for end in ("*.py", "*.h", "*.cpp") for path in PACKAGE.rglob(end)]
+    lines = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in sources}
+    assert {name: n for name, n in lines.items() if n > LONGER.get(name, 300)} == {}

@@ -6,8 +6,8 @@
     no         yes         no          the kernel, over the inputs
     no         yes         yes         the kernel inside an autograd node per tensor
     yes        no          any         the formula
-    yes        yes         any         the formula, copied over the inputs; under torch.compile the operator rotate_ (operators.py)
-    Under a dispatch mode that records operators, and for distributed tensors (DTensor): the operators of operators.py.
+    yes        yes         any         the formula, copied over the inputs; under torch.compile the operator rotate_ (_operators/)
+    Under a dispatch mode that records operators, and for distributed tensors (DTensor): the operators of _operators/.
 
 In place a compiled formula would make copies, and could not see whether q and k share memory; the operator sees it when it runs.
 The formula is needed under torch.compile, export, functorch, forward mode, for tensor subclasses, and where cos or sin require a
@@ -74,7 +74,7 @@ def rotate(
     if not formula and watched():  # the mode sees one operator, and the kernel runs below it
         if hasattr(torch.ops.rotary, "rotate"):
             return by_operator(xs, tables, seq_dim, interleaved, conjugate, in_place)
-        formula = True  # a folder for the kernels hub has no operators.py
+        formula = True  # a folder for the kernels hub has no _operators/
     if not formula:  # the compiler cannot read a context variable
         backend = backend or backends.chosen()
         if not in_place and not needs_grad:  # fast path: call overhead dominates single-token decoding
@@ -86,7 +86,7 @@ def rotate(
     if formula:
         if onnx_exporting():
             return _by_named_formula(xs, tables, how, in_place=in_place)
-        if distributed(*xs, *(t for table in tables for t in table)):  # operators.py has the rule for DTensors
+        if distributed(*xs, *(t for table in tables for t in table)):  # _operators/ has the rule for DTensors
             return by_operator(xs, tables, seq_dim, interleaved, conjugate, in_place)
         if not in_place:
             return by_formula(xs, tables, how)
@@ -141,7 +141,7 @@ def _has_memory(x: Tensor) -> bool:
 def by_operator(
     xs: Tensors, tables: tuple[CosSin, ...], seq_dim: int, interleaved: bool, conjugate: bool, in_place: bool
 ) -> Tensors:
-    """Rotated xs by the operators of operators.py, through torch's dispatcher."""
+    """Rotated xs by the operators of _operators/, through torch's dispatcher."""
     flat = [t for table in tables for t in table]
     # The compiler of torch 2.13 loses the gradient of DTensors that an operator writes over in a list: there they are copied over.
     copied = in_place and compiling() and distributed(*xs)
@@ -162,7 +162,7 @@ def by_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How) -> Tensors:
 
 
 def _by_named_formula(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool) -> Tensors:
-    """Rotated xs by the composite operator rotate_by_formula (operators.py), which the ONNX exporter can write as one node."""
+    """Rotated xs by the composite operator rotate_by_formula (_operators/rotation.py), which the ONNX exporter can write as one node."""
     flat = [t for table in tables for t in table]
     ys = torch.ops.rotary.rotate_by_formula.default(
         list(xs), flat, how["seq_dim"], how["interleaved"], how["conjugate"]
