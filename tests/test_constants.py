@@ -42,7 +42,7 @@ def test_nothing_made_while_tracing_is_kept():
         return x * other.on(CPU)
 
     torch.func.vmap(inside)(torch.ones(3, 2))
-    assert other._made == {}
+    assert other._tensors == {}
 
 
 def test_ordinary_tensors_whatever_surrounds():

@@ -190,7 +190,6 @@ NOT_ORDINARY: dict[str, Callable[[Tensor], Any]] = {
     "channels apart": lambda x: apply_rotary(x.repeat_interleave(2, -1)[..., ::2], COS, SIN),
     "columns apart": lambda x: apply_rotary(x, COS.repeat_interleave(2, -1)[..., ::2], SIN),
     "seventeen dimensions": lambda x: apply_rotary(x[0, 0][(None,) * 15], COS, SIN),
-    "1 for True": lambda x: apply_rotary(x, COS, SIN, interleaved=1, conjugate=0),  # pyright: ignore[reportArgumentType]
 }
 
 
@@ -203,6 +202,13 @@ def test_F58_what_is_not_ordinary_is_declined_and_its_graph_stays_whole(kind: st
     with step_by_step():
         assert whole == outcome(lambda: run(X.clone()))
     assert served == [] and whole[0] not in ("RuntimeError", "TypeError", "ValueError")
+
+
+@pytest.mark.parametrize("flag", ["interleaved", "conjugate", "inplace"])
+def test_a_flag_that_is_neither_true_nor_false_is_declined_and_then_refused(flag: str):
+    with counted() as served, pytest.raises(TypeError, match=f"{flag} must be True or False, got int 1"):
+        apply_rotary(X.clone(), COS, SIN, **{flag: 1})
+    assert served == []
 
 
 def test_fake_tensors_are_declined():
