@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from .. import _checks
 from .._angles.cos_sin import Tables
-from .._angles.rerotation import Place, rerotation
 from .._buffers import MirrorModule
-from .._inputs import check_flags, moved
+from .._inputs import check_flags
 from .._rotation.autograd import How, rotate
 from .._types import CosSin, Length, Role
 from ..axes import Axes
+
+if TYPE_CHECKING:
+    from .._inputs import moved
 
 
 class Rerotatable(MirrorModule):
@@ -64,6 +68,8 @@ class Rerotatable(MirrorModule):
         >>> torch.allclose(moved, rope.rotate(k, offset=5000), atol=1e-5)
         True
         """
+        from .._inputs import moved  # few programs move keys: 4 ms of `import rotary`
+
         other = self if new is None else new
         _check_module(other)
         check_flags(inplace=inplace)
@@ -100,6 +106,8 @@ class Rerotatable(MirrorModule):
         >>> cos.shape, cos.stride()
         (torch.Size([32, 32]), (0, 1))
         """
+        from .._inputs import moved
+
         other = self if new is None else new
         _check_module(other)
         dtype = _checks.floating_dtype("dtype", dtype)
@@ -114,6 +122,8 @@ class Rerotatable(MirrorModule):
         return self._moved(move, other, dtype, dtype)
 
     def _moved(self, move: moved.Move, other: Rerotatable, dtype: torch.dtype, input_dtype: torch.dtype) -> CosSin:
+        from .._angles.rerotation import Place, rerotation
+
         (old, new), (old_length, new_length) = move.positions, move.lengths
         return rerotation(
             Place(self._tables, old, old_length),
@@ -127,6 +137,8 @@ class Rerotatable(MirrorModule):
         )
 
     def _side(self) -> moved.Side:
+        from .._inputs import moved
+
         spectrum = self._tables.spectrum
         schemes = [
             scheme for part in (spectrum, *spectrum.parts) for scheme in part.schemes if scheme.window is not None
