@@ -138,6 +138,7 @@ def test_importing_brings_nothing_but_torch():
     brought = newly_imported("import rotary, zeta.nn")
     foreign = {name for name in brought if name.split(".")[0] not in {"rotary", "zeta", *sys.stdlib_module_names}}
     assert foreign == set()
+    assert {name for name in brought if name.startswith("rotary.scaling.")} == {"rotary.scaling.scheme"}
     late = {"analysis", "checkpoints", "cli", "config", "onnx", "tables", "testing", "transformers"}
     assert not {
         name

@@ -19,11 +19,11 @@ from .._subclasses.dtensor import dtensor_class
 from .._types import AngleArithmetic
 from ..axes import Axes, checked
 from ..scaling.scheme import Scheme
-from ..scaling.temperature import Temperature
 from .qkv import RotatesPacked
 
 if TYPE_CHECKING:
     from ..config import Arguments
+    from ..scaling.temperature import Temperature
 
 Self = TypeVar("Self", bound="Built")
 
