@@ -64,7 +64,7 @@ def test_every_public_scheme_is_here():
 def test_is_a_value(scheme: Scheme):
     again = pickle.loads(pickle.dumps(scheme))
     assert again == scheme == copy.deepcopy(scheme) and hash(again) == hash(scheme)
-    assert eval(repr(scheme), vars(scaling)) == scheme
+    assert eval(repr(scheme), {name: getattr(scaling, name) for name in scaling.__all__}) == scheme
     for field in dataclasses.fields(scheme):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(scheme, field.name, 1.0)
