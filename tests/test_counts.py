@@ -96,10 +96,10 @@ def test_the_share_of_the_rotation_in_a_model_is_that_of_the_results():
     )
     for row in rows:
         usual, _, without = (float(cell.split()[0]) for cell in row.split("|")[2:5])
-        assert round(100 * (usual - without) / usual) <= 2, row  # "at most two percent" in README and docs/models.md
+        assert round(100 * (usual - without) / usual) <= 2, row
     assert len(rows) == 3
     for name in ("README.md", "docs/models.md"):
-        assert "about one percent of" in TEXTS[name]
+        assert "at most two percent of" in TEXTS[name]
 
 
 def test_figures_that_prose_quotes_are_in_the_results():
