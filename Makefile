@@ -87,6 +87,7 @@ lint: $(VENV)/.dev lint-workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/pyright -p tools/pyrightconfig.json  # benchmarks and tools, which tests do not run
 	$(BIN)/python -m tools.verify_types
 
 # Offline. actionlint is no package of Python: it is used where it is installed.

@@ -47,7 +47,7 @@ class Work:
         self.q = torch.randn(1, tokens, HEADS, DIM).to(dtype).transpose(1, 2)
         self.k = torch.randn(1, tokens, KEY_HEADS, DIM).to(dtype).transpose(1, 2)
         self.cos, self.sin = ROPE.cos_sin(tokens)
-        self.full = tuple(torch.cat((t, t), -1)[None].to(dtype) for t in (self.cos, self.sin))
+        self.full_cos, self.full_sin = (torch.cat((t, t), -1)[None].to(dtype) for t in (self.cos, self.sin))
         # Weights are 1: in place another weight would multiply q and k at every call, down to denormal numbers.
         self.q_norm, self.k_norm = Qwen3RMSNorm(DIM, EPS).to(dtype), Qwen3RMSNorm(DIM, EPS).to(dtype)
 
@@ -64,7 +64,7 @@ class Work:
 
     def theirs(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         q, k = self.q_norm(q.transpose(1, 2)).transpose(1, 2), self.k_norm(k.transpose(1, 2)).transpose(1, 2)
-        return apply_rotary_pos_emb(q, k, *self.full)
+        return apply_rotary_pos_emb(q, k, self.full_cos, self.full_sin)
 
     def both_ways(self, call: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Call:
         """Forward and backward, with gradients for q, k and both weights."""
@@ -90,7 +90,8 @@ def medians(calls: dict[str, Call], seconds: float) -> dict[str, float]:
     """Microseconds of each, in turn until the time is up, at least seven times each; short calls in blocks."""
     blocks = {}
     for name, call in calls.items():
-        call(), call()
+        call()
+        call()
         start = time.perf_counter()
         call()
         blocks[name] = max(1, int(1e-3 / max(time.perf_counter() - start, 1e-7)))
@@ -151,10 +152,10 @@ def caching(keys: int, dtype: torch.dtype, seconds: float) -> dict[str, float]:
     work = Work(1, dtype)
     k, v = work.k, torch.randn_like(work.k)
     old = torch.randn(2, 1, KEY_HEADS, keys, DIM).to(dtype)
-    pages = torch.zeros(2, 1, keys + 1, KEY_HEADS, DIM, dtype=dtype)
+    key_pages, value_pages = torch.zeros(2, 1, keys + 1, KEY_HEADS, DIM, dtype=dtype)
     slots = torch.tensor([[keys]])
     cache = DynamicCache()
-    cache.update(*old, 0)
+    cache.update(old[0], old[1], 0)
     layer: Any = cache.layers[0]
 
     def dynamic() -> None:
@@ -163,7 +164,7 @@ def caching(keys: int, dtype: torch.dtype, seconds: float) -> dict[str, float]:
 
     calls: dict[str, Call] = {
         "DynamicCache.update": dynamic,
-        "rotate_and_store": lambda: fused.rotate_and_store(k, v, work.cos, work.sin, *pages, slots),
+        "rotate_and_store": lambda: fused.rotate_and_store(k, v, work.cos, work.sin, key_pages, value_pages, slots),
     }
     with torch.no_grad():
         return medians(calls, seconds)

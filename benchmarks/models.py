@@ -93,7 +93,7 @@ def ratio(function: Any, spec: RotationSpec, dtype: torch.dtype, seconds: float,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="for each pair of contenders")
     options = parser.parse_args()
     first: dict[RotationSpec, tuple[str, Any]] = {}

@@ -35,16 +35,16 @@ def counted(found: str, truth: str) -> str:
 
 def judge(model: Any, held_out: torch.Tensor) -> list[tuple[str, str]]:
     """(way, right, unknown or wrong) for the checkpoint of a model, as it is and converted."""
-    said = []
+    verdicts = []
     with tempfile.TemporaryDirectory() as folder:
         half, neighbours = Path(folder) / "half", Path(folder) / "interleaved"
         model.save_pretrained(half)
         convert(half, neighbours, to="interleaved")
         for path in (half, neighbours):
             loaded = LlamaForCausalLM.from_pretrained(path).eval()
-            said.append(("weights", counted(by_weights(path).pairing, path.name)))
-            said.append(("text", counted(by_text(loaded, held_out).pairing, path.name)))
-    return said
+            verdicts.append(("weights", counted(by_weights(path).pairing, path.name)))
+            verdicts.append(("text", counted(by_text(loaded, held_out).pairing, path.name)))
+    return verdicts
 
 
 def main() -> None:
@@ -57,13 +57,13 @@ def main() -> None:
     }
     for seed in range(SEEDS):
         torch.manual_seed(seed)
-        sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 128}
+        sizes: Any = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 128}
         model = LlamaForCausalLM(LlamaConfig(num_attention_heads=4, num_key_value_heads=2, head_dim=32, **sizes))
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
         for step in range(STEPS[-1] + 1):
             if step in STEPS:
-                for way, said in judge(model, data[-HELD_OUT:][None]):
-                    result[step, way][said] += 1
+                for way, verdict in judge(model, data[-HELD_OUT:][None]):
+                    result[step, way][verdict] += 1
             batch = torch.stack([data[i : i + 128] for i in torch.randint(0, len(data) - HELD_OUT - 128, (8,))])
             model(batch, labels=batch).loss.backward()
             optimizer.step()
@@ -72,14 +72,18 @@ def main() -> None:
     rows = [
         [
             str(step),
-            *(str(result[step, way][said]) for way in ("weights", "text") for said in ("right", "unknown", "wrong")),
+            *(
+                str(result[step, way][verdict])
+                for way in ("weights", "text")
+                for verdict in ("right", "unknown", "wrong")
+            ),
         ]
         for step in STEPS
     ]
     at = circumstances("transformers")
     heads = [
         "steps of training",
-        *(f"{way}: {said}" for way in ("weights", "text") for said in ("right", "unknown", "wrong")),
+        *(f"{way}: {verdict}" for way in ("weights", "text") for verdict in ("right", "unknown", "wrong")),
     ]
     made = f"""# Telling the pairing of a checkpoint
 

@@ -58,8 +58,10 @@ def ways(dtype: torch.dtype, tokens: int, mesh: Any) -> dict[str, Callable[[], A
         "DTensor, in place": lambda: apply_rotary_qk(own_q, own_k, cos, sin, inplace=True),
         "plain, rotate": lambda: rope.rotate(q, k),
         "DTensor, rotate": lambda: rope.rotate(q_d, k_d),
-        "plain, with backward": lambda: back(apply_rotary_qk(*leaves, cos, sin), leaves, [q, k]),
-        "DTensor, with backward": lambda: back(apply_rotary_qk(*leaves_d, cos, sin), leaves_d, [q_d, k_d]),
+        "plain, with backward": lambda: back(apply_rotary_qk(leaves[0], leaves[1], cos, sin), leaves, [q, k]),
+        "DTensor, with backward": lambda: back(
+            apply_rotary_qk(leaves_d[0], leaves_d[1], cos, sin), leaves_d, [q_d, k_d]
+        ),
         "DTensor, formula with backward": lambda: back(
             by_formula(tuple(leaves_d), ((cos_d, sin_d),) * 2, how), leaves_d, [q_d, k_d]
         ),

@@ -86,8 +86,8 @@ def test_F69_what_would_be_rotated_in_a_temporary_is_refused(failures: dict[int,
 
 
 def test_the_test_of_processes_can_fail(failures: dict[int, dict[str, list[str]]]):
-    (said,) = failures[2][fails.__name__]
-    assert "rank 1" in said and "as it is meant to" in said
+    (failure,) = failures[2][fails.__name__]
+    assert "rank 1" in failure and "as it is meant to" in failure
 
 
 # One process makes its tables and rotates, dies, and the others go on: nothing of ours waits for it.

@@ -90,7 +90,10 @@ def commands(table: str) -> set[str]:
 
 @pytest.mark.parametrize("folder", ["benchmarks", "tools"])
 def test_each_script_has_a_row_and_each_row_a_script(folder: str):
-    assert commands((ROOT / folder / "README.md").read_text(encoding="utf-8")) == scripts(ROOT / folder)
+    page = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert commands(page) == scripts(ROOT / folder)
+    rows = re.findall(r"^\| `(python [^`]+)`", page, re.M)
+    assert sorted(rows) == sorted(set(rows)), "a command has two rows"
 
 
 def test_the_test_of_rows_can_fail(tmp_path: Path):

@@ -64,8 +64,8 @@ def test_inv_freq_is_the_formula_rounded_once(base: float, factor: float):
 
 def test_positional_and_attributes():
     rope = RotaryEmbedding(64, True, 1024, 2.0, 20000, 1.5)
-    said = (rope.dim, rope.use_xpos, rope.scale_base, rope.interpolation_factor, rope.base, rope.base_rescale_factor)
-    assert said == (64, True, 1024, 2.0, 20000, 1.5)
+    shown = (rope.dim, rope.use_xpos, rope.scale_base, rope.interpolation_factor, rope.base, rope.base_rescale_factor)
+    assert shown == (64, True, 1024, 2.0, 20000, 1.5)
     assert dict(rope.named_buffers()).keys() == {"inv_freq", "scale"}
     assert rope.inv_freq.shape == rope.scale.shape == (32,)
     assert RotaryEmbedding(64).scale is None

@@ -298,9 +298,9 @@ def test_F66_tables_that_a_cast_rounded_are_told_once(recwarn: pytest.WarningsRe
             warnings.simplefilter("always")
             rotary.apply_rotary(x, *half)
             rotary.apply_rotary_qk(x, x, *half)
-        (said,) = told
-        assert said.filename == __file__
-        assert re.match(f"cos and sin are {dtype}.*cast_forward_inputs=False", str(said.message))
+        (warning,) = told
+        assert warning.filename == __file__
+        assert re.match(f"cos and sin are {dtype}.*cast_forward_inputs=False", str(warning.message))
     shapes._warned = False
     before = len(recwarn)
     rotary.apply_rotary(x, *tables)

@@ -119,15 +119,15 @@ def test_any_command_line(words: list[str], tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("empty")
     before = Path.cwd()
     os.chdir(folder)
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 status = main([word for word in words if "bench" not in word and "convert" not in word])
             except SystemExit as left:
                 status = left.code
-        assert status in (0, 2) and "Traceback" not in said.getvalue()
+        assert status in (0, 2) and "Traceback" not in printed.getvalue()
         assert list(folder.iterdir()) == []
     finally:
         os.chdir(before)

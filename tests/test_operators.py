@@ -175,11 +175,11 @@ def test_the_front_door_is_that_of_rotary(name: str):
         *([(k, q[:, :, :3], cos, sin), (q, k.half(), cos, sin)] if len(given) == 2 else []),
     ]
     for arguments in wrong:
-        with pytest.raises((TypeError, ValueError)) as said:
+        with pytest.raises((TypeError, ValueError)) as refusal:
             theirs(*arguments)
-        with pytest.raises(said.type) as result:
+        with pytest.raises(refusal.type) as result:
             ours(*arguments)
-        assert str(result.value) == str(said.value)
+        assert str(result.value) == str(refusal.value)
 
 
 def test_the_front_door_settles_arguments():

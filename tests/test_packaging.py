@@ -154,8 +154,8 @@ def test_a_wheel_serves_the_documented_path_and_the_command(environment: Environ
     where, works = environment.run(environment.python, "-c", SAME_CLASS).split()
     assert Path(where).is_relative_to(environment.packages)
     assert works == "True"
-    said = environment.run(environment.place / "bin" / "rotary", "info")
-    (state,) = (line for line in said.splitlines() if line.startswith("native "))
+    printed = environment.run(environment.place / "bin" / "rotary", "info")
+    (state,) = (line for line in printed.splitlines() if line.startswith("native "))
     assert ("available" in state) == (library.unavailable() is None)
 
 
@@ -164,8 +164,8 @@ def test_an_editable_checkout_serves_the_documented_path_without_a_compiler(envi
     where, works = environment.run(environment.python, "-c", SAME_CLASS).split()
     assert Path(where).is_relative_to(source)
     assert works == "True"
-    said = environment.run(environment.python, "-m", "rotary", "info")
-    (state,) = (line for line in said.splitlines() if line.startswith("native "))
+    printed = environment.run(environment.python, "-m", "rotary", "info")
+    (state,) = (line for line in printed.splitlines() if line.startswith("native "))
     assert "/nonexistent/c++" in state and "available" not in state
 
 

@@ -36,6 +36,6 @@ def test_a_failed_check_is_a_failed_run(
     monkeypatch.setattr(quickstart, "speed", lambda dtype, rounds: (1.0, 1.0))
     monkeypatch.setattr(quickstart, "draw", lambda text, path: "none")
     assert quickstart.main(["--out", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "FAILED: error at 1,000,000 is at most 3.1e-8" in said
-    assert said.rstrip().endswith("quickstart: FAILED")
+    printed = capsys.readouterr().out
+    assert "FAILED: error at 1,000,000 is at most 3.1e-8" in printed
+    assert printed.rstrip().endswith("quickstart: FAILED")

@@ -27,14 +27,14 @@ def answers(rope: RotaryEmbedding) -> list[torch.Tensor]:
     """The results of a module's methods, at positions where a wrong bit shows."""
     x = torch.randn(2, 3, 5, 64, generator=torch.Generator().manual_seed(0))
     positions = torch.tensor([0, 1, 257, 2049, 3001])
-    said = [
+    outputs = [
         *rope(6, "cpu"),
         *rope.cos_sin(positions, role="query"),
         *rope.cos_sin(positions, torch.float64, role="key"),
     ]
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        said += rope.rotate(x.to(dtype), x.to(dtype), positions=positions)
-    return said
+        outputs += rope.rotate(x.to(dtype), x.to(dtype), positions=positions)
+    return outputs
 
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:

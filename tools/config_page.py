@@ -86,11 +86,15 @@ def text(config: Any) -> str | None:
 def rotary_modules(config: Any) -> Iterator[torch.nn.Module]:
     """Their rotary modules for a config: those of its modeling file that can be built from it."""
     module = modeling(config)
-    for name, value in vars(module).items() if module else ():
-        ours = inspect.isclass(value) and value.__module__ == module.__name__
-        if ours and ("Rotary" in name or "Rope" in name) and "config" in inspect.signature(value.__init__).parameters:
+    if module is None:
+        return
+    for kind in vars(module).values():
+        if not (inspect.isclass(kind) and issubclass(kind, torch.nn.Module) and kind.__module__ == module.__name__):
+            continue
+        rotary = "Rotary" in kind.__name__ or "Rope" in kind.__name__
+        if rotary and "config" in inspect.signature(kind.__init__).parameters:
             try:
-                yield value(config)
+                yield kind(config)
             except (AttributeError, KeyError, TypeError, ValueError):  # the module of another part of the model
                 continue
 
@@ -154,13 +158,13 @@ def tables() -> str:
     for name, part in parts():
         reading = readings(part)
         if isinstance(reading, dict):
-            for layer_type, said in sorted(reading.items(), key=str):
+            for layer_type, value in sorted(reading.items(), key=str):
                 layer = "" if layer_type is None else f"{layer_type}: "
-                loaded.setdefault(name, []).append(layer + _described(said))
-        elif (named := _named_parts(part, reading)) and any(isinstance(said, dict) for said in named.values()):
+                loaded.setdefault(name, []).append(layer + _described(value))
+        elif (named := _named_parts(part, reading)) and any(isinstance(value, dict) for value in named.values()):
             by_part[name] = [
-                f"{key}: {_described(next(iter(said.values()))) if isinstance(said, dict) else 'refused'}"
-                for key, said in named.items()
+                f"{key}: {_described(next(iter(value.values()))) if isinstance(value, dict) else 'refused'}"
+                for key, value in named.items()
             ]
         elif reading.startswith("no rotary key"):
             still.add(name)
@@ -174,10 +178,10 @@ def tables() -> str:
         "| model_type | channels that turn, base, pairing, scheme, axes |",
         "| --- | --- |",
     ]
-    lines += [f"| {name} | {'<br>'.join(dict.fromkeys(said))} |" for name, said in sorted(loaded.items())]
+    lines += [f"| {name} | {'<br>'.join(dict.fromkeys(value))} |" for name, value in sorted(loaded.items())]
     lines += ["", f"{len(by_part)} composite configs without a text model of that kind load by `part=`:", ""]
     lines += ["| model_type | part: channels that turn, base, pairing, scheme |", "| --- | --- |"]
-    lines += [f"| {name} | {'<br>'.join(said)} |" for name, said in sorted(by_part.items())]
+    lines += [f"| {name} | {'<br>'.join(value)} |" for name, value in sorted(by_part.items())]
     lines += ["", f"{sum(map(len, refused.values()))} are refused:", "", "| why | model_type |", "| --- | --- |"]
     lines += [
         f"| {why} | {', '.join(sorted(names))} |"
@@ -187,12 +191,12 @@ def tables() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _described(said: Arguments) -> str:
-    width = f"{said.dim} of {said.head_dim}" if said.dim != said.head_dim else f"{said.dim}"
-    scheme = " + ".join(type(scheme).__name__ for scheme in said.scaling)
-    axes = f", {shown(said.axes)}" if said.axes else ""
-    pairing = "interleaved" if said.interleaved else "half"
-    return f"{width}, {said.base:g}, {pairing}{', ' + scheme if scheme else ''}{axes}"
+def _described(value: Arguments) -> str:
+    width = f"{value.dim} of {value.head_dim}" if value.dim != value.head_dim else f"{value.dim}"
+    scheme = " + ".join(type(scheme).__name__ for scheme in value.scaling)
+    axes = f", {shown(value.axes)}" if value.axes else ""
+    pairing = "interleaved" if value.interleaved else "half"
+    return f"{width}, {value.base:g}, {pairing}{', ' + scheme if scheme else ''}{axes}"
 
 
 def _named_parts(config: Any, refusal: str) -> dict[str, dict[str | None, Arguments] | str]:

@@ -143,7 +143,7 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
 
     cosmic_ray("baseline", str(config))  # tests that fail without a change would count every mutant as killed
     cosmic_ray("init", str(config), str(session))
-    keep(session, each, annotations((copy / "src" / "rotary" / file).read_text()))
+    keep(session, each, annotated((copy / "src" / "rotary" / file).read_text()))
     cosmic_ray("exec", str(config), str(session))
     with sqlite3.connect(session) as database:
         outcomes = database.execute("select test_outcome, diff from work_results").fetchall()
@@ -155,7 +155,7 @@ def mutate(file: str, each: int, folder: Path) -> tuple[int, list[Survivor]]:
 Range = tuple[tuple[int, int], tuple[int, int]]
 
 
-def annotations(source: str) -> list[Range]:
+def annotated(source: str) -> list[Range]:
     """((line, column), (line, column)) of every type annotation, which no program ever evaluates."""
     ranges: list[Range] = []
     for node in ast.walk(ast.parse(source)):

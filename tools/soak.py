@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ def soak(seconds: float, threads: int = THREADS) -> tuple[int, int, int]:
             dtype = draw.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64])
             q = torch.randn(2, 4, seq, 64, generator=generator).to(dtype)
             k = torch.randn(2, 2, seq, 64, generator=generator).to(dtype)
-            options = {"offset": draw.choice([0, 5, 40]), "length": 512}
+            options: Any = {"offset": draw.choice([0, 5, 40]), "length": 512}
             with use_backend("eager"):
                 works.append((rope, q, k, options, rope.rotate(q, k, **options)))
         while not stop.is_set():

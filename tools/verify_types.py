@@ -27,8 +27,8 @@ def installed(place: Path) -> Path:
     copy_sources(place / "source")
     venv.create(place / "venv", with_pip=False, symlinks=True)
     (packages,) = place.glob("venv/lib/python*/site-packages")
-    options = ("--quiet", "--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "install", *options, "--target", packages, place / "source", **NO_COMPILER)
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index")
+    run(*pip, "--disable-pip-version-check", "--target", packages, place / "source", CXX=NO_COMPILER["CXX"])
     (packages / "behind.pth").write_text("\n".join(site.getsitepackages()))
     return place / "venv" / "bin"
 
@@ -40,12 +40,12 @@ def report(place: Path) -> dict[str, Any]:
     command = (sys.executable, "-m", "pyright", "--verifytypes", "rotary", "--ignoreexternal", "--outputjson")
     done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=os.environ | {"PATH": path})
     try:
-        said = json.loads(done.stdout)
+        report = json.loads(done.stdout)
     except json.JSONDecodeError:
         raise Failed(f"pyright says no JSON: {done.stdout.strip()} {done.stderr.strip()}") from None
-    if not said["typeCompleteness"]["symbols"]:
-        raise Failed(f"pyright finds no names: {said['generalDiagnostics']}")
-    return said["typeCompleteness"]
+    if not report["typeCompleteness"]["symbols"]:
+        raise Failed(f"pyright finds no names: {report['generalDiagnostics']}")
+    return report["typeCompleteness"]
 
 
 def public(symbol: dict[str, Any]) -> bool:
@@ -55,10 +55,10 @@ def public(symbol: dict[str, Any]) -> bool:
 def complaints(symbol: dict[str, Any], packages: Path) -> list[str]:
     """Lines about a public name without a whole type; none of a class that lacks it only because an attribute of it does."""
     lines: list[str] = []
-    for said in symbol["diagnostics"]:
-        path = ROOT / "src" / Path(said["file"]).relative_to(packages)
-        line = said["range"]["start"]["line"] + 1
-        message = " ".join(said["message"].split())
+    for diagnostic in symbol["diagnostics"]:
+        path = ROOT / "src" / Path(diagnostic["file"]).relative_to(packages)
+        line = diagnostic["range"]["start"]["line"] + 1
+        message = " ".join(diagnostic["message"].split())
         lines.append(f"{path.relative_to(ROOT)}:{line}: {symbol['name']}: {message}")
     return lines
 

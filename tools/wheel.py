@@ -51,8 +51,8 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
     words = list(map(str, command))
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", cwd=cwd, env=kept | environment)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-        raise Failed(next((line for line in reversed(said) if "rror" in line), said[-1]).strip()[:300])
+        lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+        raise Failed(next((line for line in reversed(lines) if "rror" in line), lines[-1]).strip()[:300])
     return done.stdout
 
 
@@ -129,10 +129,10 @@ class Environment:
 
     def info(self) -> str:
         """The native kernel's line of `rotary info`."""
-        said = run(self.place / "bin" / "rotary", "info", cwd=self.empty)
-        match = re.search(r"^native +(.*)$", said, re.M)
+        printed = run(self.place / "bin" / "rotary", "info", cwd=self.empty)
+        match = re.search(r"^native +(.*)$", printed, re.M)
         if match is None:
-            raise Failed("`rotary info` says nothing of the native kernel")
+            raise Failed("`rotary info` has no line of the native kernel")
         return match[1]
 
     def works(self) -> tuple[str, str]:
@@ -211,7 +211,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    rows: list[Row] = []
+    results: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             sdist, wheel = build(Path(folder))
@@ -222,10 +222,10 @@ def main() -> int:
         for version, python in pythons():
             for row in rows(version, python, sdist, wheel, Path(folder)):
                 print(*filter(None, row.cells()), sep="  ", flush=True)
-                rows.append(row)
-    print(f"\n{table(rows)}")
-    failed = [row for row in rows if row.result.startswith("FAILED")]
-    tried = [row for row in rows if row.installed]
+                results.append(row)
+    print(f"\n{table(results)}")
+    failed = [row for row in results if row.result.startswith("FAILED")]
+    tried = [row for row in results if row.installed]
     print(f"\nmake wheel: {'FAILED' if failed or not tried else 'passed'}")
     return 1 if failed or not tried else 0
 

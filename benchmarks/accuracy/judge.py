@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -20,7 +21,8 @@ BLOCK = 1 << 11  # positions at a time: 2 MB for 64 planes
 FURTHEST = 2**31
 
 Pair = tuple[np.ndarray, np.ndarray]
-Planes = Sequence[float] | Sequence[mpmath.mpf]
+Real = Any  # an mpmath.mpf, which is no type to a checker
+Planes = Sequence[float] | Sequence[Real]
 
 
 def by_mpmath(positions: Sequence[int], inv_freq: Planes) -> Pair:
@@ -98,11 +100,11 @@ def nearest_to_quarter_turns(frequency: float) -> list[int]:
     return sorted(set(result))
 
 
-def _rounded(value: mpmath.mpf) -> np.longdouble:
+def _rounded(value: Real) -> np.longdouble:
     high = float(value)
     return np.longdouble(high) + np.longdouble(float(value - high))
 
 
-def _exactly(value: np.longdouble) -> mpmath.mpf:
+def _exactly(value: np.longdouble) -> Real:
     high = float(value)
     return mpmath.mpf(high) + mpmath.mpf(float(value - np.longdouble(high)))

@@ -46,7 +46,7 @@ from benchmarks.record import circumstances, table, write
 from rotary import RotaryEmbedding, apply_rotary_qk
 from rotary._angles.eager import cos_sin_without_float64
 from rotary._angles.turns import in_one_word, turns, turns_per_token
-from rotary.cli.bench import Work
+from rotary.cli.work import Inputs, Work
 from rotary.scaling import (
     NTK,
     Clipped,
@@ -108,6 +108,7 @@ def shown(rope: RotaryEmbedding, length: int | None) -> tuple[np.ndarray, float]
     """The float32 frequencies that a module shows, or at a length would show, and the attention factor."""
     if length is None:
         return rope.inv_freq.numpy(), rope.attention_factor
+    assert rope.base is not None
     inv_freq, factor = rope.base ** -(torch.arange(DIM // 2, dtype=torch.float64) / (DIM // 2)), 1.0
     for scheme in rope.scaling:
         inv_freq, more = scheme(inv_freq, base=rope.base, dim=DIM, length=length)
@@ -242,6 +243,7 @@ def rotation() -> dict[str, dict[str, float]]:
         torch.manual_seed(SEED)
         work = Work(len(positions), heads=8, key_heads=2, head_dim=DIM, dtype=dtype)
         q, k = work.tensors()
+        inputs = Inputs(q, k, torch.empty_like(q), torch.empty_like(k))
         contenders: dict[str, tuple[bool, Callable[[], Any] | None]] = {
             "rotary": (False, lambda q=q, k=k: apply_rotary_qk(q, k, cos, sin)),
             "rotary, interleaved": (True, lambda q=q, k=k: apply_rotary_qk(q, k, cos, sin, interleaved=True)),
@@ -253,7 +255,8 @@ def rotation() -> dict[str, dict[str, float]]:
             "rotary-embedding-torch",
             "complex product",
         ):
-            contenders[name] = (name in rivals.OF_NEIGHBOURS, RIVALS[name](work, q, k, cos, sin))
+            maker = RIVALS[name](work, cos, sin)
+            contenders[name] = (name in rivals.OF_NEIGHBOURS, maker and maker(inputs))
         for name, (interleaved, run) in contenders.items():
             if run is not None:
                 expected, given = turned(q, exact, interleaved), run()[0].double()

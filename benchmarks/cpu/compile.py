@@ -101,9 +101,9 @@ def main() -> None:
         for title, timings in result.items()
     ]
     at = circumstances()
-    said = f"{at['device']}; torch {at['versions']['torch']}; commit {at['commit']}.\n"
-    said += "torch.compile(fullgraph=True), a multiplication before and after the rotation."
-    write("cpu_compile", {**at, "timings": result}, f"{said}\n\n{table(['', *names], rows)}")
+    text = f"{at['device']}; torch {at['versions']['torch']}; commit {at['commit']}.\n"
+    text += "torch.compile(fullgraph=True), a multiplication before and after the rotation."
+    write("cpu_compile", {**at, "timings": result}, f"{text}\n\n{table(['', *names], rows)}")
 
 
 if __name__ == "__main__":

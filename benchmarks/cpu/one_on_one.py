@@ -47,8 +47,12 @@ def onnx_lines(effort: Effort, pages: str) -> list[Record]:
             cos, sin = small.tables()
             with torch.no_grad():
                 calls = contenders(small, rota, {})
-                for name, options in ((ONNX, {}), (ONNX_ONE, {"threads": 1}), (ONNX_SPINNING, {"spinning": True})):
-                    session = onnx_runtime.session(small, cos, sin, **options)
+                sessions = {
+                    ONNX: onnx_runtime.session(small, cos, sin),
+                    ONNX_ONE: onnx_runtime.session(small, cos, sin, threads=1),
+                    ONNX_SPINNING: onnx_runtime.session(small, cos, sin, spinning=True),
+                }
+                for name, session in sessions.items():
                     assert session is not None
                     maker: Maker = session.contender
                     check(name, small, maker, cos, sin)

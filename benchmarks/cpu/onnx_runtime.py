@@ -58,7 +58,7 @@ def session(
     kind, element = _TYPES[work.dtype]
     cos, sin = cos.to(work.dtype), sin.to(work.dtype)
     names = ("q", "k")
-    attributes = {"interleaved": int(work.interleaved), "num_heads": 0, "rotary_embedding_dim": 0}
+    attributes: Any = {"interleaved": int(work.interleaved), "num_heads": 0, "rotary_embedding_dim": 0}
     nodes = [
         helper.make_node(
             "RotaryEmbedding", [n, "positions", "cos", "sin"], [n + "_out"], domain="com.microsoft", **attributes

@@ -32,7 +32,7 @@ def report(records: list[Record], at: dict[str, Any]) -> str:
     lines = [
         machine(at),
         "",
-        "q and k have 32 + 8 heads of 128 channels unless said.",
+        "q and k have 32 + 8 heads of 128 channels unless a row names others.",
         "",
         "## Targets",
         "",

@@ -166,8 +166,8 @@ def main() -> None:
             for name, shape in SHAPES.items():
                 for interleaved in (False, True):
                     made = compiled_fused(torch.bfloat16, shape, interleaved=interleaved, chip=90, backward=backward)
-                    said = f"H200, bf16, {name}, {'interleaved' if interleaved else 'half'}, {'backward' if backward else 'forward'}"
-                    print(said, *shown(read(made)), sep="   ", flush=True)
+                    label = f"H200, bf16, {name}, {'interleaved' if interleaved else 'half'}, {'backward' if backward else 'forward'}"
+                    print(label, *shown(read(made)), sep="   ", flush=True)
         return
     rows: list[list[str]] = []
     for chip, number in CHIPS.items():

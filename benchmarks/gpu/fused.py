@@ -37,7 +37,7 @@ def contenders(tokens: int, backward: bool) -> dict[str, Callable[[], Any]]:
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, apply_rotary_pos_emb
 
     cos, sin = RotaryEmbedding(HEAD_DIM, base=BASE, device="cuda").cos_sin(torch.arange(tokens, device="cuda")[None])
-    wide = [torch.cat((t, t), -1).bfloat16() for t in (cos, sin)]
+    wide_cos, wide_sin = (torch.cat((t, t), -1).bfloat16() for t in (cos, sin))
     norms = [Qwen3RMSNorm(HEAD_DIM, EPS).to("cuda", torch.bfloat16) for _ in HEADS]
     for norm in norms:
         norm.weight.data.uniform_(0.5, 1.5)
@@ -50,14 +50,16 @@ def contenders(tokens: int, backward: bool) -> dict[str, Callable[[], Any]]:
     calls: dict[str, Callable[[Tensor, Tensor], Any]] = {
         "fused": lambda q, k: norm_rotate(q, k, cos, sin, q_weight=w[0], k_weight=w[1], eps=EPS),
         "in two": in_two,
-        "transformers": lambda q, k: apply_rotary_pos_emb(norms[0](q), norms[1](k), *wide),
+        "transformers": lambda q, k: apply_rotary_pos_emb(norms[0](q), norms[1](k), wide_cos, wide_sin),
     }
     q, k = drawn(tokens)
     exact = [
         x.double() / (x.double().square().mean(-1, keepdim=True) + EPS).sqrt() * y.double()
         for x, y in zip((q, k), w, strict=True)
     ]
-    exact = apply_rotary_pos_emb(*exact, *(torch.cat((t, t), -1).double() for t in (cos, sin)))
+    exact = apply_rotary_pos_emb(
+        exact[0], exact[1], torch.cat((cos, cos), -1).double(), torch.cat((sin, sin), -1).double()
+    )
     for name, call in calls.items():
         for y, truth in zip(call(q, k), exact, strict=True):
             _judge(name, y, truth)

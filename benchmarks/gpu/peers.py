@@ -86,7 +86,7 @@ def ours_compiled(tables: Tables, mode: str) -> Rotation | str:
 
 def operator_compiled(tables: Tables, mode: str) -> Rotation | str:
     """Our kernel as one node of the compiled graph, where ours_compiled is the plain formula, fused."""
-    how = {"interleaved": tables.interleaved, "inplace": mode == "in place"}
+    how: Any = {"interleaved": tables.interleaved, "inplace": mode == "in place"}
     return torch.compile(
         lambda q, k: operators.apply_rotary_qk(q, k, tables.cos, tables.sin, **how), fullgraph=True, dynamic=False
     )
@@ -112,7 +112,7 @@ def flash_attention(tables: Tables, mode: str) -> Rotation | str:
     apply = importlib.import_module("flash_attn.layers.rotary").apply_rotary_emb
     cos, sin = (t.bfloat16() for t in tables.by_position())
     offsets = tables.positions[:, 0].contiguous() if len(tables.positions) > 1 else 0
-    how = {"interleaved": tables.interleaved, "inplace": mode == "in place", "seqlen_offsets": offsets}
+    how: Any = {"interleaved": tables.interleaved, "inplace": mode == "in place", "seqlen_offsets": offsets}
     return lambda q, k: (apply(q, cos, sin, **how), apply(k, cos, sin, **how))
 
 

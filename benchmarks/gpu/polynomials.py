@@ -5,6 +5,7 @@ python -m benchmarks.gpu.polynomials        a minute; needs CUDA; writes results
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ def main() -> None:
     expected = eager.cos_sin_of_turns(turns, torch.float64)
     result = {name: counted(make(turns.cuda()), expected) for name, make in makers().items()}
     torch._dynamo.reset()
-    inductor: Any = torch._inductor.config
+    inductor: Any = importlib.import_module("torch._inductor.config")
     with inductor.patch({STRICT: True}):
         result[f"torch.compile with {STRICT}"] = counted(torch.compile(polynomials.cos_sin)(turns.cuda()), expected)
     at = circumstances("triton")

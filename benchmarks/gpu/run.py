@@ -182,8 +182,8 @@ def run(words: list[str], *, timed: bool) -> dict[str, Any]:
             with clock.aside() if timed else contextlib.nullcontext():
                 record = measure(case, name, timed=timed)
         except Exception as error:  # a peer may raise anything; the others are still measured
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": said}
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            record = {**case._asdict(), "bytes": case.bytes, "peer": name, "none": reason}
         result["records"].append(record)
         print(*case, name, record.get("none") or record.get("cold") or record["error"], sep="   ", flush=True)
         keep()

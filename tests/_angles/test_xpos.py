@@ -63,15 +63,15 @@ def test_the_furthest_position_is_where_the_scale_reaches_a_sixty_fourth_of_the_
     limit = mpmath.mpf(torch.finfo(dtype).max) / 64
     assert truth.xpos_scale(-furthest, 64, 512)[0] <= limit < truth.xpos_scale(-furthest - 2, 64, 512)[0]
     assert xpos.overflow(furthest, dtype) is None
-    said = xpos.overflow(furthest + 1, dtype)
-    assert said is not None and re.search(rf"position {furthest + 1} by {0.4 / 1.4:.4f}\^\(\+-.*scale_base", said)
+    message = xpos.overflow(furthest + 1, dtype)
+    assert message is not None and re.search(rf"position {furthest + 1} by {0.4 / 1.4:.4f}\^\(\+-.*scale_base", message)
 
 
 def test_the_remedy_named_is_enough():
     xpos = XPos(64, 512)
-    said = xpos.overflow(100_000, torch.float16)
-    assert said is not None
-    named = int(said.split("at least ")[1].split(",")[0])
+    message = xpos.overflow(100_000, torch.float16)
+    assert message is not None
+    named = int(message.split("at least ")[1].split(",")[0])
     assert XPos(64, named).overflow(100_000, torch.float16) is None
 
 

@@ -58,14 +58,14 @@ def run(name: str, work: rotation.Work, norm: Norm, weighted: bool) -> None:
     how = {"seq_dim": work.how["seq_dim"], "interleaved": work.how["interleaved"]}
     result = find_kernel(name)
     before = [memory(out).clone() for out in outs]
-    assert result.norm_rotate(xs, outs, weights, work.tables, norm, **how) is None, work.said()
+    assert result.norm_rotate(xs, outs, weights, work.tables, norm, **how) is None, work.description()
     for x, out, old, weight, table in zip(work.xs, outs, before, weights, work.tables, strict=True):
         judge = formula if name == "eager" else eager.formula
         expected = judge(x, weight, *table, norm, **how)
-        assert alike(out, expected), f"{name} {norm}, weight {weighted}: {work.said()}"
+        assert alike(out, expected), f"{name} {norm}, weight {weighted}: {work.description()}"
         kept = torch.ones(old.numel(), dtype=torch.bool)
         kept.as_strided(out.shape, out.stride(), out.storage_offset()).fill_(False)
-        assert not ((rotation._bits(memory(out)) != rotation._bits(old)) & kept).any(), work.said()
+        assert not ((rotation._bits(memory(out)) != rotation._bits(old)) & kept).any(), work.description()
     if in_place:
         return
     grads = tuple(torch.randn(x.shape, generator=rotation.DRAW).to(x.dtype) for x in xs)
@@ -83,7 +83,7 @@ def run(name: str, work: rotation.Work, norm: Norm, weighted: bool) -> None:
     for a, b in zip(
         (*of_xs[0], *(sums_of[0] if weighted else ())), (*of_xs[1], *(sums_of[1] if weighted else ())), strict=True
     ):
-        assert alike(a, b), f"{name} backward {norm}, weight {weighted}: {work.said()}"
+        assert alike(a, b), f"{name} backward {norm}, weight {weighted}: {work.description()}"
 
 
 def formula(

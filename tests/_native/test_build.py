@@ -170,7 +170,7 @@ def test_the_first_error_is_the_reason(library: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
         (r"printf '\377\376 error: na\357ve \342\200\230x\342\200\231\n' >&2; exit 1", "error: na?ve ?x?"),
         (r"printf '\377\n\000\n' >&2; exit 1", "failed: ?"),
@@ -183,12 +183,12 @@ def test_the_first_error_is_the_reason(library: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_whatever_a_compiler_says_is_a_reason(
-    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, expected: str
 ):
     monkeypatch.setenv("CXX", script(tmp_path / "c++", body))
     reason = build.build(library)
     assert reason is not None
-    assert said in reason and str(tmp_path / "c++") in reason
+    assert expected in reason and str(tmp_path / "c++") in reason
     assert reason.isascii() and "\n" not in reason and len(reason) <= 400
 
 

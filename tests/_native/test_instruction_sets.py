@@ -34,7 +34,7 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     library.use_instruction_set(before)
 
 
-def said(**environment: str) -> tuple[str, str]:
+def chosen(**environment: str) -> tuple[str, str]:
     """What a fresh process computes by, or why by nothing; and its warnings."""
     run = warm.run("-c", SAYS, env=os.environ | environment)
     assert run.returncode == 0, run.stderr
@@ -43,13 +43,13 @@ def said(**environment: str) -> tuple[str, str]:
 
 @pytest.mark.skipif("ROTARY_LIBRARY" in os.environ, reason="a fresh process loads the installed library")
 def test_the_best_set_computes_unless_the_environment_names_another():
-    assert said(ROTARY_INSTRUCTION_SET="")[0] == SETS[-1]
-    assert said(ROTARY_INSTRUCTION_SET=SETS[0]) == (SETS[0], "")
+    assert chosen(ROTARY_INSTRUCTION_SET="")[0] == SETS[-1]
+    assert chosen(ROTARY_INSTRUCTION_SET=SETS[0]) == (SETS[0], "")
 
 
 @pytest.mark.skipif("ROTARY_LIBRARY" in os.environ, reason="a fresh process loads the installed library")
 def test_an_unknown_name_in_the_environment_is_a_reason_and_a_warning():
-    reason, warned = said(ROTARY_INSTRUCTION_SET="avx3")
+    reason, warned = chosen(ROTARY_INSTRUCTION_SET="avx3")
     assert reason.startswith("ROTARY_INSTRUCTION_SET=avx3: unknown; known here: ") and SETS[0] in reason
     assert "RuntimeWarning" in warned and "avx3" in warned
 

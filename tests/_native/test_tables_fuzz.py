@@ -146,10 +146,10 @@ def test_F37_native_tables_answer_rightly_or_decline_whatever_they_are_given():
         cos, sin = memory["cos"], memory["sin"]
         values = cos.numel()
         if draw.random() < 0.4:
-            said = dict(numbers)
+            unbroken = dict(numbers)
             addresses = broken(numbers, memory, draw)
             status = call(numbers, addresses)
-            assert status > 0 or values == 0, f"{said} -> {numbers}"
+            assert status > 0 or values == 0, f"{unbroken} -> {numbers}"
             assert bool((cos == 7).all()) and bool((sin == 7).all()), f"written although refused: {numbers}"
             refused += status > 0
             continue

@@ -45,9 +45,9 @@ ROPE, X = RotaryEmbedding(8), torch.randn(2, 3, 8)
 
 def test_names_and_reasons(cpu):
     cpu(Recorder("no compiler was found"))
-    said = rotary.backends()
-    assert list(said) == ["eager", "native", "triton"]
-    assert said["eager"] == "available" and said["native"] == "no compiler was found"
+    states = rotary.backends()
+    assert list(states) == ["eager", "native", "triton"]
+    assert states["eager"] == "available" and states["native"] == "no compiler was found"
     assert rotary.backends is backends.backends
 
 

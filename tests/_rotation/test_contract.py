@@ -76,7 +76,7 @@ class Work:
     tables: tuple[Table, ...]
     how: How
 
-    def said(self) -> str:
+    def description(self) -> str:
         tensors = [(tuple(t.shape), t.stride()) for t in (*self.xs, *self.outs, *(c for c, _ in self.tables))]
         return f"{self.xs[0].dtype} {self.how} in place: {self.outs[0] is self.xs[0]}; shapes and strides of x, out, cos: {tensors}"
 
@@ -96,7 +96,7 @@ def run(kernel: str, work: Work) -> str | None:
         if reason is None and any(t is out for out in outs):
             kept.as_strided(t.shape, t.stride(), t.storage_offset()).fill_(False)
         changed = (_bits(old) != _bits(new)) & kept
-        assert not changed.any(), f"{kernel} wrote where it should not: {work.said()}"
+        assert not changed.any(), f"{kernel} wrote where it should not: {work.description()}"
     if reason is not None:
         assert kernel != "eager" and isinstance(reason, str) and reason
         return reason
@@ -112,12 +112,12 @@ def _judge_by_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
         dim = 2 * table[0].shape[-1]
         # In place nothing past dim is written, so that it is equal in every bit either way.
         assert torch.equal(_bits(y[..., dim:]), _bits(expected[..., dim:])), (
-            f"{kernel}, channels past {dim}: {work.said()}"
+            f"{kernel}, channels past {dim}: {work.description()}"
         )
         differs = (_bits(y) != _bits(expected)) & ~(y.isnan() & expected.isnan())
         if kernel == "triton" and DEVICE[kernel] == "cuda" and differs.any():
             differs &= ~within_bound(x, y, table, work.how)
-        assert not differs.any(), f"{kernel}: {int(differs.sum())} of {y.numel()} differ: {work.said()}"
+        assert not differs.any(), f"{kernel}: {int(differs.sum())} of {y.numel()} differ: {work.description()}"
 
 
 def _judge_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
@@ -132,7 +132,7 @@ def _judge_eager(kernel: str, work: Work, ys: tuple[Tensor, ...]) -> None:
             assert part.dtype == (np.float64 if x.dtype == torch.float64 else np.float32)
             rounded = _rounded(part, x.dtype)
             differs = (_bits(y_part) != _bits(rounded)) & ~(y_part.isnan() & rounded.isnan())
-            assert not differs.any(), f"{int(differs.sum())} differ from the formula: {work.said()}"
+            assert not differs.any(), f"{int(differs.sum())} differ from the formula: {work.description()}"
 
 
 def within_bound(x: Tensor, y: Tensor, table: Table, how: How) -> Tensor:

@@ -164,10 +164,10 @@ def test_F30_rows_and_tables_further_apart_than_32_bits(gpu: Software):
 
 def test_sizes_beyond_32_bits_are_refused():
     shape, strides, table = (2**20, 1, 2**12, 8), (2**15, 8, 8, 1), ((2**12, 4), (4, 1), (4, 1))
-    for size, said in ((shape, "more than 2147482624"), ((1, 1, 1, 2**17), "more than 65536 channels")):
+    for size, reason in ((shape, "more than 2147482624"), ((1, 1, 1, 2**17), "more than 65536 channels")):
         geometry = launcher.Geometry(torch.Size(size), strides, None, *table)
         plan = launcher._launches(torch.float32, torch.device("cpu"), 2, False, False, (geometry,))
-        assert isinstance(plan, str) and said in plan
+        assert isinstance(plan, str) and reason in plan
     table = torch.empty(0)
     assert not gpu_tables.fill(SimpleNamespace(batch=2, rows=2**30), table, table)  # type: ignore[arg-type]
 

@@ -38,12 +38,12 @@ def test_info_says_where_and_how_the_native_loops_run(
     monkeypatch.setattr(rotary, "backends", lambda: {"eager": "available", "native": "available"})
     monkeypatch.setattr(library, "threads", lambda: "one thread: a reason")
     monkeypatch.setattr(library, "instructions", lambda: "baseline; built without the rest: a reason")
-    for way, said in ((None, "whole calls in C"), ("a reason", "calls step by step: a reason")):
+    for way, calls in ((None, "whole calls in C"), ("a reason", "calls step by step: a reason")):
         monkeypatch.setattr(call, "unavailable", lambda: way)
         assert main(["info"]) == 0
         assert capsys.readouterr().out.splitlines()[-2:] == [
             "eager    available",
-            f"native   available, one thread: a reason, baseline; built without the rest: a reason; {said}",
+            f"native   available, one thread: a reason, baseline; built without the rest: a reason; {calls}",
         ]
 
 

@@ -86,8 +86,8 @@ def test_a_plain_rotation_of_some_layers_needs_no_scaling_everywhere():
 def test_a_norm_after_the_rotation_cancels_the_attention_factor():
     yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 2048}
     after = {"model_type": "hunyuan_v1_dense", "head_dim": 64, "max_position_embeddings": 8192, "rope_parameters": yarn}
-    (said,) = (note for note in read(after).notes if "norm after" in note)
-    assert "cancels the attention factor 1.139 of YaRN" in said
+    (only,) = (note for note in read(after).notes if "norm after" in note)
+    assert "cancels the attention factor 1.139 of YaRN" in only
     for other in (
         {**after, "model_type": "qwen3"},
         {**after, "rope_parameters": {**yarn, "attention_factor": 1.0}},

@@ -71,8 +71,8 @@ def test_norms_and_differences_are_broken_by_what_the_refusal_says(name: str):
     norms, moved = broken(*CASES[name])
     with pytest.raises(ValueError, match="no rotation") as raised:
         read({"model_type": name if name == "vjepa2" else "hunyuan_vl_text"})
-    said = [float(number) for number in re.findall(r"by up to (\d\.\d+)", str(raised.value))]
-    assert said == [round(norms, 2), round(moved, 2)], (norms, moved)
+    figures = [float(number) for number in re.findall(r"by up to (\d\.\d+)", str(raised.value))]
+    assert figures == [round(norms, 2), round(moved, 2)], (norms, moved)
 
 
 def test_hunyuans_text_is_a_rotation():
@@ -95,8 +95,8 @@ def test_ernie_image():
     norms, moved = broken(turn, 128, [[0, 3, 5], [1, 0, 2], [2, 7, 11], [7, 15, 15]])
     with pytest.raises(ValueError, match="no rotation") as raised:
         read({"_class_name": "ErnieImageTransformer2DModel"})
-    said = [float(number) for number in re.findall(r"by up to (\d\.\d+)", str(raised.value))]
-    assert said == [round(norms, 2), round(moved, 2)], (norms, moved)
+    figures = [float(number) for number in re.findall(r"by up to (\d\.\d+)", str(raised.value))]
+    assert figures == [round(norms, 2), round(moved, 2)], (norms, moved)
 
 
 def test_a_rotation_passes_the_same_measure():

@@ -62,8 +62,8 @@ def answers(config: Any) -> dict[str | None, Arguments] | str:
     if isinstance(found, str):
         return found
     return {
-        kind: replace(said, dialect="", window=None, target=None, notes=tuple(sorted(said.notes)))
-        for kind, said in found.items()
+        kind: replace(reading, dialect="", window=None, target=None, notes=tuple(sorted(reading.notes)))
+        for kind, reading in found.items()
     }
 
 

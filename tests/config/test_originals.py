@@ -115,9 +115,9 @@ def test_every_default_config_of_diffusers_is_read_or_refused_by_name():
                     seen[name] = read(config | {"_class_name": name}).dialect
                 except (TypeError, ValueError) as refused:
                     seen[name] = str(refused)
-    assert sum(said == "diffusers transformer" for said in seen.values()) >= 41
-    for name, said in seen.items():
-        assert said == "diffusers transformer" or name in said or "rotary" in said, (name, said)
+    assert sum(dialect == "diffusers transformer" for dialect in seen.values()) >= 41
+    for name, dialect in seen.items():
+        assert dialect == "diffusers transformer" or name in dialect or "rotary" in dialect, (name, dialect)
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [

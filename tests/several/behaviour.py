@@ -204,11 +204,11 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     far[-1] = 10**7
     raised(ValueError, "scale", lambda: xpos.rotate(q, role="query", positions=far))
     # Rows of a plain tensor: were it an error, the one process that holds the far row would raise, and the others wait for it.
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         xpos.rotate(local, role="query", positions=far.chunk(world)[rank])
         xpos.rerotate(local, far.chunk(world)[rank], torch.zeros_like(mine))
-    assert ["beyond what torch.float32" in str(w.message) for w in said] == [True, True] * (rank == world - 1)
+    assert ["beyond what torch.float32" in str(w.message) for w in caught] == [True, True] * (rank == world - 1)
     raised(ValueError, "scale", lambda: xpos.rotate(local, role="query", offset=10**7))
     raised(ValueError, "scale", lambda: xpos.rerotate(local, 10**7, 0))
     wrong_rows = torch.arange(SEQ - 1)

@@ -167,8 +167,8 @@ def mixed_precision(rank: int, world: int, folder: Path) -> None:
             made(mine, by_tables=True)
         return [str(w.message) for w in caught if "cos and sin are" in str(w.message)]
 
-    (said,) = warned(sharded(policy))
-    assert "torch.bfloat16" in said and "cast_forward_inputs=False" in said
+    (message,) = warned(sharded(policy))
+    assert "torch.bfloat16" in message and "cast_forward_inputs=False" in message
     kept = MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=False)
     made = sharded(kept)
     for layer in made.layers:  # the caller casts what is to be cast

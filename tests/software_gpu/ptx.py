@@ -90,7 +90,7 @@ def parse(text: str) -> Program:
         offsets[name] = at
         at += size
     threads = re.search(r"\.reqntid (\d+)", head)
-    assert threads, "how many threads a program has is not said"
+    assert threads, "the number of threads of a program is missing"
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     text = ""

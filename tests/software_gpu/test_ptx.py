@@ -136,7 +136,7 @@ def test_matrices_go_to_shared_memory_and_back(trans: str):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("st.global.b32 [%rd3+4], %r4;", "1 threads outside every tensor"),
         ("add.s64 %rd4, %rd3, -4; st.global.b32 [%rd4], %r4;", "1 threads outside every tensor"),
@@ -148,8 +148,8 @@ def test_matrices_go_to_shared_memory_and_back(trans: str):
         ("shl.b32 %r5, %r2, 2; st.shared.b32 [%r5], %r4; ld.shared.b32 %r6, [0];", "threads race"),
     ],
 )
-def test_wrong_accesses_are_noticed(body: str, said: str):
-    with pytest.raises(AssertionError, match=said):
+def test_wrong_accesses_are_noticed(body: str, message: str):
+    with pytest.raises(AssertionError, match=message):
         run(body, out=words(), shared=128)
 
 

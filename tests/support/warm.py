@@ -56,13 +56,13 @@ def run(
     # What it prints goes through pipes, as from subprocess: a file would be under a limit of the size of files, which a program may set.
     (printed, out), (errors, error) = os.pipe(), os.pipe()
     with ThreadPoolExecutor(2) as readers:
-        said = [readers.submit(_read, printed), readers.submit(_read, errors)]
+        outputs = [readers.submit(_read, printed), readers.submit(_read, errors)]
         try:
             status = _done(task, (out if stdout is None else stdout, error), after, timeout)
         finally:
             os.close(out)
             os.close(error)
-    return subprocess.CompletedProcess(words, status, said[0].result(), said[1].result())
+    return subprocess.CompletedProcess(words, status, outputs[0].result(), outputs[1].result())
 
 
 def _read(pipe: int) -> str:
@@ -167,7 +167,7 @@ def _serve() -> None:
     sys.path[0] = ""  # not the folder of this file
     for module in after:
         importlib.import_module(module)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how those that wait have ended
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes that wait leave no zombies
     task = _tasks(socket.socket(fileno=int(number)))
     if task is not None:
         _do(task)
