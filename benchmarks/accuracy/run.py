@@ -1,6 +1,6 @@
 """How far are cos, sin and the rotation from the truth, at positions to 2^31: rotary alone, and rotary beside other libraries?
 
-    python -m benchmarks.accuracy.run      2 minutes; writes results/accuracy.json, results/accuracy.md, docs/accuracy.md
+    python -m benchmarks.accuracy.run      1 minute; writes results/accuracy.json, results/accuracy.md, docs/accuracy.md
                                            and docs/pictures/accuracy.png
 
     exhaustive   every position 0 .. 2^17 for three bases, float32 and float64 tables

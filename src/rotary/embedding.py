@@ -212,7 +212,7 @@ class RotaryEmbedding(Built):
             from ._embedding import dtensors  # few processes have DTensors
 
             return dtensors.cos_sin(self._tables, positions, dtype, **self._own(), role=role, length=length)
-        given = _inputs.for_cos_sin(
+        resolved = _inputs.for_cos_sin(
             positions,
             coordinates=0 if self.axes is None else self.coordinates,
             use_xpos=self.use_xpos,
@@ -220,16 +220,7 @@ class RotaryEmbedding(Built):
             role=role,
             device=self.inv_freq.device,
         )
-        return self._tables.at(
-            given.positions,
-            dtype,
-            coordinates=given.coordinates,
-            role=given.role,
-            length=given.length,
-            position_range=given.position_range,
-            traced=given.traced,
-            counted=given.counted,
-        )
+        return self._table(resolved, resolved.role, dtype)
 
     @overload
     def rotate(
@@ -312,7 +303,7 @@ class RotaryEmbedding(Built):
             from ._embedding import dtensors  # few processes have DTensors
 
             return dtensors.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
-        given = _inputs.for_rotate(
+        resolved = _inputs.for_rotate(
             q,
             k,
             dim=self.dim,
@@ -326,29 +317,32 @@ class RotaryEmbedding(Built):
             role=role,
             seq_dim=seq_dim,
         )
-        table = self._table(given, given.role, q.dtype)
-        how: How = {"seq_dim": given.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
+        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        table = self._table(resolved, resolved.role, dtype, q.dtype)
+        how: How = {"seq_dim": resolved.seq_dim, "interleaved": self.interleaved, "conjugate": conjugate}
         if k is None:
-            return rotate((q,), (table,), in_place=inplace, traced=given.traced, **how)[0]
-        k_table = self._table(given, "key", q.dtype) if self.use_xpos else table
-        q_table = _inputs.last_rows(table, q.shape[given.seq_dim], k.shape[given.seq_dim])
-        q, k = rotate((q, k), (q_table, k_table), in_place=inplace, traced=given.traced, **how)
+            return rotate((q,), (table,), in_place=inplace, traced=resolved.traced, **how)[0]
+        k_table = self._table(resolved, "key", dtype, q.dtype) if self.use_xpos else table
+        q_table = _inputs.last_rows(table, q.shape[resolved.seq_dim], k.shape[resolved.seq_dim])
+        q, k = rotate((q, k), (q_table, k_table), in_place=inplace, traced=resolved.traced, **how)
         return q, k
 
     def _own(self) -> dict[str, Any]:
         return {"dim": self.dim, "coordinates": 0 if self.axes is None else self.coordinates, "use_xpos": self.use_xpos}
 
-    def _table(self, given: _inputs.Call, role: Role, input_dtype: torch.dtype) -> CosSin:
+    def _table(
+        self, resolved: _inputs.Call, role: Role, dtype: torch.dtype, input_dtype: torch.dtype | None = None
+    ) -> CosSin:
         return self._tables.at(
-            given.positions,
-            torch.float64 if input_dtype == torch.float64 else torch.float32,
-            coordinates=given.coordinates,
+            resolved.positions,
+            dtype,
+            coordinates=resolved.coordinates,
             role=role,
-            length=given.length,
-            position_range=given.position_range,
+            length=resolved.length,
+            position_range=resolved.position_range,
             input_dtype=input_dtype,
-            traced=given.traced,
-            counted=given.counted,
+            traced=resolved.traced,
+            counted=resolved.counted,
         )
 
     def extra_repr(self) -> str:

@@ -100,10 +100,10 @@ def _stacked(qkv: Tensor, qkv_dim: int) -> int:
 
 def _tokens(qkv: Tensor, stacked: int | None, seq_dim: int | None) -> int:
     """The dimension of the tokens, counted from the front."""
-    given = (-3 if stacked is None else -4) if seq_dim is None else _checks.index("seq_dim", seq_dim)
-    axis = given + qkv.ndim if given < 0 else given
+    dim = (-3 if stacked is None else -4) if seq_dim is None else _checks.index("seq_dim", seq_dim)
+    axis = dim + qkv.ndim if dim < 0 else dim
     if not 0 <= axis < qkv.ndim - 1 or axis == stacked or (stacked is None and axis == qkv.ndim - 2):
-        raise ValueError(f"seq_dim {given} names no dimension of tokens of qkv with shape {tuple(qkv.shape)}")
+        raise ValueError(f"seq_dim {dim} names no dimension of tokens of qkv with shape {tuple(qkv.shape)}")
     return axis
 
 
