@@ -195,6 +195,11 @@ def questions() -> tuple[Callable[[], Any], ...] | None:
     return None if None in asked else asked
 
 
+def version(x: Tensor) -> int | None:
+    """The number of writes into x that torch has counted; None where it counts none, in inference mode."""
+    return None if x.is_inference() else getattr(x, "_version", None)
+
+
 increment_versions: Callable[[tuple[Tensor, ...]], None] = _increment_version or torch.autograd.graph.increment_version
 """Counts a write into each of several tensors that are no inference tensors."""
 

@@ -237,6 +237,54 @@ class Attention(nn.Module):
             raise ValueError(q)
         return rope(q, self.k_norm(k), cos, sin)
 
+    def ok_written_before_and_after(self, q, k, cos, sin):
+        q += 1.0
+        count = 0
+        count += 1
+        k[0] = q.mul_(2.0)[0]
+        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rope(q, k, cos, sin)
+        q[0] = k.add_(1.0)[0]
+        return q, k
+
+    def written_by_an_assignment_with_an_operator(self, q, k, cos, sin):
+        a, b = self.q_norm(q), self.k_norm(k)
+        q += 1.0
+        return rope(a, b, cos, sin)
+
+    def written_in_a_buffer(self, q, k, cos, sin):
+        self.cache.copy_(q)
+        a = self.q_norm(self.cache)
+        self.cache.copy_(k)
+        b = self.k_norm(self.cache)
+        return rope(a, b, cos, sin)
+
+    def written_at_an_element(self, q, k, cos, sin):
+        a, b = self.q_norm(q), self.k_norm(k)
+        q[..., 0] = 1.0
+        return rope(a, b, cos, sin)
+
+    def written_as_out(self, q, k, cos, sin):
+        a, b = self.q_norm(q), self.k_norm(k)
+        self.cache.add(k, 1.0, out=q)
+        return rope(a, b, cos, sin)
+
+    def written_in_a_branch(self, q, k, cos, sin):
+        a, b = self.q_norm(q), self.k_norm(k)
+        try:
+            q.mul_(2.0)
+        finally:
+            pass
+        return rope(a, b, cos, sin)
+
+    def written_in_the_next_round(self, q, k, cos, sin):
+        a, b = self.q_norm(q), self.k_norm(k)
+        for _ in range(2):
+            q, k = rope(a, b, cos, sin)
+            a = self.q_norm(q)
+            q.mul_(2.0)
+        return q, k
+
     def into_an_element(self, q, k, cos, sin):
         q = self.q_norm(q)
         kept = [None]
@@ -303,6 +351,9 @@ def test_the_reason_names_the_use():
     used = "its result is used otherwise than by a rotation: "
     assert reasons(Attention.arithmetic)["q_norm"] == used + "self.q_norm(q)"
     assert reasons(Attention.raised)["q_norm"] == used + "q"
+    written = "a tensor may be written between it and the rotation: "
+    assert reasons(Attention.written_by_an_assignment_with_an_operator)["q_norm"] == written + "q += 1.0"
+    assert reasons(Attention.written_in_a_buffer) == {"q_norm": written + "self.cache.copy_(k)", "k_norm": None}
 
 
 def test_which_norms_meet_in_one_rotation():

@@ -261,6 +261,26 @@ def test_a_norm_that_is_shared_is_left():
     assert not left and handle.fused == 2
 
 
+class Writes(Rotates):
+    """Hands its norms' input to a function that writes into it: the source of the method does not show that."""
+
+    def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
+        a, b = self.q_norm(q), self.k_norm(k)
+        into(q)
+        a, b = apply_rotary_pos_emb(a, b, cos, sin)
+        return a, b
+
+
+def into(x: Tensor) -> None:
+    x.add_(1.0)
+
+
+def test_the_input_of_a_norm_that_was_written_before_the_rotation_is_an_error():
+    model = Writes(LlamaRMSNorm(8), LlamaRMSNorm(8))
+    with patch(model, fuse="norms"), pytest.raises(RuntimeError, match="written in place before the rotation"):
+        model(torch.randn(2, 3, 5, 8), torch.randn(2, 3, 5, 8), *tables())
+
+
 def test_a_rotation_with_one_norm_is_left():
     x = torch.randn(2, 3, 5, 8)
     handle, left = report_of(OneSide(LlamaRMSNorm(8), LlamaRMSNorm(8)), x, x, *tables())

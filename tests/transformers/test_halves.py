@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from rotary.transformers import patch
 from rotary.transformers.halves import compared_for_free, cos_sin, equal_halves
 from rotary.transformers.spec import RotationSpec, Widths
 
@@ -34,6 +36,36 @@ def test_channels_of_a_pair_that_differ_have_no_column_per_pair(widths: Widths, 
     tables = [FULL[widths](t) for t in (COS, SIN)]
     tables[changed][2, 3] += 1.0
     assert equal_halves(tables, RotationSpec(widths=widths)) is None
+
+
+def rotated_by_patch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def turn(x: Tensor) -> Tensor:
+        a, b = x.chunk(2, -1)
+        return x * cos + torch.cat((-b, a), -1) * sin
+
+    return turn(q), turn(k)
+
+
+class Attention(nn.Module):
+    def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        return rotated_by_patch(q, k, cos, sin)
+
+
+@pytest.mark.parametrize("learned", ["every channel", "every pair"])
+def test_each_column_of_a_learned_table_gets_its_own_gradient(learned: str):
+    model, weights = Attention(), torch.randn(2, 1, 2, 5, 8)
+    q, k = torch.randn(2, 1, 2, 5, 8)
+    angle = torch.rand(1, 5, 4).repeat(1, 1, 2 if learned == "every channel" else 1)
+    cos, sin = (t.requires_grad_() for t in (angle.cos(), angle.sin()))
+
+    def gradients() -> tuple[Tensor, ...]:
+        wide = (cos, sin) if learned == "every channel" else [torch.cat((t, t), -1) for t in (cos, sin)]
+        ys = model(q, k, *wide)
+        return torch.autograd.grad(sum((y * w).sum() for y, w in zip(ys, weights, strict=True)), (cos, sin))
+
+    expected = gradients()
+    with patch(model):
+        torch.testing.assert_close(gradients(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("widths", FULL)

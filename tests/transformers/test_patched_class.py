@@ -117,9 +117,14 @@ def test_a_class_that_was_put_around_it_since_is_left():
 
 
 def test_a_class_without_subclasses_is_bound_on_the_instance():
-    class Final(Attention):
-        def __init_subclass__(cls) -> None:
-            raise TypeError("no subclasses")
+    class NoSubclass(type):
+        def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+            if any(isinstance(base, NoSubclass) for base in bases):
+                raise TypeError("no subclasses")
+            return super().__new__(cls, name, bases, namespace)
+
+    class Final(Attention, metaclass=NoSubclass):
+        pass
 
     model, arguments = Final(), inputs()
     expected = model(*arguments)
@@ -127,6 +132,28 @@ def test_a_class_without_subclasses_is_bound_on_the_instance():
         torch.testing.assert_close(model(*arguments), expected, rtol=0, atol=1e-6)
         assert handle.calls == 1 and type(model) is Final
     assert "forward" not in model.__dict__
+
+
+def test_a_base_that_registers_its_subclasses_does_not_see_the_patched_class():
+    registry: dict[str, type] = {}
+
+    class Registered(Attention):
+        def __init_subclass__(cls, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            if cls.__name__ in registry:
+                raise ValueError(f"{cls.__name__} is registered already")
+            registry[cls.__name__] = cls
+
+    class One(Registered):
+        pass
+
+    model, arguments = One(), inputs()
+    expected = model(*arguments)
+    with patch(model) as handle:
+        torch.testing.assert_close(model(*arguments), expected, rtol=0, atol=1e-6)
+        assert handle.calls == 1 and registry == {"One": One}
+        type("Two", (type(model),), {})  # as FSDP makes one: a subclass like any other
+    assert type(model) is One and set(registry) == {"One", "Two"}
 
 
 def test_release_leaves_the_original_methods():

@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import _inputs
 from .._fused import autograd
 from .._fused.work import Norm
+from .._torch import version
 from .._types import CosSin, Tensors
 from .norms import NormSpec
 from .views import VIEWS, View
@@ -36,15 +37,25 @@ class Origin:
         self.x: Tensor = x
         self.spec: NormSpec = spec
         self.weight: Tensor | None = weight
+        self._version = version(x)
         self._compute, self._grad = compute, torch.is_grad_enabled()
         self._result: Tensor | None = None
 
     def result(self) -> Tensor:
         """The norm by the module itself, computed once, in the grad mode of its call."""
         if self._result is None:
+            self.check_unwritten()
             with torch.set_grad_enabled(self._grad):
                 self._result = self._compute(self.x)
         return self._result
+
+    def check_unwritten(self) -> None:
+        """RuntimeError if x was written since the call, as far as torch counts: not in inference mode, and not by numpy."""
+        if version(self.x) != self._version:
+            raise RuntimeError(
+                "the input of a norm was written in place before the rotation that computes the norm: patch this model without "
+                "fuse='norms'"
+            )
 
 
 class Deferred(Tensor):

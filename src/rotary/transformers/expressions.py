@@ -23,6 +23,20 @@ _SHARED_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim"})
 """Attributes that a norm's input and its result have alike: reading one is no use of the result."""
 
 
+def writes(node: ast.AST) -> bool:
+    """Whether code writes into a tensor: `x += y`, `x[i] = y`, `x.add_(y)`, `f(x, out=y)`."""
+    match node:
+        case ast.AugAssign() | ast.Subscript(ctx=ast.Store()):
+            return True
+        case ast.Call(func=function, keywords=keywords):
+            name = function.attr if isinstance(function, ast.Attribute) else ""
+            return (name.endswith("_") and not name.endswith("__")) or any(
+                k.arg in ("out", "inplace") for k in keywords
+            )
+        case _:
+            return False
+
+
 class Expressions:
     """The expressions of one method, followed one after the other.
 
@@ -129,6 +143,13 @@ class Expressions:
                 case _:
                     pass
 
+    def write(self, node: ast.AST, variables: Variables) -> None:
+        """Count as used every norm that a variable holds where a piece of code writes into a tensor."""
+        for norm in NONE.union(*variables.values()):
+            self.reasons.setdefault(
+                norm, f"a tensor may be written between it and the rotation: {ast.unparse(node)[:60]}"
+            )
+
     def finish(self) -> None:
         """To be called at the end of the method: a nested function reads what a variable holds when it is called, which may be later."""
         for name in self._mentioned:
@@ -152,6 +173,8 @@ class Expressions:
             return None
 
     def _call(self, node: ast.Call, function: ast.expr, arguments: list[ast.expr], variables: Variables) -> NormNames:
+        if writes(node):
+            self.write(node, variables)
         match function:
             case ast.Attribute(value=ast.Name(id=owner), attr=attribute) if self._is_norm(owner, attribute):
                 self.called.add(attribute)

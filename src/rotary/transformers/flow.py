@@ -10,7 +10,8 @@ its source shows all of them. Each statement is followed with what every variabl
         q = q * 2                       not taken by a module that slides; by another, q_norm is used here
     q, k = rotate(q, k, cos, sin)       a rotation of {q_norm} and of whatever k may be
 
-Where paths meet, a variable may be what it is on either of them. A statement that is not understood counts as a use of every norm it
+Where paths meet, a variable may be what it is on either of them. Code that writes into a tensor counts as a use of every norm that waits
+at that place: it may be the norm's input. A statement that is not understood counts as a use of every norm it
 names.
 """
 
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .expressions import NONE, Expressions, NormNames, Variables
+from .expressions import NONE, Expressions, NormNames, Variables, writes
 
 _UNREADABLE = frozenset({"locals", "vars", "eval", "exec"})
 """Functions that read variables by other means than their names."""
@@ -85,6 +86,8 @@ class _Statements:
         match node:
             case ast.Assign(targets=targets, value=value):
                 names = of.values(value, variables)
+                if any(isinstance(target, ast.Subscript) for target in targets):
+                    of.write(node, variables)
                 for target in targets:
                     of.assign(target, names, variables)
             case ast.AnnAssign(target=target, value=value):
@@ -116,7 +119,13 @@ class _Statements:
                 return None
             case ast.Pass() | ast.Import() | ast.ImportFrom():
                 pass
-            case _:  # try, match, a nested function, an assignment with an operator, ...
+            case ast.AugAssign(target=target, value=value):
+                of.write(node, variables)
+                of.use(value, variables)
+                of.assign(target, NONE, variables)
+            case _:  # try, match, a nested function, ...
+                if any(map(writes, ast.walk(node))):
+                    of.write(node, variables)
                 of.mention(node, variables)
         return variables
 

@@ -26,7 +26,8 @@ def equal_halves(arguments: Sequence[Tensor], spec: RotationSpec) -> CosSin | No
     halves: list[Tensor] = []
     for table in cos_sin(arguments, spec):
         a, b = per_channel(table, spec.widths)
-        if a is not b and not torch.equal(a, b):
+        # The gradient of a table would go to the one column of a pair that is read.
+        if a is not b and ((table.requires_grad and torch.is_grad_enabled()) or not torch.equal(a, b)):
             return None
         halves.append(a if spec.widths != "repeat" else a.contiguous())
     return halves[0], halves[1]

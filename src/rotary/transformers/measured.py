@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
 from .likeness import half_precision_of
+from .surroundings import unchanged
 
 POSITIONS = (0, 1, 2, 5)
 """[token] The positions at which cos and sin are measured: near 0, since far from it the float32 angles of any model are wrong."""
@@ -89,7 +88,7 @@ def measure(rotary: Rotary) -> Measured | str:
     """What a module's cos and sin show at POSITIONS, or the reason why nothing. What the calls change in the module is restored."""
     reason = "its forward makes no cos and sin of position * frequency"
     for call in _calls(rotary):
-        with _unchanged(rotary.module), torch.no_grad():
+        with unchanged(rotary.module), torch.no_grad():
             try:
                 tables = _tables(call())
             except Exception as error:  # the model's code may raise anything, or take other arguments
@@ -211,26 +210,3 @@ def _frequencies(cos: Tensor, sin: Tensor) -> Measured | None:
     )  # the largest position, 5, times the error of an angle from bfloat16, 2^-8
     rotates = factor > 0 and bool(angles.any()) and float(wrong.max()) <= tolerance * factor
     return Measured(angles, factor, dtype) if rotates else None
-
-
-@contextlib.contextmanager
-def _unchanged(module: nn.Module) -> Generator[None]:
-    """Restore what a forward changes in its module: those of dynamic NTK and LongRoPE write other frequencies into theirs."""
-    attributes = dict(vars(module))
-    inner = [(value, copy.copy(value)) for value in attributes.values() if isinstance(value, (dict, set))]
-    tensors = [
-        t for t in (*attributes.values(), *module.buffers(recurse=False)) if isinstance(t, Tensor) and not t.is_meta
-    ]
-    values = [t.detach().clone() for t in tensors]
-    try:
-        yield
-    finally:
-        for name in vars(module).keys() - attributes.keys():
-            del vars(module)[name]
-        vars(module).update(attributes)
-        for value, before in inner:
-            value.clear()
-            value.update(before)
-        for tensor, before in zip(tensors, values, strict=True):
-            if not torch.equal(tensor, before):
-                tensor.copy_(before)

@@ -78,31 +78,40 @@ def patch(
     wrong = check_frequencies(model) if trust == "config" else {}
     release_copy(model)
     handle = Handle(model)
+    try:
+        patcher = _patched(model, handle)
+        if fuse == "norms":
+            fused_norms.defer_norms(model, handle, patcher.callers, patcher.replaced)
+        if source == "exact":
+            exact_tables.replace_tables(model, handle, patcher.replaced, wrong)
+        report = handle.report()
+        report.replaced.update(patcher.replaced)
+        if not patcher.replaced and not patcher.recognised:
+            reasons = "; ".join(f"{function}: {reason}" for (_, function), reason in report.left.items())
+            raise ValueError(
+                f"nothing in {type(model).__name__} rotates in a recognised way{': ' + reasons if reasons else ''}"
+            )
+        if not patcher.replaced:
+            warnings.warn(f"nothing in {type(model).__name__} was replaced:\n{report}", stacklevel=2)
+        _warn_of(wrong)
+    except BaseException:  # a warning may be an error, and the model's own code raises anything
+        handle.remove()
+        raise
+    return handle
+
+
+def _patched(model: nn.Module, handle: Handle) -> Patcher:
+    """The patcher that has replaced the rotations in every method of the model."""
     patcher = Patcher(handle)
     for module in model.modules():
         if has_replaced_methods(type(module)) or any(map(is_patched, module.__dict__.values())):
-            handle.remove()
             raise ValueError(f"{type(module).__name__} is patched already; remove that handle first")
         for name, method, static in methods(type(module)):
             patcher.replace_calls(module, name, method, static)
             if named_as_rotation(name):
                 patcher.replace_method(module, name, method, static)
-    if fuse == "norms":
-        fused_norms.defer_norms(model, handle, patcher.callers, patcher.replaced)
-    if source == "exact":
-        exact_tables.replace_tables(model, handle, patcher.replaced, wrong)
-    report = handle.report()
-    report.replaced.update(patcher.replaced)
-    if not patcher.replaced and patcher.recognised:
-        warnings.warn(f"nothing in {type(model).__name__} was replaced:\n{report}", stacklevel=2)
-    elif not patcher.replaced:
-        handle.remove()
-        reasons = "; ".join(f"{function}: {reason}" for (_, function), reason in report.left.items())
-        raise ValueError(
-            f"nothing in {type(model).__name__} rotates in a recognised way{': ' + reasons if reasons else ''}"
-        )
-    _warn_of(wrong)
-    return handle
+        patcher.report_super(module)
+    return patcher
 
 
 def _warn_of(wrong: Mapping[int, Finding]) -> None:

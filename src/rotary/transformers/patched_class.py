@@ -25,10 +25,20 @@ def patched_class(base: type[nn.Module], methods: Mapping[str, Any], handle: Any
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
     copying = {name: method for name, method in _COPYING.items() if getattr(base, name, None) is None}
     metaclass: Any = type(base)
-    patched = metaclass(base.__name__, (base,), {**names, **copying, "__reduce_ex__": _reduce, **methods})
-    patched.__rotary__ = base, tuple(methods)
+    own = {**names, **copying, "__reduce_ex__": _reduce, "__rotary__": (base, tuple(methods)), **methods}
+    # object's __init_subclass__ is no Python function: the usual class has no other.
+    registers = hasattr(base.__init_subclass__, "__func__")
+    patched = metaclass(base.__name__, (_Quiet, base) if registers else (base,), own)
     patched.__rotary_handle__ = handle
     return patched
+
+
+class _Quiet(nn.Module):
+    """Keeps the __init_subclass__ of a base from running for a patched class: it may register its subclasses by name."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "__rotary__" not in cls.__dict__:
+            super().__init_subclass__(**kwargs)
 
 
 def release(patched: type[nn.Module]) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from . import fused_norms
 from .handle import Handle
 from .probe import DIM, HEADS, WRITES, probe
-from .rebind import called_functions, is_patched, is_replaceable, places, rebind, wrap_method
+from .rebind import behind_super, called_functions, is_patched, is_replaceable, places, rebind, wrap_method
 from .spec import RotationSpec
+from .surroundings import unchanged
 from .wrapper import Replacement
 
 
@@ -55,7 +56,7 @@ class Patcher:
                 self.replaced[owner, name, global_name, spec] += 1
             elif isinstance(spec, RotationSpec):
                 left[owner, global_name] = f"{name} uses this name for an attribute or an import, too"
-            elif spec == WRITES or named_as_rotation(global_name):
+            elif spec == WRITES or named_as_rotation(global_name) or _takes_cos_and_sin(function):
                 left[owner, global_name] = spec
         if replacements:
             tensors = {
@@ -73,6 +74,16 @@ class Patcher:
                 else:
                     self.handle.replace(module, place, function, static=static)
 
+    def report_super(self, module: nn.Module) -> None:
+        """Enter into the report the rotations in methods that this module reaches through super()."""
+        owner = type(module).__name__
+        for name, method, base in behind_super(type(module)):
+            for global_name, function in called_functions(method).items():
+                if _may_take_tables(function) and isinstance(self._spec(function, function), RotationSpec):
+                    self.recognised = True
+                    reason = f"{owner}.{name} reaches it through {base}.{name}, and names are replaced in a class's own methods alone"
+                    self.handle.report().left.setdefault((owner, global_name), reason)
+
     def replace_method(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
         """Replace a method that is a rotation itself. For methods that are named as one: probing calls a method, and other methods may
         change their module."""
@@ -83,12 +94,13 @@ class Patcher:
             return
         sizes = _sizes(module)
         key = (method, *sorted(sizes))
-        spec = self._spec(key, bound, sizes)
+        with unchanged(module):
+            spec = self._spec(key, bound, sizes)
         if isinstance(spec, RotationSpec):
             replacement = self._replacement(key, bound, spec, sorted({heads for heads, _ in sizes}))
             if key not in self._rebuilt:
                 self._rebuilt[key] = wrap_method(method, replacement, static=static)
-            self.handle.replace(module, name, self._rebuilt[key])
+            self.handle.replace(module, name, self._rebuilt[key], static=static)
             self.replaced[type(module).__name__, name, "itself", spec] += 1
         else:
             self.handle.report().left[type(module).__name__, name] = spec
@@ -131,15 +143,19 @@ def _sizes(module: nn.Module) -> list[tuple[int, int]]:
 
 def _may_take_tables(function: Callable[..., Any]) -> bool:
     """Whether a function may be a rotation, so that it is probed: probing calls it, and a logger, a collective or a cache update must
-    not be called. It has parameters named cos and sin; or three or four required ones and a word in its name, parameters or code that
-    code for rotations has."""
-    parameters = inspect.signature(function).parameters
-    if {"cos", "sin"} <= parameters.keys():
+    not be called. It has parameters named cos and sin; or three or four required ones, and either a name that promises a rotation or a
+    word in its parameters or code that code for rotations has. "rotate" alone promises none: log files rotate, too."""
+    if _takes_cos_and_sin(function):
         return True
     code = getattr(inspect.unwrap(function), "__code__", None)
-    names = [function.__name__, *parameters, *(code.co_names + code.co_varnames if code is not None else ())]
+    names = [*inspect.signature(function).parameters, *(code.co_names + code.co_varnames if code is not None else ())]
     words = ("cos", "sin", "rot", "rope", "freq", "angle", "complex")
-    return len(_required(function)) in (3, 4) and any(word in name.lower() for name in names for word in words)
+    worded = named_as_rotation(function.__name__) or any(word in name.lower() for name in names for word in words)
+    return len(_required(function)) in (3, 4) and worded
+
+
+def _takes_cos_and_sin(function: Callable[..., Any]) -> bool:
+    return {"cos", "sin"} <= inspect.signature(function).parameters.keys()
 
 
 def _required(function: Callable[..., Any]) -> list[str]:

@@ -14,7 +14,8 @@ renaming cannot reach it or would break it:
 - methods without Python code: C functions, functools.partial, callable objects;
 - a function that is not read as a global: an attribute (`module.rotate`), a closure variable, a default value, `globals()[name]`;
 - a name that the same code also uses for an attribute or an import, since `co_names` has one entry for all uses of a name;
-- globals of a decorator that comes from another module than the method.
+- globals of a decorator that comes from another module than the method;
+- a method that is reached through super() alone.
 
 A Python without `co_names` or `CodeType.replace` would break it; tests/transformers/test_rebind.py would fail there.
 """
@@ -55,13 +56,16 @@ def wrap_method(method: Any, replacement: Replacement, *, static: bool) -> Any:
     """A method that returns what the replacement computes, or calls the original if the replacement cannot compute it."""
 
     @functools.wraps(method)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def of_instance(self: Any, *args: Any, **kwargs: Any) -> Any:
         y = replacement.try_rotate(args, kwargs)
-        if y is not None:
-            return y
-        return method(*args, **kwargs) if static else method(self, *args, **kwargs)
+        return method(self, *args, **kwargs) if y is None else y
 
-    return mark_as_patched(wrapper)
+    @functools.wraps(method)
+    def of_class(*args: Any, **kwargs: Any) -> Any:
+        y = replacement.try_rotate(args, kwargs)
+        return method(*args, **kwargs) if y is None else y
+
+    return mark_as_patched(of_class if static else of_instance)
 
 
 def mark_as_patched(function: Any) -> Any:
@@ -71,7 +75,7 @@ def mark_as_patched(function: Any) -> Any:
 
 
 def is_patched(method: Any) -> bool:
-    return getattr(getattr(method, "__func__", method), "__rotary__", False)
+    return getattr(getattr(method, "__func__", method), "__rotary__", False) is True
 
 
 def places(module: nn.Module, name: str, method: Any) -> list[str]:
@@ -99,6 +103,23 @@ def methods(module_class: type) -> Iterator[tuple[str, Callable[..., Any], bool]
             if name not in seen and isinstance(function, types.FunctionType):
                 seen.add(name)
                 yield name, function, static
+
+
+def behind_super(module_class: type) -> Iterator[tuple[str, Callable[..., Any], str]]:
+    """(name, function, name of its class) of the methods that a class overrides by one that calls super(), or the class by its name."""
+    overriding: dict[str, list[Callable[..., Any]]] = {}
+    for base in module_class.__mro__:
+        if base is nn.Module or base.__module__.startswith("torch."):
+            return
+        for name, value in vars(base).items():
+            if isinstance(value, types.FunctionType):
+                if any(_reads(method, {"super", base.__name__}) for method in overriding.get(name, ())):
+                    yield name, value, base.__name__
+                overriding.setdefault(name, []).append(value)
+
+
+def _reads(method: Callable[..., Any], names: set[str]) -> bool:
+    return any(names & _names(code) for code in _codes(method))
 
 
 def called_functions(method: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

@@ -1,7 +1,8 @@
-"""restored(): a context in which foreign functions are called, and after which random states and defaults of the process are restored."""
+"""Contexts in which a model's functions are called: restored() puts back what they change in the process, unchanged() in a module."""
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Callable, Generator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 
 class _Part(NamedTuple):
@@ -69,7 +71,30 @@ def restored() -> Generator[list[str], None, None]:
     finally:
         for name, part in _PARTS.items():
             now = part.read()
-            same = torch.equal(now, before[name]) if isinstance(now, torch.Tensor) else now == before[name]
+            same = torch.equal(now, before[name]) if isinstance(now, Tensor) else now == before[name]
             if not same:
                 part.write(before[name])
                 changed.append(name)
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Generator[None, None, None]:
+    """Restores what its block changes in a module's attributes and buffers: methods are called there, and some write into their module."""
+    attributes = dict(vars(module))
+    inner = [(value, copy.copy(value)) for value in attributes.values() if isinstance(value, (dict, set))]
+    tensors = [
+        t for t in (*attributes.values(), *module.buffers(recurse=False)) if isinstance(t, Tensor) and not t.is_meta
+    ]
+    values = [t.detach().clone() for t in tensors]
+    try:
+        yield
+    finally:
+        for name in vars(module).keys() - attributes.keys():
+            del vars(module)[name]
+        vars(module).update(attributes)
+        for value, before in inner:
+            value.clear()
+            value.update(before)
+        for tensor, before in zip(tensors, values, strict=True):
+            if not torch.equal(tensor, before):
+                tensor.copy_(before)

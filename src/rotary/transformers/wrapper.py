@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._types import CosSin
 from .deferred import Deferred, norm_and_rotate
@@ -15,6 +16,7 @@ from .halves import compared_for_free, cos_sin, equal_halves
 from .probe import HEADS, agrees
 from .rotations import by_formula, by_kernel, by_wide_tables, join, rows_of_all, split
 from .spec import RotationSpec
+from .surroundings import unchanged
 
 
 class Replacement:
@@ -87,7 +89,9 @@ class Replacement:
         if torch.compiler.is_compiling():
             return self._sizes.get((dim, columns), False)
         if (dim, columns) not in self._sizes:
-            self._sizes[dim, columns] = agrees(self.function, self.spec, dim, columns, self.heads)
+            owner = getattr(self.function, "__self__", None)
+            with unchanged(owner) if isinstance(owner, nn.Module) else contextlib.nullcontext():
+                self._sizes[dim, columns] = agrees(self.function, self.spec, dim, columns, self.heads)
         return self._sizes[dim, columns]
 
     def _only_defaults(self, arguments: Mapping[str, Any]) -> bool:
@@ -176,6 +180,8 @@ class Replacement:
         if aligned is None or not self._takes(inputs, 2 * halves[0].shape[-1]):
             return None
         seq_dim, rows = aligned
+        for x in xs:
+            x.origin.check_unwritten()
         weights = tuple(x.origin.weight for x in xs)
         ys = norm_and_rotate(tuple(inputs), weights, tuple(rows), norm, seq_dim, spec.interleaved)
         if ys is not None:
