@@ -113,7 +113,7 @@ def test_figures_that_prose_quotes_are_in_the_results():
 
 def test_configs_that_travel_with_the_package_are_listed():
     page = " ".join(TEXTS["docs/reference/command-line.md"].split())
-    listed = page.partition("travels with the package, in any case: ")[2].partition(". ")[0]
+    listed = page.partition("published config, in any case: ")[2].partition(". ")[0]
     assert tuple(re.findall(r"`([^`]+)`", listed)) == rotary.config.shipped()
 
 

@@ -55,7 +55,7 @@ place; rounding exact values costs 0.500 ([half a unit in the last place](glossa
 [amplitudes](glossary.md#amplitude) up to 1 that is **{worst:.2e}**. The error does not grow with
 the position, up to 2^31 in either direction. `make accuracy` measures all of this again and writes this page.
 
-![Error by octave: float32 products from 3e-8 to 2, float64 until its bits run out, rotary flat](pictures/accuracy.png)
+![Error by octave: float32 products from 3e-8 to 2, float64 frequencies good to 2^24, rotary flat](pictures/accuracy.png)
 
 ## What is promised, and what was found
 

@@ -1,6 +1,6 @@
 """Positions -> cos, sin.
 
-cos_sin.py       Tables.at(positions): the one entry, for RotaryEmbedding
+cos_sin.py       Tables.at(positions): the entry for every call that ../_rotation/call.py does not hand to C++ as a whole
 frequencies.py   Spectrum: base, dim and schemes -> inv_freq
 turns.py         exact angles in fixed-point turns
 polynomials.py   what cos, sin and exp are, wherever they are computed

@@ -1,7 +1,8 @@
 """Which kernel rotates: the choice by device or by the caller, and why a kernel is unavailable.
 
 Chosen by device: "triton" for CUDA tensors, "native" (a C++ loop) for CPU tensors, "eager" (plain torch operations) where the first
-choice is unavailable or does not serve a layout. All agree in every bit on the CPU, so the choice is a matter of speed.
+choice is unavailable or does not serve a layout. All agree in every bit on the CPU, so the choice is a matter of speed. Ordinary calls on a
+CPU go to the native library before a backend is asked for (call.py).
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def error(axes: Axes, diagnoses: Sequence[Diagnosis]) -> None:
     axes.set_xlim(1, last)
     axes.set_xlabel("position [token]")
     axes.set_ylabel("largest error of cos")
-    axes.set_title("Error of the angles")
+    axes.set_title("Error of cos")
     axes.legend(loc="upper left")
 
 

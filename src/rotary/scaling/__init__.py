@@ -1,7 +1,7 @@
 """Context-extension schemes: frequencies in, frequencies and an attention factor out, as small values.
 
 Each is a frozen dataclass whose fields have the names of config keys and are checked when it is made. They chain, left to right:
-RotaryEmbedding(128, scaling=(YaRN(4.0, 32768), Resonance())). A new one takes ten lines; see Scheme.
+RotaryEmbedding(128, scaling=(YaRN(4.0, 32768), Resonance())). A new one takes six lines, in any code: Scheme (scheme.py) shows them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ __all__ = [
     "YaRN",
 ]
 
+# A scheme of the library is also named in config/schemes.py (keys of configs), in the schemes of the command line (cli/), in
+# analysis/diagnosis.py (warnings), docs/schemes.md and docs/reference/scaling.md.
 # Each scheme is imported when it is first used: dataclasses are made by exec, and these were a fifth of `import rotary` (13 of 68 ms).
 _FILES = {
     "by_parts": ("Llama3", "NTKByParts", "YaRN"),

@@ -28,7 +28,17 @@ class Scheme(Protocol):
         progression itself. Where transformers has the scheme, in its operations and their order, bit for bit.
 
     A class that names this one as its base inherits `window` (None), `in_float32` (the same formula on float32 frequencies) and a
-    repr without the fields that have their default values.
+    repr without the fields that have their default values:
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Slower(Scheme):
+    ...     factor: float
+    ...
+    ...     def __call__(self, inv_freq, *, base, dim, length=None):
+    ...         return inv_freq / self.factor, 1.0
+    >>> from rotary import RotaryEmbedding
+    >>> RotaryEmbedding(8, scaling=Slower(2.0)).inv_freq
+    tensor([0.5000, 0.0500, 0.0050, 0.0005])
     """
 
     def __call__(self, inv_freq: Tensor, *, base: float, dim: int, length: Length = None) -> Frequencies: ...

@@ -1,6 +1,7 @@
 """patch(model): run the rotations inside one model on this library's kernels, until handle.remove().
 
-Each method that calls a rotation function is rebound on that module instance. Library functions, classes and other models are unchanged.
+A module whose methods call a rotation function becomes an instance of a subclass with copies of these methods. Library functions, classes
+and other models are unchanged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Make a method call another function in place of a global one, on one instance.
+"""Make a method call another function in place of a global one.
 
-A rebound method is a copy of the method, bound to the instance. The copy's code object is the original's with some names replaced: where
-the original reads the global `apply_rotary_pos_emb`, the copy reads a private global such as `__rotary_apply_rotary_pos_emb_7`, which holds
-the replacement. Both share the live globals of the module that defines them, so later changes of other globals reach both.
+A rebound method is a copy of the method, for a subclass of its class (patched_class.py). The copy's code object is the original's with some
+names replaced: where the original reads the global `apply_rotary_pos_emb`, the copy reads a private global such as
+`__rotary_apply_rotary_pos_emb_7`, which holds the replacement. Both share the live globals of the module that defines them, so later
+changes of other globals reach both.
 
 Why not a wrapper around the function: it would have to be set in the library's module, and so change every model of that library
 (docs/design/0007-recognised-by-behaviour.md).
