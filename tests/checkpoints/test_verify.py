@@ -53,6 +53,25 @@ def test_a_correct_conversion_has_no_difference_and_two_exchanged_rows_have_one(
         assert difference(tmp_path, before, after | {name: wrong.view(tensor.shape)})[1] > 1e-3
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["q_proj.weight", "k_proj.weight", "q_norm.weight"])
+def test_a_value_that_is_not_finite_is_refused_by_the_name_of_its_tensor(name: str, value: float, tmp_path: Path):
+    """No difference with it exceeds a tolerance, and max() passes NaN over: a wrong conversion would have no difference."""
+    before = weights("model.layers.0.self_attn")
+    name = f"model.layers.0.self_attn.{name}"
+    before[name].view(-1)[3] = value
+    for after in (converted(before), before):
+        with pytest.raises(ValueError, match=f"{name} has values that are not finite"):
+            difference(tmp_path, before, after)
+
+
+def test_scores_that_overflow_are_refused(tmp_path: Path):
+    before = {name: w.double() for name, w in weights("model.layers.0.self_attn", 1e30).items()}
+    before = {name: w * 1e130 if "proj" in name else w for name, w in before.items()}
+    with pytest.raises(ValueError, match="scores of model.layers.0.self_attn overflow float64"):
+        difference(tmp_path, before, converted(before))
+
+
 def test_an_error_in_a_tower_with_small_scores_is_not_hidden_by_one_with_large_scores(tmp_path: Path):
     """Both have a layer 0; scores of one are 1e24 times those of the other."""
     large, small = weights("model.layers.0.self_attn", 1e12), weights("draft.layers.0.self_attn")

@@ -67,7 +67,8 @@ class File:
             to.write(rows[row * width : (row + 1) * width])
 
     def float64_rows(self, entry: Entry, rows: slice) -> Tensor:
-        """(rows, columns) float64: only these rows are read. ValueError for a dtype other than floats of 8 to 64 bits."""
+        """(rows, columns) float64: only these rows are read. ValueError for a dtype other than floats of 8 to 64 bits, and for values that
+        are not finite."""
         if entry.dtype not in _DTYPES:
             raise ValueError(
                 f"{entry.name} is {entry.dtype}: dequantise the checkpoint first; supported: {', '.join(_DTYPES)}"
@@ -76,7 +77,8 @@ class File:
         with self.path.open("rb") as file:
             file.seek(self.offset + entry.start + rows.start * width)
             data = bytearray(file.read((rows.stop - rows.start) * width))
-        return torch.frombuffer(data, dtype=_DTYPES[entry.dtype]).view(rows.stop - rows.start, -1).double()
+        values = torch.frombuffer(data, dtype=_DTYPES[entry.dtype]).view(rows.stop - rows.start, -1)
+        return finite(entry.name, values.double())
 
     def write_copy(self, entry: Entry, to: BinaryIO) -> None:
         """Write the tensor unchanged, one MiB at a time."""
@@ -171,6 +173,17 @@ def _check_bytes(path: Path, entries: list[Entry], available: int) -> None:
         raise ValueError(f"{path} ends inside {entries[-1].name}")
     if end < available:
         raise ValueError(f"{path} is not a safetensors file: {available - end} bytes follow its last tensor")
+
+
+def finite(name: str, values: Tensor) -> Tensor:
+    """The values of that tensor. ValueError if one is NaN or infinite: nothing that is computed from it could be compared."""
+    # A sum is read in one pass, and is finite only if they all are; it may overflow by itself.
+    if not values.sum().isfinite() and not values.isfinite().all():
+        raise ValueError(
+            f"{name} has values that are not finite (NaN or infinity), so that its pairing cannot be checked; a model computes NaN with "
+            f"them: take a checkpoint without them"
+        )
+    return values
 
 
 def header_bytes(entries: Iterable[Entry], metadata: dict[str, str]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .safetensors import CHUNK, Entry
+from .safetensors import CHUNK, Entry, finite
 from .tensor_parallel import Axis, axis_of
 from .torch_archive import DTYPES, tensors_of
 
@@ -67,15 +67,15 @@ class TorchFile:
         return self.entries[-1].end if self.entries else 0
 
     def float64_rows(self, entry: Entry, rows: slice) -> Tensor:
-        """(rows, columns) float64. ValueError for a dtype that is not floating."""
+        """(rows, columns) float64. ValueError for a dtype that is not floating, and for values that are not finite."""
         pieces = self.tensors[entry.name]
         if not pieces.tensors[0].is_floating_point():
             raise ValueError(f"{entry.name} is {entry.dtype}: dequantise the checkpoint first")
         if len(entry.shape) == 1 and len(pieces.shape) != 1:  # a norm of several dimensions, by its elements
-            return (
-                pieces.rows(0, pieces.shape[0]).reshape(-1)[rows].view(len(range(rows.start, rows.stop)), -1).double()
-            )
-        return pieces.rows(rows.start, rows.stop).reshape(rows.stop - rows.start, -1).double()
+            values = pieces.rows(0, pieces.shape[0]).reshape(-1)[rows]
+        else:
+            values = pieces.rows(rows.start, rows.stop)
+        return finite(entry.name, values.reshape(rows.stop - rows.start, -1).double())
 
     def write_reordered(self, entry: Entry, order: Sequence[int], to: BinaryIO) -> None:
         """Write the tensor with its len(order) rows reordered: new row i is old row order[i]."""

@@ -32,7 +32,8 @@ def compare_scores(
 ) -> tuple[int, float]:
     """(layers, largest relative difference of scores): before in the old pairing against after in the new one.
 
-    Scores of queries with keys, or of one with itself in a layer for which the files have only one of them.
+    Scores of queries with keys, or of one with itself in a layer for which the files have only one of them. ValueError for weights or
+    scores that are not finite, which have no difference.
     """
     by_module: dict[str, list[RotatedTensor]] = {}
     for tensor in rotated:
@@ -44,6 +45,10 @@ def compare_scores(
         angles = torch.arange(1, TOKENS + 1, dtype=torch.float64)[:, None] * 7.0 * inv_freq
         scores = [_scores(files, tensors, angles, pairing) for files, pairing in ((before, old), (after, new))]
         for a, b in zip(*scores, strict=True):
+            if not (a.isfinite().all() and b.isfinite().all()):
+                raise ValueError(
+                    f"attention scores of {tensors[0].module} overflow float64; its weights are too large to compare"
+                )
             worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp(min=1e-300)))
     return len(by_module), worst
 
