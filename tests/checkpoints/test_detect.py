@@ -14,10 +14,16 @@ from torch import Tensor
 
 pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
-from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    LlamaModel,
+)
 
-from rotary.checkpoints import by_text, by_weights, convert
+from rotary.checkpoints import by_text, by_weights, convert, detect
 from rotary.checkpoints.detect import intraclass_correlation
 
 CONFIG = {
@@ -54,6 +60,19 @@ def test_norms_that_follow_the_frequencies_show_the_pairing(tmp_path: Path):
     convert(half, tmp_path / "two", to="interleaved", config=CONFIG)
     verdict = by_weights(tmp_path / "two", config=CONFIG)
     assert verdict.pairing == "interleaved" and verdict.confidence > 4 and "of neighbours 0.9" in verdict.why
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path):
+    """One NaN makes every mean NaN, and no comparison with it is true."""
+    folder = written(tmp_path / "half", torch.linspace(0.8, -0.8, 16).repeat(2))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.2.self_attn.k_proj.weight"][5, 7] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="layers.2.self_attn.k_proj.weight has values that are not finite"):
+        by_weights(folder, config=CONFIG)
+    torch.save(tensors, tmp_path / "model.bin")
+    with pytest.raises(ValueError, match="layers.2.self_attn.k_proj.weight has values that are not finite"):
+        by_weights(tmp_path / "model.bin", config=CONFIG)
 
 
 def test_a_folder_that_holds_a_model_twice_is_refused(tmp_path: Path):
@@ -124,10 +143,18 @@ def test_a_text_shows_the_pairing(trained: tuple[Any, Tensor], tmp_path: Path):
     assert by_text(misread, text).pairing == "interleaved"
 
 
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "vocab_size": 128,
+    "num_attention_heads": 2,
+}
+
+
 def test_the_text_of_an_untrained_model_is_unknown():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 128}
-    fresh = LlamaForCausalLM(LlamaConfig(num_attention_heads=2, **sizes)).eval()
+    fresh = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
     assert by_text(fresh, torch.randint(0, 128, (1, 200))).pairing == "unknown"
     assert "64 are needed" in by_text(fresh, torch.randint(0, 128, (1, 20))).why
 
@@ -145,3 +172,63 @@ def test_norms_of_queries_and_keys_are_reordered_and_restored():
     before = norm.clone()
     assert by_text(model, torch.randint(0, 128, (1, 200))).pairing == "unknown"
     assert torch.equal(norm, before)
+
+
+def test_tokens_of_every_integer_dtype_give_one_verdict(trained: tuple[Any, Tensor]):
+    model, text = trained
+    verdict = by_text(model, text)
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64):
+        assert by_text(model, text.to(dtype)) == verdict
+
+
+@pytest.mark.parametrize("shape", [(64,), (0, 64), (64, 0), (2, 1), (1, 2, 3)])
+def test_tokens_of_another_shape_are_refused(shape: tuple[int, ...]):
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    with pytest.raises(ValueError, match=r"tokens must have shape \(batch, seq\), with two tokens or more"):
+        by_text(model, torch.zeros(shape, dtype=torch.int64))
+
+
+def test_tokens_of_another_vocabulary_are_refused():
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    for token in (-100, -1, 128, 2**40):
+        tokens = torch.zeros(1, 200, dtype=torch.int64)
+        tokens[0, 7] = token
+        with pytest.raises(
+            ValueError, match="tokens must be numbers of the model's vocabulary, from 0 to 127 by the rows"
+        ):
+            by_text(model, tokens)
+    model.get_input_embeddings = lambda: None  # type: ignore[method-assign]
+    assert by_text(model, torch.full((1, 200), 127)).pairing == "unknown"
+
+
+def test_a_model_without_logits_of_a_vocabulary_is_refused():
+    tokens = torch.randint(3, 128, (1, 200))
+    config = LlamaConfig(**SIZES)
+    for model, words in (
+        (
+            LlamaModel(config),
+            r"\(1, 200, vocab\); LlamaModel returns BaseModelOutputWithPast without logits: load it by AutoModelForCausalLM",
+        ),
+        (LlamaForSequenceClassification(config), r"LlamaForSequenceClassification returns Tensor float32 \(1, 2\)"),
+        (LlamaForTokenClassification(config), "from 0 to 1 by the width of its logits"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            by_text(model.eval(), tokens)
+
+
+def test_a_loss_that_is_not_finite_is_no_verdict(monkeypatch: pytest.MonkeyPatch):
+    """It compared as "interleaved", with a confidence of NaN."""
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    tokens = torch.randint(128, (1, 200))
+    projection = model.model.layers[0].self_attn.q_proj.weight
+    losses = [torch.ones(199), torch.full((199,), float("nan"))]
+    with monkeypatch.context() as patched:
+        patched.setattr(detect, "_losses", lambda model, tokens: losses.pop(0))
+        verdict = by_text(model, tokens)
+    assert verdict.pairing == "unknown" and verdict.confidence == 0.0 and "second is not finite" in verdict.why
+    with torch.no_grad():
+        projection[0, 0] = float("nan")
+    before = projection.clone()
+    with pytest.raises(ValueError, match="loss is NaN or infinite at 199 of 199 tokens; load it in float32"):
+        by_text(model, tokens)
+    assert torch.equal(projection.nan_to_num(7.0), before.nan_to_num(7.0))

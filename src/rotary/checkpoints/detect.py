@@ -49,7 +49,8 @@ def by_weights(source: str | os.PathLike[str], *, config: Any = None, like: str 
     """The pairing of a checkpoint, detected from the norms of its query and key rows, one tensor at a time, without a model.
 
     source, config, like: as in convert(). Training makes the norms of planes differ, which this measures: the pairing of untrained and
-    hardly trained models is "unknown". ValueError or TypeError for a source, config or family that cannot be read.
+    hardly trained models is "unknown". ValueError or TypeError for a source, config or family that cannot be read, and for weights that
+    are not finite.
     """
     source = _checks.path("source", source)
     layout = Layout(find_config(source) if config is None else config, like=like)
@@ -102,17 +103,20 @@ def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str |
 
     model: a model that rotates by its family's own code. tokens: (batch, seq) integers, a few hundred of a text like those that it was
         trained on. config: by default the model's own. like: as in convert().
-    The weights are reordered in place and restored, with the same bits. ValueError or TypeError for a config, family or tokens that do not
-    fit.
+    The weights are reordered in place and restored, with the same bits. ValueError or TypeError for a config, family, model or tokens that
+    do not fit, and for a loss that is not finite.
     """
     _checks.module("model", model)
-    if _checks.tensor("tokens", tokens, "an integer tensor (batch, seq)").ndim != 2:
-        raise ValueError(f"tokens must have shape (batch, seq), got {tuple(tokens.shape)}")
-    _checks.integers("tokens", tokens)
+    tokens = _checked_tokens(tokens)
     layout = Layout(getattr(model, "config", None) if config is None else config, like=like)
     code_pairing = "interleaved" if layout.interleaved else "half"
     other_pairing = "half" if code_pairing == "interleaved" else "interleaved"
     loss = _losses(model, tokens)
+    if not loss.isfinite().all():
+        raise ValueError(
+            f"the model's loss is NaN or infinite at {int((~loss.isfinite()).sum())} of {loss.numel()} tokens; load it in float32, and if "
+            f"that does not help, its weights are damaged"
+        )
     rotated = list(_rotated_parameters(model, layout))
     originals = [parameter.data for parameter, _ in rotated]
     try:
@@ -127,6 +131,8 @@ def by_text(model: nn.Module, tokens: Tensor, *, config: Any = None, like: str |
     why = f"loss {loss.mean():.4f} as {code_pairing}, {reordered_loss.mean():.4f} as {other_pairing}, over {increase.numel()} tokens"
     if increase.numel() < 4 * BLOCKS:
         return Verdict("unknown", 0.0, f"{why}; {4 * BLOCKS} are needed")
+    if not increase.isfinite().all():
+        return Verdict("unknown", 0.0, f"{why}; the second is not finite: load the model in float32")
     # Losses of neighbouring tokens are correlated; means of blocks are nearly independent.
     errors = _standard_errors(torch.stack([block.mean() for block in increase.chunk(BLOCKS)]))
     if abs(errors) < MIN_STANDARD_ERRORS or abs(float(increase.mean())) < MIN_LOSS_DIFFERENCE:
@@ -141,8 +147,42 @@ def _rotated_parameters(model: nn.Module, layout: Layout) -> Iterable[tuple[nn.P
             yield parameter, tensor
 
 
+def _checked_tokens(tokens: Any) -> Tensor:
+    """The tokens as int64, the one dtype that every model and loss takes."""
+    shape = _checks.tensor("tokens", tokens, "an integer tensor (batch, seq)").shape
+    _checks.integers("tokens", tokens)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
+        raise ValueError(f"tokens must have shape (batch, seq), with two tokens or more in a row, got {tuple(shape)}")
+    return tokens.long()
+
+
 def _losses(model: nn.Module, tokens: Tensor) -> Tensor:
     """(n,) float32: the loss [nat] of each token except the first of its row."""
+    _check_vocabulary(tokens, _embedding_rows(model), "rows of its embedding")
     with torch.no_grad():
-        logits: Tensor = model(tokens).logits
+        output = model(tokens)
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+        result = f"{type(output).__name__} without logits" if logits is None else _checks.describe(logits)
+        raise ValueError(
+            f"model must be a causal model that returns logits (batch, seq, vocab), here ({tokens.shape[0]}, {tokens.shape[1]}, vocab); "
+            f"{type(model).__name__} returns {result}: load it by AutoModelForCausalLM"
+        )
+    _check_vocabulary(tokens, logits.shape[-1], "width of its logits")
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+
+
+def _embedding_rows(model: Any) -> int | None:
+    """How many tokens the model's embedding has, None if the model does not tell."""
+    try:
+        return model.get_input_embeddings().num_embeddings
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def _check_vocabulary(tokens: Tensor, size: int | None, what: str) -> None:
+    if size is not None and (int(tokens.min()) < 0 or int(tokens.max()) >= size):
+        raise ValueError(
+            f"tokens must be numbers of the model's vocabulary, from 0 to {size - 1} by the {what}; are they of its own tokenizer, without "
+            f"padding?"
+        )
