@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("safetensors")
 from safetensors.torch import load_file, save_file
 
-from rotary.checkpoints.safetensors import header_bytes, read_header, read_headers, shards
+from rotary.checkpoints.safetensors import header_bytes, read_header
 
 TENSORS = {
     "a": torch.randn(3, 5),
@@ -99,44 +99,6 @@ def test_bytes_that_overlap_or_leave_gaps_are_refused(tmp_path: Path):
             read_header(with_offsets(path, (0, 8), shape=shape))
     with pytest.raises(ValueError, match="is not a safetensors file"):
         read_header(with_offsets(path, (0, 8), metadata="words"))
-
-
-def test_shards_of_an_index_are_all_there(tmp_path: Path):
-    with pytest.raises(ValueError, match="no safetensors file at"):
-        shards(tmp_path)
-    save_file(TENSORS, tmp_path / "model-1.safetensors")
-    index = {"weight_map": {"a": "model-1.safetensors", "z": "model-2.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"lacks model-2\.safetensors, which its index names"):
-        shards(tmp_path)
-    save_file(TENSORS, tmp_path / "model-2.safetensors")
-    assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
-
-
-def test_files_that_the_index_does_not_name_are_not_shards(tmp_path: Path):
-    """Mistral's repositories contain the weights a second time, in consolidated*.safetensors."""
-    for name in ("model-1", "model-2", "consolidated", "consolidated-1"):
-        save_file(TENSORS, tmp_path / f"{name}.safetensors")
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
-    other = tmp_path / "consolidated.safetensors.index.json"
-    other.write_text(json.dumps({"weight_map": {"a": "consolidated-1.safetensors"}}))
-    assert [path.name for path in shards(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
-    index.unlink()
-    assert [path.name for path in shards(tmp_path)] == ["consolidated-1.safetensors"]
-    for text in ("[]", "{}", "{", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[" * 100_000):
-        other.write_text(text)
-        with pytest.raises(ValueError, match=r"consolidated\.safetensors\.index\.json is not a safetensors index"):
-            shards(tmp_path)
-
-
-def test_a_tensor_in_two_files_is_refused(tmp_path: Path):
-    save_file({"a": torch.zeros(2)}, tmp_path / "1.safetensors")
-    save_file({"b": torch.zeros(2)}, tmp_path / "2.safetensors")
-    assert [[entry.name for entry in file.entries] for file in read_headers(tmp_path)] == [["a"], ["b"]]
-    save_file({"b": torch.zeros(2), "a": torch.zeros(2)}, tmp_path / "2.safetensors")
-    with pytest.raises(ValueError, match=r"a is both in .*1\.safetensors and in .*2\.safetensors"):
-        read_headers(tmp_path)
 
 
 ONE = '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'

@@ -156,7 +156,6 @@ import torch
 torch.set_num_threads(1)
 from rotary import cli
 from rotary.checkpoints import convert
-from rotary.checkpoints.safetensors import read_headers
 source, here = sys.argv[1:]
 
 def child(target):
