@@ -323,7 +323,7 @@ def test_what_is_no_dict_of_dense_tensors_is_refused_by_name(tmp_path: Path):
     expanded = torch.zeros(1).expand(1 << 40)
     for content, message in (
         ([torch.zeros(2)], "not a dict of tensors"),
-        ({}, "not a dict of tensors"),
+        ({}, "holds an empty dict; a dict of tensors by their names is needed"),
         ({"model": {"a": torch.zeros(2)}}, "str 'model' is a dict; save that dict alone"),
         ({"epoch": 3}, "dict of tensors by their names is needed, and str 'epoch' is int 3"),
         ({"a": torch.zeros(2, 2).to_sparse()}, "a is .*, not a dense tensor"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .._checks import describe
 from .files import regular
+from .signature import mistaken
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -103,7 +104,8 @@ def read_header(path: str | os.PathLike[str]) -> File:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(_LONGEST_HEADER, size):
-            raise ValueError(f"{path} is not a safetensors file")
+            what = mistaken(path) or "its first 8 bytes are not the length of a header; is it complete?"
+            raise ValueError(f"{path} is not a safetensors file: {what}")
         try:
             header = _json(file.read(length))
             metadata = _metadata(header.pop("__metadata__", None))

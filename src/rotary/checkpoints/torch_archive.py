@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._checks import describe
 from .files import regular
+from .signature import mistaken
 
 _LARGEST_PICKLE = 100_000_000
 _MOST_RECORDS = 1_000_000
@@ -41,8 +42,10 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{path} holds more than tensors, or is damaged: {reason[:300]}") from None
-    if not isinstance(state_dict, Mapping) or not state_dict:
+    if not isinstance(state_dict, Mapping):
         raise ValueError(f"{path} holds a {type(state_dict).__name__}, not a dict of tensors by their names")
+    if not state_dict:
+        raise ValueError(f"{path} holds an empty dict; a dict of tensors by their names is needed")
     for name, tensor in cast("Mapping[Any, Any]", state_dict).items():
         _check_tensor(path, name, tensor)
     return dict(cast("Mapping[str, Tensor]", state_dict))
@@ -55,10 +58,8 @@ def _check_archive(path: Path) -> None:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{path} is no archive of torch.save: {error}; rewrite a file from before torch 1.6 by "
-            f"torch.save(torch.load(path, weights_only=True), path)"
-        ) from None
+        what = mistaken(path) or f"{error}; is it complete?"
+        raise ValueError(f"{path} is no archive of torch.save: {what}") from None
     if len(records) > _MOST_RECORDS:
         raise ValueError(f"{path} has {len(records):,} records, more than {_MOST_RECORDS:,}")
     for record in records:
