@@ -1,7 +1,8 @@
 """How Meta's files consolidated.00.pth, .01.pth, ... divide their tensors, and the axis along which each is joined.
 
-Each file has every name. Projections from the hidden state are cut along their rows, projections back to it along their columns, norms
-are copies. The embedding of Llama 1 and 2 is cut along its columns, that of Llama 3 along its rows; its shape shows which.
+Each file has every name. Projections from the hidden state are cut along their rows, projections back to it along their columns. Norms
+are copies, and biases of projections back, which are added after the sum. The embedding of Llama 1 and 2 is cut along its columns, that
+of Llama 3 along its rows; its shape shows which.
 
 Source: meta-llama/llama, llama/model.py, and meta-llama/llama3, llama/model.py (ColumnParallelLinear, RowParallelLinear,
 ParallelEmbedding, VocabParallelEmbedding of fairscale, fairscale/nn/model_parallel/layers.py).
@@ -33,8 +34,9 @@ def axis_of(name: str, pieces: Sequence[Tensor], config: Mapping[str, Any]) -> A
             f"{name} has other shapes or dtypes in other files: {', '.join(map(str, sorted(layouts, key=str)))}"
         )
     words = set(name.split("."))
-    if words & _COPIES:
-        if any(not torch.equal(first, piece) for piece in pieces[1:]):
+    bias = name.endswith(".bias")
+    if words & _COPIES or (bias and words & _COLUMNS):
+        if any(not _same_bits(first, piece) for piece in pieces[1:]):
             raise ValueError(
                 f"{name} differs between the files, which should have copies of it; are they of one model?"
             )
@@ -42,16 +44,24 @@ def axis_of(name: str, pieces: Sequence[Tensor], config: Mapping[str, Any]) -> A
     if not words & (_ROWS | _COLUMNS | {_EMBEDDING}):
         raise ValueError(f"{name}: no rule for the axis along which {len(pieces)} tensor-parallel files divide it")
     width = config.get("hidden_size")
-    if name.endswith(".bias") and words & _ROWS:
+    if bias and words & _ROWS and first.ndim == 1:
         return 0
-    if first.ndim != 2 or type(width) is not int:
-        raise ValueError(f"{name} {tuple(first.shape)} cannot be joined: it is no matrix, or the config has no dim")
+    if first.ndim != 2:
+        raise ValueError(f"{name} {tuple(first.shape)} cannot be joined: it should be a matrix; is the file complete?")
+    if type(width) is not int:
+        raise ValueError(f"{name} cannot be joined: dim (hidden_size) is missing in the config; pass config= with it")
     rows, columns = first.shape
     if words & _COLUMNS:
         return _fitting(name, first, 1, rows == width, width)
     if _EMBEDDING in words and columns * len(pieces) == width:
         return 1
     return _fitting(name, first, 0, columns == width, width)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype are copies; torch.equal() takes no float8, and NaN for unequal."""
+    x, y = (tensor.reshape(-1).contiguous().view(torch.uint8) for tensor in (a, b))
+    return torch.equal(x, y)
 
 
 def _fitting(name: str, piece: Tensor, axis: Literal[0, 1], fits: bool, width: int) -> Axis:
