@@ -61,6 +61,47 @@ def test_links_inside_the_source_are_copied_as_files_and_links_to_folders_are_le
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
 
 
+def test_weights_of_every_kind_and_their_indexes_are_left_out(model: Path, tmp_path: Path):
+    """An index would name files that are not there, and weights would have the old pairing."""
+    endings = [
+        "bin",
+        "pt",
+        "pth",
+        "pt2",
+        "ckpt",
+        "distcp",
+        "pkl",
+        "pickle",
+        "npy",
+        "npz",
+        "gguf",
+        "ggml",
+        "msgpack",
+        "h5",
+        "hdf5",
+    ]
+    endings += ["keras", "ot", "onnx", "onnx_data", "onnx.data", "pb", "tflite", "nemo"]
+    left_out = [f"weights.{ending}" for ending in endings] + ["M.BIN", "Optimizer.Pt", "deep/rust_model.ot"]
+    left_out += ["pytorch_model.bin.index.json", "pytorch_model.bin.index.fp16.json", "tf_model.h5.index.json"]
+    left_out += [
+        "deep/model.safetensors.index.json",
+        "model.safetensors.sha256",
+        "m.ckpt.data-00000-of-00001",
+        "m.ckpt.index",
+    ]
+    copied = ["README.pt.md", "tokenizer.model", "index.json", "binary", "model.json", "deep/pt", "x.bin.txt"]
+    for name in (*left_out, *copied):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("{}")
+    index = {"weight_map": {"model.layers.0.self_attn.q_proj.weight": "model.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    (model / "consolidated.safetensors.index.json").write_text(json.dumps(index))
+    done = convert(model, tmp_path / "out", to="interleaved")
+    assert sorted(done.left_out) == sorted([*left_out, "consolidated.safetensors.index.json"])
+    copies = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert copies == {*copied, "config.json", "model.safetensors", "model.safetensors.index.json"}
+
+
 def test_folders_that_link_to_each_other_are_copied_once(model: Path, tmp_path: Path):
     for here, there in (("one", "two"), ("two", "one")):
         (model / here).mkdir()

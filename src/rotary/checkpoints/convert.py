@@ -42,7 +42,7 @@ class Converted:
     files, tensors: how many files were rewritten, and how many of their tensors were reordered.
     layers, difference: how many layers were compared, and their largest relative difference of attention scores.
     left_out: names of files that were neither converted nor copied: other files with weights, whose pairing would still be the old one,
-        links to a missing file, and links to a folder.
+        with their indexes and checksums, links to a missing file, and links to a folder.
     """
 
     files: int
@@ -116,7 +116,7 @@ def convert(
     if not rotated:
         raise ValueError(f"no tensor of queries or keys at {str(source)!r}")
     new_config = _updated_config(source / "config.json", to)
-    other_files = others(source, reading.paths, reading.outdated) if source.is_dir() else None
+    other_files = others(source, reading.paths, reading.outdated, reading.indexes) if source.is_dir() else None
     total, done = reading.size, 0
     with whole(target, folder=source.is_dir()) as partial:
         written: list[File] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -11,8 +12,12 @@ from pathlib import Path
 DEEPEST = 64
 """Folders inside folders, far more than any checkpoint has."""
 
-# Endings of files with weights or optimizer states.
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".msgpack", ".h5", ".npz", ".onnx", ".onnx_data"}
+# Endings of files with weights or optimizer states, and of their indexes and checksums.
+_WEIGHTS = re.compile(
+    r".*\.(safetensors|bin|pt|pt2|pth|ckpt|distcp|pkl|pickle|npy|npz|gguf|ggml|msgpack|h5|hdf5|keras|ot|onnx|onnx[._]data\w*|pb|tflite|nemo"
+    r"|data-\d+-of-\d+)(\.index(\.[\w-]+)?\.json|\.(index|meta|sha256|sha1|md5))?",
+    re.IGNORECASE | re.DOTALL,
+)
 _FILE_TYPES = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -35,7 +40,7 @@ class Others:
     """The files of a folder that are not converted, by names relative to it.
 
     folders, files: to be copied; every folder comes before its content.
-    left_out: other files of weights and of their checksums, links to a missing file, and links to a folder.
+    left_out: other files of weights, their indexes and checksums, links to a missing file, and links to a folder.
     """
 
     folders: tuple[str, ...]
@@ -50,9 +55,14 @@ class Others:
             shutil.copy2(regular(source / name), target / name)
 
 
-def others(source: Path, converted: set[Path], outdated: set[Path] | frozenset[Path] = frozenset()) -> Others:
+def others(
+    source: Path,
+    converted: set[Path],
+    outdated: set[Path] | frozenset[Path] = frozenset(),
+    indexes: set[Path] | frozenset[Path] = frozenset(),
+) -> Others:
     """The files of the folder and below that are not among the converted ones; nothing is opened. outdated: files to leave out, as other
-    weights are.
+    weights are. indexes: those to copy; others are left out with their weights.
 
     Links to folders are not followed: inside the source, the folder is copied under its own name. ValueError for a link that leaves
     the source, for a FIFO, socket or device, and for folders too deep in each other.
@@ -69,10 +79,11 @@ def others(source: Path, converted: set[Path], outdated: set[Path] | frozenset[P
             continue
         if path.is_dir():
             (left_out if path.is_symlink() else folders).append(name)
-        elif not exists or regular(path).suffix in _WEIGHTS or path in outdated:
+        elif not exists or path in outdated:
             left_out.append(name)
         else:
-            files.append(name)
+            other_weights = _WEIGHTS.fullmatch(regular(path).name) is not None and path not in indexes
+            (left_out if other_weights else files).append(name)
     return Others(tuple(folders), tuple(files), tuple(left_out))
 
 
