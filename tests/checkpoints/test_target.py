@@ -113,6 +113,40 @@ def test_without_hard_links_a_file_is_published_all_the_same(
     assert content(tmp_path) == {"out": b"old" if taken else b"new"}
 
 
+def test_folders_above_a_failed_target_are_removed_if_the_run_made_them(model: Path, tmp_path: Path):
+    target = tmp_path / "a" / "b" / "c"
+    beside = tmp_path / "a" / "thesis.txt"
+
+    def fails(file: str, done: int, total: int) -> None:
+        raise ZeroDivisionError
+
+    def writes_and_fails(file: str, done: int, total: int) -> None:
+        beside.write_text("mine")
+        raise ZeroDivisionError
+
+    for path in (target, tmp_path / "a" / ".." / "d" / "c"):
+        with pytest.raises(ZeroDivisionError):
+            convert(model, path, to="interleaved", progress=fails)
+        assert {path.name for path in tmp_path.iterdir()} == {"here"}
+    with pytest.raises(ZeroDivisionError):
+        convert(model, target, to="interleaved", progress=writes_and_fails)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["thesis.txt"]
+    with pytest.raises(ZeroDivisionError):
+        convert(model, target, to="interleaved", progress=fails)
+    assert content(tmp_path / "a") == {"thesis.txt": b"mine"}
+    convert(model, target, to="interleaved")
+    assert len(content(target)) == 4
+
+
+def test_folders_above_a_target_that_cannot_be_made_leave_nothing(model: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "none")
+    for name in ("file/b/c", "file/c", "nowhere/c", f"a/b/{'x' * 300}/c"):
+        with pytest.raises(OSError, match=r"Not a directory|exists|too long"):
+            convert(model, tmp_path / name, to="interleaved")
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "file", "nowhere"}
+
+
 def test_a_failing_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fails(*paths: object) -> None:
         raise OSError(errno.EIO, "the disk is gone")

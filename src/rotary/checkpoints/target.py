@@ -1,7 +1,7 @@
 """A file or folder that appears under its name complete or not at all, and never replaces another.
 
 It is written in a new temporary folder next to the target, and gets its name by one system call that fails if the name is taken. Only
-that temporary folder is removed afterwards.
+that temporary folder is removed afterwards, and after a failure the folders above the target that the run made, if nothing is in them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def whole(target: Path, *, folder: bool) -> Generator[Path]:
 
     FileExistsError if the target exists at the end; it stays as it is.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    new_folders: list[Path] = []
     temporary: Path | None = None
     try:
         with undisturbed():
+            _make_folder(target.parent, new_folders)
             temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target.parent))
         path = temporary / target.name
         if folder:
@@ -46,6 +47,24 @@ def whole(target: Path, *, folder: bool) -> Generator[Path]:
         with undisturbed():
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
+            with contextlib.suppress(
+                OSError
+            ):  # a folder that is not empty stays: the target is in it, or another's file
+                for new in reversed(new_folders):
+                    new.rmdir()
+
+
+def _make_folder(folder: Path, new_folders: list[Path]) -> None:
+    """Make a folder and those above it, and append each new one to the list, also if a later one fails."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+        else:
+            new_folders.append(path)
 
 
 def _publish(path: Path, target: Path) -> None:
