@@ -39,8 +39,8 @@ def skeleton(config: Any) -> nn.Module:
 
 def _class_of(config: Any, transformers: Any) -> Any:
     names: list[str] = getattr(config, "architectures", None) or []
-    kinds = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
-    return kinds[0] if kinds else transformers.AutoModel.from_config
+    classes = [getattr(transformers, name) for name in names if hasattr(transformers, name)]
+    return classes[0] if classes else transformers.AutoModel.from_config
 
 
 def _make_real(model: nn.Module, path: str) -> None:
