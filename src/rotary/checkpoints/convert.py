@@ -82,9 +82,8 @@ def convert(
     projections and MLA. Rows are reordered as bytes: a conversion to the other pairing and back gives the same file except for its header.
 
     ValueError if the config, a tensor, a pairing or a link does not fit, with its name, if a file or tensor of the checkpoint is missing,
-    and if a weight of queries or keys is not finite; TypeError for paths and families of another type;
-    FileExistsError if something appeared at the target during the conversion, which stays as it is; RuntimeError if attention scores
-    differ afterwards.
+    and if a weight of queries or keys is not finite; TypeError for paths and families of another type; FileExistsError if something
+    appeared at the target during the conversion, which stays as it is; RuntimeError if attention scores differ afterwards.
     """
     source, target = path("source", source), path("target", target)
     one_of("to", to, ("half", "interleaved"))
