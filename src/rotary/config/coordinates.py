@@ -8,6 +8,7 @@ from .. import axes
 from .._checks import describe, flag, index
 from .families import Family
 from .load import Config
+from .names import Contradiction
 from .schemes import Parameters
 
 KEYS = ("mrope_section", "mrope_interleaved", "interleaved")
@@ -36,7 +37,7 @@ def axes_of(rope: Parameters, family: Family, planes: int) -> axes.Axes:
     sections = [index(f"mrope_section[{i}]", n) for i, n in enumerate(cast("list[Any]", section))]
     interleaved = _interleaved(rope)
     if interleaved is not None and interleaved != (order == "strided"):
-        raise ValueError(
+        raise Contradiction(
             f"mrope_interleaved = {interleaved} contradicts the code of this family, which deals planes out {_ORDER_IN_WORDS[order]}"
         )
     if min(sections) < 1:

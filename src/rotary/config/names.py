@@ -121,8 +121,12 @@ def differ(a: Any, b: Any) -> bool:
         return True
 
 
+class Contradiction(ValueError):
+    """A config says two things about one number."""
+
+
 def same(key: str, a: Any, b: Any, a_source: str, b_source: str) -> Any:
-    """The value of a key that two sources give, None counting as absent; ValueError where they differ."""
+    """The value of a key that two sources give, None counting as absent; Contradiction where they differ."""
     if a is not None and b is not None and differ(a, b):
-        raise ValueError(f"conflicting {key}: {describe(a)} in {a_source}, {describe(b)} in {b_source}; keep one")
+        raise Contradiction(f"conflicting {key}: {describe(a)} in {a_source}, {describe(b)} in {b_source}; keep one")
     return b if a is None else a

@@ -16,7 +16,7 @@ from .._checks import describe, number, text
 from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
 from .load import Config
-from .names import SCHEME_KEYS, SCHEME_NAMES, differ, nearest, snake
+from .names import SCHEME_KEYS, SCHEME_NAMES, Contradiction, differ, nearest, snake
 from .values import block, layer_types_of
 
 ByLayerType = dict[str, dict[str, Any] | None]
@@ -112,7 +112,7 @@ def _merged(a_source: str, a: dict[str, Any], b_source: str, b: dict[str, Any]) 
     """Both dicts in one; ValueError for a key with two different values. None counts as absent."""
     for key in a.keys() & b.keys():
         if a[key] is not None and b[key] is not None and differ(a[key], b[key]):
-            raise ValueError(
+            raise Contradiction(
                 f"conflicting {key}: {describe(a[key])} in {a_source}, {describe(b[key])} in {b_source}; keep one"
             )
     return a | {key: value for key, value in b.items() if value is not None or key not in a}
@@ -194,7 +194,7 @@ def _defaults(top_level: dict[str, Any], by_layer_type: ByLayerType) -> dict[str
         if values:
             repeated = defaults.pop(key, None)
             if repeated is not None and repeated not in values:
-                raise ValueError(
+                raise Contradiction(
                     f"conflicting {key}: {describe(repeated)} in config, {values!r} in its layer types; keep one"
                 )
     return defaults
@@ -205,7 +205,7 @@ def _with_rope_type(rope: dict[str, Any]) -> dict[str, Any]:
     written = [text(key, rope[key], "yarn") for key in ("type", "rope_type") if key in rope]
     types = {_OLD_ROPE_TYPES.get(name, name) for name in written}
     if len(types) > 1:
-        raise ValueError(f"conflicting rope_type {rope['rope_type']!r} and type {rope['type']!r}; keep one")
+        raise Contradiction(f"conflicting rope_type {rope['rope_type']!r} and type {rope['type']!r}; keep one")
     scheme_keys = sorted(rope.keys() & SCHEME_KEYS)
     if not types and scheme_keys:
         key = scheme_keys[0]

@@ -10,7 +10,7 @@ from ..scaling import NTK, DynamicNTK, Linear, Llama3, LongRoPE, NTKMixed, Propo
 from ..scaling.by_parts import mscale
 from ..scaling.scheme import check_window
 from .load import Config
-from .names import differ, nearest
+from .names import Contradiction, differ, nearest
 
 Parameters = Mapping[str, Any]
 _COMMON = {"rope_type", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
@@ -63,7 +63,7 @@ def _check_keys(rope: Parameters, config: Config) -> None:
             raise ValueError(f"missing key {key!r} for rope_type {rope_type!r}{_remedy(key, config)}")
     inner, outer = rope.get("max_position_embeddings"), config.get("max_position_embeddings")
     if inner is not None and outer is not None and inner != outer:
-        raise ValueError(
+        raise Contradiction(
             f"conflicting max_position_embeddings: {describe(inner)} in rope parameters, {describe(outer)} in config; keep one"
         )
 
@@ -114,7 +114,7 @@ def _dynamic(rope: Parameters, config: Config) -> Scheme:
     if window is None:
         raise ValueError("missing max_position_embeddings, the length beyond which the base changes")
     if original is not None and original != window:
-        raise ValueError(
+        raise Contradiction(
             f"original_max_position_embeddings {original!r} differs from max_position_embeddings {window!r}: transformers takes the "
             f"second for the trained window and ignores the first; write the trained window as both"
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._checks import WIDEST, describe, even_dim, number
+from .names import Contradiction
 from .values import block, layer_types_of
 
 
@@ -100,13 +101,13 @@ def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: 
         source, dim = "qk_rope_head_dim", head_dim
         whole = config.get("head_dim")
         if "partial_rotary_factor" in rope and whole not in (None, dim) and _share(whole, partial) != dim:
-            raise ValueError(
+            raise Contradiction(
                 f"conflicting qk_rope_head_dim {dim} and partial_rotary_factor {partial} of head_dim {whole}; keep one"
             )
     elif config.get("rotary_dim") is not None:
         source, dim = "rotary_dim", _positive_integer("rotary_dim", config["rotary_dim"])
         if "partial_rotary_factor" in rope and _share(head_dim, partial) != dim:
-            raise ValueError(
+            raise Contradiction(
                 f"conflicting rotary_dim {dim} and partial_rotary_factor {partial} of head_dim {head_dim}; keep one"
             )
     else:

@@ -12,6 +12,7 @@ from typing import Any
 from ..._checks import describe
 from ...scaling import Gains, Scheme
 from ...scaling.by_parts import mscale
+from ..names import Contradiction
 from .dialect import Config, Dialect, Spelled, keys, real, respelled
 from .gguf_pairing import (
     EVERY_FOURTH_UNROTATED,
@@ -175,7 +176,7 @@ def _yarn(arch: str, rope: Config, metadata: Config, factor: float, notes: list[
     if beta:
         length = metadata.get("attention.temperature_length")
         if length not in (None, window):
-            raise ValueError(
+            raise Contradiction(
                 f"{arch}.attention.temperature_length {describe(length)} differs from original_context_length {describe(window)}; "
                 f"write one window as both"
             )

@@ -7,7 +7,7 @@ from typing import Any
 from ..._checks import describe, flag
 from ...scaling import Linear
 from ...scaling.by_parts import mscale
-from ..names import same
+from ..names import Contradiction, same
 from .dialect import Config, Dialect, Spelled, keys, real, respelled
 
 _INTERPOLATION = ("seq_len_interpolation_factor", "rotary_seq_len_interpolation_factor")
@@ -70,7 +70,7 @@ def _translate(config: Config) -> Spelled:
     )
     factors = [real(config, key) for key in _INTERPOLATION if config.get(key) is not None]
     if len(set(map(str, factors))) > 1:
-        raise ValueError(f"conflicting {' and '.join(_INTERPOLATION)}: {factors}; keep one")
+        raise Contradiction(f"conflicting {' and '.join(_INTERPOLATION)}: {factors}; keep one")
     return Spelled(
         spelled,
         interleaved=mla or (interleaved is not None and flag("rotary_interleaved", interleaved)),

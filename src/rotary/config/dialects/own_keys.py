@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..._checks import describe, flag
+from ..names import Contradiction
 from .dialect import Config, Dialect, Spelled, block, could_be, keys, real, respelled
 
 _SHARED = keys(
@@ -92,7 +93,7 @@ def _phi3_small(config: Config) -> Spelled:
     scale, scaling = real(config, "rope_position_scale", 1.0), block(config, "rope_scaling") or None
     if scale != 1.0:
         if scaling is not None:
-            raise ValueError(f"conflicting rope_position_scale {scale!r} and rope_scaling; keep one")
+            raise Contradiction(f"conflicting rope_position_scale {scale!r} and rope_scaling; keep one")
         scaling = {"rope_type": "linear", "factor": scale}
     theta = real(config, "rope_embedding_base", 1000000.0)
     return Spelled(
