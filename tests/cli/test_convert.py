@@ -38,8 +38,8 @@ def test_convert(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     target = tmp_path / "out"
     assert main(["convert", str(checkpoint), str(target), "--to", "interleaved"]) == 0
     printed = capsys.readouterr().out
-    assert f"2 tensors in 1 files now pair as interleaved: {target}" in printed
-    assert "attention scores of 1 layers agree to" in printed
+    assert f"2 tensors in 1 file now pair as interleaved: {target}" in printed
+    assert "attention scores of 1 layer agree to" in printed
     assert main(["convert", str(checkpoint), str(target), "--to", "interleaved"]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["convert", str(checkpoint), str(tmp_path / "no"), "--to", "half", "--like", "lama"]) == 2
@@ -53,7 +53,7 @@ def test_pairing(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
     found = json.loads(capsys.readouterr().out)
     assert found["pairing"] == "unknown" and found["why"] and found["standard_errors"] < 4
     assert main(["pairing", str(checkpoint / "none")]) == 2
-    assert "no safetensors file at" in capsys.readouterr().err
+    assert f"no file or folder at '{checkpoint / 'none'}'" in capsys.readouterr().err
 
 
 def test_files_that_are_left_out_are_named(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -177,5 +177,45 @@ def test_metas_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["pairing", str(folder), "--json"]) == 3
     assert "2 weights of queries or keys, but 8 are needed" in json.loads(capsys.readouterr().out)["why"]
     assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "half"]) == 0
-    assert "2 tensors in 1 files now pair as half" in capsys.readouterr().out
+    assert "2 tensors in 1 file now pair as half" in capsys.readouterr().out
     assert (tmp_path / "out" / "consolidated.safetensors").is_file()
+
+
+@pytest.mark.parametrize("tokens", ["-5", "0", "1"])
+def test_tokens_that_are_too_few(
+    tokens: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    transformers = pytest.importorskip("transformers")
+    text = tmp_path / "text"
+    text.write_text("a b c")
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda _: lambda *_, **__: {"input_ids": torch.arange(3)[None]}
+    )
+    assert main(["pairing", str(checkpoint), "--text", str(text), "--tokens", tokens]) == 2
+    error = capsys.readouterr().err
+    assert ("a loss needs two tokens; --text has 1" if tokens == "1" else "--tokens must be at least 1, got") in error
+
+
+def test_arguments_of_pairing_that_do_not_fit(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def refused(*arguments: str) -> str:
+        assert main(["pairing", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "--tokens counts tokens of --text; pass --text too" in refused(str(checkpoint), "--tokens", "5")
+    assert refused(str(tmp_path / "no")) == f"rotary pairing: no file or folder at '{tmp_path / 'no'}'\n"
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    model = transformers.LlamaForCausalLM(config)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda _: model)
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda _: lambda *_, **__: {"input_ids": torch.arange(3)[None]}
+    )
+    text = tmp_path / "text"
+    text.write_text("a b c")
+    assert "pass --like with a family" in refused(str(checkpoint), "--text", str(text), "--like", "lama")
+    text.write_bytes(b"\xff")
+    assert f"--text {text} is not UTF-8" in refused(str(checkpoint), "--text", str(text))

@@ -12,7 +12,12 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .. import _checks
+
+if TYPE_CHECKING:
+    from ..checkpoints.detect import Verdict
 
 UNKNOWN = 3
 """The exit status of `pairing` where neither pairing is significant."""
@@ -45,7 +50,7 @@ def register(commands: Any) -> None:
         "--text",
         help="a text file of a kind that the model was trained on: decide by the loss on it, with the model's tokenizer",
     )
-    pairing.add_argument("--tokens", type=int, default=1024, help="how many tokens of the text to use (default 1024)")
+    pairing.add_argument("--tokens", type=int, help="how many tokens of --text to use (default 1024)")
     pairing.add_argument("--json", action="store_true", help="print one object of JSON")
     pairing.set_defaults(run=_pairing)
     for parser in (convert, pairing):
@@ -62,13 +67,19 @@ def _convert(options: argparse.Namespace) -> int:
         "config": options.config,
         "like": options.like,
     }
+    _check_exists(options.source)
     with _naming_flags(options.source), _unwinding_on_signals(), _bar() as progress:
         converted = convert(options.source, options.target, **arguments, progress=progress)
-    print(f"{converted.tensors} tensors in {converted.files} files now pair as {options.to}: {options.target}")
-    print(f"attention scores of {converted.layers} layers agree to {converted.difference:.1e}")
+    tensors, files, layers = _counted(converted.tensors, "tensor"), _counted(converted.files, "file"), converted.layers
+    print(f"{tensors} in {files} now pair as {options.to}: {options.target}")
+    print(f"attention scores of {_counted(layers, 'layer')} agree to {converted.difference:.1e}")
     if converted.left_out:
         print(f"not converted and left out: {', '.join(converted.left_out)}")
     return 0
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 @contextlib.contextmanager
@@ -118,27 +129,49 @@ def _unwinding_on_signals() -> Generator[None]:
 
 
 def _pairing(options: argparse.Namespace) -> int:
-    from ..checkpoints import by_text, by_weights
+    from ..checkpoints import by_weights
 
-    if options.text is None:
+    if options.text is not None:
+        verdict = _by_text(options)
+    elif options.tokens is not None:
+        raise ValueError("--tokens counts tokens of --text; pass --text too")
+    else:
+        _check_exists(options.source)
         with _naming_flags(options.source):
             verdict = by_weights(options.source, config=options.config, like=options.like)
-    else:
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError:
-            raise ValueError("--text needs transformers: pip install 'rotary[transformers]'") from None
-        text = Path(options.text).read_text(encoding="utf-8")
-        encoded: Any = AutoTokenizer.from_pretrained(options.source)(text, return_tensors="pt")
-        model: Any = AutoModelForCausalLM.from_pretrained(options.source)
-        tokens = encoded["input_ids"][:, : options.tokens]
-        verdict = by_text(model.eval(), tokens, config=options.config, like=options.like)
     if options.json:
         print(json.dumps({"pairing": verdict.pairing, "why": verdict.why, "standard_errors": verdict.confidence}))
     else:
         print(verdict.pairing)
         print(f"{verdict.why}; {verdict.confidence:.1f} standard errors")
     return UNKNOWN if verdict.pairing == "unknown" else 0
+
+
+def _by_text(options: argparse.Namespace) -> Verdict:
+    """The pairing by the loss on --text. ValueError for a text that cannot be read or is too short."""
+    from ..checkpoints import by_text
+
+    count = 1024 if options.tokens is None else _checks.count("--tokens", options.tokens)
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError:
+        raise ValueError("--text needs transformers: pip install 'rotary[transformers]'") from None
+    try:
+        text = Path(options.text).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--text {options.text} is not UTF-8: {error}") from None
+    with _naming_flags(options.source):
+        encoded: Any = AutoTokenizer.from_pretrained(options.source)(text, return_tensors="pt")
+        tokens = encoded["input_ids"][:, :count]
+        if tokens.shape[1] < 2:
+            raise ValueError(f"a loss needs two tokens; --text has {tokens.shape[1]} within --tokens {count}")
+        model: Any = AutoModelForCausalLM.from_pretrained(options.source)
+        return by_text(model.eval(), tokens, config=options.config, like=options.like)
+
+
+def _check_exists(source: str) -> None:
+    if not Path(source).exists():
+        raise ValueError(f"no file or folder at {source!r}")
 
 
 @contextlib.contextmanager
