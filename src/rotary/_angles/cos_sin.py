@@ -74,8 +74,10 @@ class Tables:
             subject, remedy = f"position {position_range[1] if position_range else None} lies", "pass length="
             if not counted:
                 subject, remedy = "positions in a tensor may lie", "pass length=, which is alike in every process"
+            spectra = (self.spectrum, *self.spectrum.parts)
+            schemes = dict.fromkeys(repr(s) for part in spectra for s in part.schemes if s.window is not None)
             raise ValueError(
-                f"{subject} beyond the trained window of {window} tokens, and {self.spectrum.schemes} depends on how long the whole "
+                f"{subject} beyond the trained window of {window} tokens, and {' and '.join(schemes)} depends on how long the whole "
                 f"context is: {remedy}"
             )
         xpos = self.xpos
