@@ -57,7 +57,7 @@ def verdict(findings: Findings | None) -> str:
     if findings is None:
         return "not built"
     if findings.problems:
-        return "problems"
+        return "with problems"
     if findings.agreeing:
         return "agree in part" if findings.unchecked else "agree"
     return "listed with the reason"
