@@ -117,7 +117,17 @@ def test_the_command(capsys: pytest.CaptureFixture[str]):
     assert printed.count("rotary, in place") == printed.count("usual formula, eager") == 2
     assert "3 tokens, 2 + 1 heads of 16, float32, cpu, in cache" in printed and "1.00 x" in printed
     assert f"{torch.get_num_threads()} threads; torch {torch.__version__}" in printed.splitlines()[0]
-    assert main(["bench", "--seq", "0"]) == 2 and "must be positive" in capsys.readouterr().err
+    for flag, value in (
+        ("--seq", "0"),
+        ("--heads", "0 1"),
+        ("--batch", "-1"),
+        ("--head-dim", "0"),
+        ("--seq", str(2**63)),
+    ):
+        assert main(["bench", flag, *value.split()]) == 2 and f"bench: {flag} must be at " in capsys.readouterr().err
+    for seconds in ("0", "nan", "inf"):
+        assert main(["bench", "--seconds", seconds]) == 2
+        assert "bench: --seconds must be a finite number > 0" in capsys.readouterr().err
 
 
 def test_every_dtype_that_is_asked_for_in_the_layout_that_is_asked_for(
@@ -139,7 +149,7 @@ def test_channels_that_cannot_rotate_are_one_line(dim: str, capsys: pytest.Captu
     assert f"must be even and at most --head-dim 16, got {dim}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:99", "toaster", "meta:x"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "toaster", "meta", "meta:0", "meta:x"])
 def test_a_device_that_cannot_be_used_is_one_line(device: str, capsys: pytest.CaptureFixture[str]):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")

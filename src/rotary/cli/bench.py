@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .. import _checks
 from ..functional import apply_rotary_qk
 from .clock import Contender, Timing, alternate
 from .machine import described
@@ -106,8 +107,16 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, and print a table per dtype and length. ValueError for sizes that do not fit, and for a device that cannot be used."""
-    if min(*options.seq, *options.heads, options.batch, options.head_dim) < 1 or options.seconds <= 0:
-        raise ValueError("sizes and seconds must be positive")
+    sizes = {
+        "--seq": options.seq,
+        "--heads": options.heads,
+        "--batch": [options.batch],
+        "--head-dim": [options.head_dim],
+    }
+    for flag, counts in sizes.items():
+        for count in counts:
+            _checks.count(flag, count)
+    _checks.number("--seconds", options.seconds)
     dim = options.rotary_dim or options.head_dim
     if dim % 2 or not 0 < dim <= options.head_dim:
         raise ValueError(f"the channels that rotate must be even and at most --head-dim {options.head_dim}, got {dim}")
@@ -138,9 +147,9 @@ def run(options: argparse.Namespace) -> int:
             print(f"{title(work)}, {options.device}, {'in cache' if in_cache else 'from memory'}")
             show(timings, COPY)
     if options.json:
-        sizes = ("heads", "head_dim", "rotary_dim", "batch", "interleaved", "transposed", "device")
+        named = ("heads", "head_dim", "rotary_dim", "batch", "interleaved", "transposed", "device")
         machine = {"machine": described(), "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
-        print(json.dumps(machine | {name: getattr(options, name) for name in sizes} | {"measured": measured}, indent=1))
+        print(json.dumps(machine | {name: getattr(options, name) for name in named} | {"measured": measured}, indent=1))
     return 0
 
 
@@ -163,6 +172,10 @@ def show(timings: dict[str, Timing], floor: str) -> None:
 
 def _check_device(name: str) -> None:
     try:
-        torch.empty(1, device=name)
+        probe = torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: from a torch that was built without that device
         raise ValueError(f"--device {name!r} cannot be used: {error}") from None
+    if probe.is_meta:
+        raise ValueError(
+            f"--device {name!r} cannot be used: it has no memory, so there is nothing to time; pass cpu or cuda"
+        )

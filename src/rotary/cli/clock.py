@@ -39,7 +39,7 @@ def alternate(
         call()
         repeats[name] = max(1, min(200, int(1e-4 / max(_time(call, 1), 1e-7))))
     once = sum(_time(call, repeats[name], in_cache) * (repeats[name] + in_cache) for name, call in contenders.items())
-    count = max(rounds[0], min(rounds[1], int(seconds / max(once, 1e-9))))
+    count = max(rounds[0], int(min(rounds[1], seconds / max(once, 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(count):
         for name, call in contenders.items():
