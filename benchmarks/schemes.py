@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rotary.analysis.diagnosis import Diagnosis
 from rotary.analysis.plots import draw
-from rotary.cli.spelling import schemes
+from rotary.cli.schemes import schemes
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "schemes.md"

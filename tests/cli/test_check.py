@@ -24,6 +24,9 @@ LLAMA: dict[str, Any] = {
     "rope_theta": 500000.0,
 }
 
+MROPE = {"mrope_section": [24, 20, 20], "mrope_interleaved": False}
+ORIGINAL = {"original_max_position_embeddings": 4096}
+
 
 def folder(path: Path, **changes: Any) -> str:
     (path / "config.json").write_text(json.dumps({**LLAMA, **changes}))
@@ -77,6 +80,43 @@ def test_a_contradiction(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "CONTRADICTION  conflicting rope_theta" in printed(capsys, 1, name)
     document = json.loads(printed(capsys, 1, name, "--json"))
     assert document["layers"] == [] and "500000.0" in document["contradictions"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"model_type": "qwen3_vl_text", "head_dim": 128, "rope_scaling": MROPE}, "contradicts the code"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0, **ORIGINAL}}, "differs from max_position_embeddings"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 2.0}}, "conflicting rope_type"),
+    ],
+)
+def test_a_contradiction_in_any_words(
+    changes: dict[str, Any], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    found = json.loads(printed(capsys, 1, folder(tmp_path, **changes), "--json"))["contradictions"]
+    assert len(found) == 1 and text in found[0] and str(tmp_path) not in found[0]
+
+
+def test_a_path_with_the_word_conflicting_is_no_contradiction(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "conflicting"
+    path.mkdir()
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    error = printed(capsys, 2, str(path))
+    assert "missing head_dim" in error and error.endswith("to derive it from; write head_dim into the config\n")
+
+
+def test_an_existing_folder_comes_before_a_published_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").mkdir()
+    folder(tmp_path / "plain")
+    for arguments in (["plain"], ["plain", "--model"]):
+        if "--model" in arguments:
+            pytest.importorskip("transformers")
+        text = printed(capsys, 0, *arguments)
+        assert "32 of 32 channels, base 500,000" in text
+    assert "agrees     LlamaRotaryEmbedding (model.rotary_emb): base 500,000" in text
 
 
 @pytest.mark.parametrize(

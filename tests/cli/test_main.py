@@ -73,6 +73,7 @@ def test_an_unknown_command_is_refused_with_the_usage(arguments: list[str], caps
         ),
         (ImportError("sentencepiece is missing"), "sentencepiece is missing"),
         (OSError(), "OSError"),
+        (OverflowError("cannot convert float infinity to integer"), "cannot convert float infinity to integer"),
     ],
 )
 def test_an_error_is_one_line_and_status_2(
@@ -108,6 +109,13 @@ def test_a_pipe_that_is_closed_from_the_start_is_no_error(arguments: list[str]):
     with os.fdopen(writer, "wb") as pipe:
         run = warm.run("-m", "rotary", *arguments, stdout=pipe.fileno())
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["show", "plain"]])
+def test_a_standard_output_that_is_closed_is_no_error(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+    """After `>&-` Python's sys.stdout is None."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(arguments) == 0
 
 
 def test_version(capsys: pytest.CaptureFixture[str]):

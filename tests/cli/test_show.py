@@ -11,7 +11,7 @@ import pytest
 
 from rotary import config
 from rotary.cli.main import main
-from rotary.cli.spelling import SPELLINGS, schemes
+from rotary.cli.schemes import SPELLINGS, schemes
 from rotary.scaling import Linear, Resonance, YaRN
 from support import warm
 
@@ -154,10 +154,17 @@ def test_schemes_chain_and_know_the_window():
         (["lama-3.1-8b"], "did you mean llama-3.1-8b?"),
         (["plain", "--compare", "yarm:4"], "yarn"),
         (["plain", "--compare", "yarn"], "scheme 'yarn' needs a number, as yarn:4"),
-        (["plain", "--compare", "yarn:x"], "yarn:x"),
+        (["plain", "--compare", "yarn:x"], "show: --compare: scheme 'yarn:x' needs a number, as yarn:4, got 'x'"),
+        (["plain", "--compare", "yarn:4:4"], "show: --compare: scheme 'yarn:4:4' needs a number, as yarn:4, got '4:4'"),
+        (["plain", "--compare", "clipped:2.9"], "scheme 'clipped:2.9': planes must be an integer, got 2.9"),
+        (["plain", "--compare", "clipped:inf"], "scheme 'clipped:inf': planes must be an integer, got inf"),
+        (["plain", "--compare", "clipped:nan"], "scheme 'clipped:nan': planes must be an integer, got nan"),
+        (["plain", "--xpos", "0"], "show: --xpos must be a finite number > 0, got 0.0"),
+        (["plain", "--head-dim", "3"], "show: --head-dim: dim must be a positive even integer, got 3"),
+        (["flux.1-dev", "--grid", "nan", "1", "1"], "show: --grid must be 3 numbers > 0"),
         (["plain", "--compare", "resonance:4"], "needs no number"),
-        (["plain", "--length", "0"], "--length must be > 0, got 0"),
-        (["plain", "--window", "-1"], "--window must be > 0, got -1"),
+        (["plain", "--length", "0"], "--length must be at least 1, got 0"),
+        (["plain", "--window", "-1"], "--window must be at least 1, got -1"),
         (["plain", "--plot", "picture.doc"], "suffixes are"),
         (["gemma-3-4b", "--layer-type", "full"], "unknown layer_type 'full'"),
         (["plain", "--picture", "decay"], "--picture decay says what --plot FILE draws; pass --plot too"),
@@ -173,6 +180,13 @@ def test_xpos_out_of_range(capsys: pytest.CaptureFixture[str]):
     assert "xPos with scale_base 512 leaves the range of float16" in " ".join(
         show(capsys, "plain", "--xpos", "512", "--length", "65536").split()
     )
+
+
+def test_xpos_that_leaves_a_dtype_at_once(capsys: pytest.CaptureFixture[str]):
+    """At a scale_base of 0.05 [token] the scale of position 1 is 0.286^20 = 1.3e-11, the inverse of 7.6e10."""
+    printed = " ".join(show(capsys, "plain", "--xpos", "0.05").split())
+    assert "leaves the range of float16 at the first token; a scale_base of 741 stays in it" in printed
+    assert "leaves the range of float16" not in " ".join(show(capsys, "plain", "--xpos", "741").split())
 
 
 def test_a_warning_is_printed_once(capsys: pytest.CaptureFixture[str]):
@@ -278,3 +292,39 @@ def test_an_error_in_a_config_names_its_file(tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"model_type": "llama", "head_dim": 64, "rope_theta": -1.0}))
     assert str(file) in refused(capsys, str(file))
+
+
+def test_an_existing_path_comes_before_a_published_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").mkdir()
+    content = {"model_type": "llama", "head_dim": 64, "rope_theta": 7.0, "max_position_embeddings": 2048}
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(content))
+    assert "64 of 64 channels, base 7," in show(capsys, "plain")
+    assert "128 of 128 channels, base 10,000," in show(capsys, "PLAIN")  # no such path
+
+
+def test_advice_of_a_config_names_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 2048}))
+    assert refused(capsys, str(file)).endswith("to derive it from; pass --head-dim\n")
+    assert "64 of 64 channels" in show(capsys, str(file), "--head-dim", "64")
+    towers = {
+        name: {"model_type": name, "rope_theta": 1e4, "head_dim": 64} for name in ("sight_config", "sound_config")
+    }
+    file.write_text(json.dumps(towers))
+    assert "pass --part one of its sub-configs that rotate: sight_config, sound_config" in refused(capsys, str(file))
+
+
+def test_a_sliding_window_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    content = json.loads(config.path("gemma-3-4b").read_text())["text_config"]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(content | {"sliding_window": "abc"}))
+    assert "sliding_window must be an integer, got str 'abc'" in refused(capsys, str(file))
+
+
+def test_a_warning_of_a_scheme_is_one_line(capsys: pytest.CaptureFixture[str]):
+    assert main(["show", "plain", "--compare", "linear:0.5"]) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("rotary show: warning: ") and ".py" not in error

@@ -221,10 +221,11 @@ class Diagnosis:
         )
 
     def _xpos_warnings(self, scale_base: float) -> list[str]:
-        xpos = XPos(self.dim, scale_base)
+        xpos, as_long = XPos(self.dim, scale_base), XPos(self.dim, float(self.length))
         warnings = [
-            f"xPos with scale_base {scale_base:g} leaves the range of {str(dtype).removeprefix('torch.')} at position {limit:,}, before "
-            f"{self.length:,}; a scale_base of {math.ceil(scale_base * self.length / limit):,} stays in it"
+            f"xPos with scale_base {scale_base:g} leaves the range of {str(dtype).removeprefix('torch.')} "
+            + (f"at position {limit:,}, before {self.length:,}" if limit else "at the first token")
+            + f"; a scale_base of {math.ceil(self.length * self.length / as_long.furthest(dtype)):,} stays in it"
             for dtype in (torch.float16, torch.bfloat16)
             if (limit := xpos.furthest(dtype)) < self.length
         ]

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import config as configs
 from ..axes import shown
-from . import show
+from ..config.names import Contradiction
+from .document import as_json
+from .show import layers_of
+from .source import source_of
 
 if TYPE_CHECKING:
     from ..transformers import Findings
+
+
+_REMEDIES = {
+    "add it, or pass head_dim=": "add it",
+    "remove it, or pass head_dim=": "remove it",
+    "pass head_dim=": "write head_dim into the config",
+    "pass part=": "check a file that has",
+    "pass interleaved=": "call rotary.config.read with interleaved=",
+}
+"""What rotary.config advises -> what to do, in a command that takes a config alone."""
 
 
 def register(commands: Any) -> None:
@@ -39,14 +49,13 @@ def register(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print rotation, contradictions and findings; return 1 if there is a problem, else 0. ValueError or TypeError for a config that cannot
     be read."""
+    source = source_of(options.folder)
     document: dict[str, Any] = {"config": options.folder, "contradictions": [], "layers": []}
     try:
-        document |= _shown(options.folder)
-    except ValueError as error:
-        if "conflicting" not in str(error):
-            raise
-        document["contradictions"] = [str(error).removeprefix(f"{options.folder}: ")]
-    findings = _findings(options.folder) if options.model else None
+        document |= _shown(source, options.folder)
+    except Contradiction as error:
+        document["contradictions"] = [str(error).removeprefix(f"{source}: ")]
+    findings = _findings(source) if options.model else None
     if options.json:
         print(json.dumps(document | (json.loads(findings.as_json()) if findings is not None else {}), indent=1))
     else:
@@ -54,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if document["contradictions"] or (findings is not None and findings.problems) else 0
 
 
-def _shown(name: str) -> dict[str, Any]:
+def _shown(source: Path, name: str) -> dict[str, Any]:
     """The document of `rotary show --json` for the config, without the planes."""
     options = {
         "config": name,
@@ -67,10 +76,8 @@ def _shown(name: str) -> dict[str, Any]:
         "head_dim": None,
         "xpos": None,
     }
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        show.run(argparse.Namespace(**options, all=False, json=True, plot=None, picture=None))
-    document: dict[str, Any] = json.loads(printed.getvalue())
+    dialect, layers = layers_of(source, argparse.Namespace(**options), _REMEDIES)
+    document: dict[str, Any] = {"dialect": dialect, "layers": [as_json(*layer) for layer in layers]}
     for layer in document["layers"]:
         schemes, several = layer.pop("schemes"), layer.pop("coordinates")
         own = (
@@ -84,12 +91,11 @@ def _shown(name: str) -> dict[str, Any]:
     return document
 
 
-def _findings(name: str) -> Findings:
+def _findings(source: Path) -> Findings:
     """What rotary.transformers.check finds in a model that is built from the config, compared with what rotary.config reads in it."""
     from ..transformers import check
     from ..transformers.skeleton import skeleton
 
-    source = configs.path(name) if name.lower() in configs.shipped() and not Path(name).exists() else Path(name)
     return check(skeleton(source), source)
 
 

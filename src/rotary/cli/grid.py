@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from .. import config as configs
@@ -25,11 +26,13 @@ def grid_of(
     """The size of each coordinate: that of --grid; the extent of real coordinates; the window of text; else patches of an image, or 32."""
     count = max(arguments.axes or (0,)) + 1
     if options.grid:
-        if len(options.grid) != count or min(options.grid) <= 0:
+        if len(options.grid) != count or not all(0 < size < math.inf for size in options.grid):
             raise ValueError(f"--grid must be {count} numbers > 0, one for each coordinate, got {options.grid}")
         return tuple(options.grid)
     if arguments.extent or window:
         return (arguments.extent or float(window or 0),) * count
     image, patch = config.get("image_size"), config.get("patch_size")
-    side = float(image // patch) if isinstance(image, int) and isinstance(patch, int) and image >= patch else _PATCHES
+    side = (
+        float(image // patch) if isinstance(image, int) and isinstance(patch, int) and image >= patch > 0 else _PATCHES
+    )
     return (side,) * count

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from .._version import __version__
 from . import bench, check, convert, show
@@ -20,10 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            sys.stdout.flush()  # not at exit, where Python would print a closed pipe as "Exception ignored ... BrokenPipeError"
+            _flush()  # not at exit, where Python would print a closed pipe as "Exception ignored ... BrokenPipeError"
     except BrokenPipeError:  # the reader closed the pipe, as in `rotary show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is None where the standard output was closed before Python started, as by `>&-`
+        sys.stdout.flush()
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -41,13 +47,20 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    try:
-        return options.run(options)
-    except BrokenPipeError:
-        raise
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        print(f"rotary {options.command}: {_one_line(error)}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+
+        def show_warning(message: Warning | str, *place: Any) -> None:
+            text = _one_line(message) if isinstance(message, Warning) else message
+            print(f"rotary {options.command}: warning: {text}", file=sys.stderr)
+
+        warnings.showwarning = show_warning
+        try:
+            return options.run(options)
+        except BrokenPipeError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
+            print(f"rotary {options.command}: {_one_line(error)}", file=sys.stderr)
+            return 2
 
 
 def _one_line(error: Exception) -> str:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import difflib
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .. import _checks
 from .. import config as configs
 from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coordinates, report_text
 from ..analysis.report import COLUMNS
 from ..config.load import load
 from ..config.normalize import layer_types
 from ..config.parts import rotating
-from ..config.spelling import Spelled, spelled
+from ..config.spelling import spelled
+from ..config.widths import first_integer
 from ..scaling import NTKByParts, Scheme, YaRN
 from .document import as_json
 from .grid import coordinates_of, grid_of
-from .spelling import SPELLINGS, schemes
+from .schemes import SPELLINGS, schemes
+from .source import naming, source_of
 
 
 def register(commands: Any) -> None:
     """Add `show` to the commands of `rotary`."""
-    spelled = ", ".join(f"{name}:{number.upper()}" if number else name for name, (number, _) in SPELLINGS.items())
+    spellings = ", ".join(f"{name}:{number.upper()}" if number else name for name, (number, _) in SPELLINGS.items())
     parser: argparse.ArgumentParser = commands.add_parser(
         "show",
         help="what the scheme in a model's config does to its frequencies: a table, --json or --plot",
-        description="Prints wavelengths and turns of each plane, which planes a scheme keeps, ramps and interpolates, and warnings.",
-        epilog=f"Schemes to compare with: {spelled}; chained with +, as in yarn:4+resonance. 'config' is the config's own scheme; as a "
+        description="Prints which planes a scheme keeps, ramps and interpolates, warnings, and wavelengths and turns of some planes; "
+        "with --all of each.",
+        epilog=f"Schemes to compare with: {spellings}; chained with +, as in yarn:4+resonance. 'config' is the config's own scheme; as a "
         "FACTOR, auto is the smallest one that reaches the context shown.",
     )
     parser.add_argument(
@@ -59,7 +61,7 @@ def register(commands: Any) -> None:
         type=float,
         nargs="+",
         metavar="SIZE",
-        help="with several coordinates: the size of each (default: the config's image, or 32 patches)",
+        help="with several coordinates: the size of each (default: the window of a text model, the config's image, or 32 patches)",
     )
     parser.add_argument("--layer-type", help="one kind of layer, if the config has several (default: all)")
     parser.add_argument("--head-dim", type=int, help="channels of a head (default: the config's)")
@@ -81,30 +83,44 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print or draw what the options ask for. ValueError or TypeError for options or a config that cannot be used."""
-    for name in ("length", "window"):
-        tokens: int | None = getattr(options, name)
-        if tokens is not None and tokens <= 0:
-            raise ValueError(f"--{name} must be > 0, got {tokens}")
     if options.picture and not options.plot:
         raise ValueError(f"--picture {options.picture} says what --plot FILE draws; pass --plot too")
-    source = _source(options.config)
-    with naming(source):
-        translated = _spelled(source, options.part)
-        types = (options.layer_type,) if options.layer_type else layer_types(translated.config) or (None,)
-        layers = [_layer(source, layer_type, options) for layer_type in types]
+    source = source_of(options.config)
+    dialect, layers = layers_of(source, options, _REMEDIES)
     if options.json:
-        document = {"config": options.config, "dialect": translated.dialect}
+        document = {"config": options.config, "dialect": dialect}
         print(json.dumps(document | {"layers": [as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
         other_parts = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
         width = shutil.get_terminal_size((COLUMNS, 0)).columns
         reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
-        print("\n\n".join(_with_lines(report, translated.dialect, other_parts) for report in reports))
+        print("\n\n".join(_with_lines(report, dialect, other_parts) for report in reports))
     if options.plot:
         _draw(options.plot, layers, options.picture or "all")
         if not options.json:
             print(f"drawn into {options.plot}")
     return 0
+
+
+def layers_of(source: Path, options: argparse.Namespace, remedies: Mapping[str, str]) -> tuple[str, list[Layer]]:
+    """The dialect of a config, and what is shown of each type of its layers. ValueError or TypeError for options or a config that cannot
+    be used; remedies are those of naming()."""
+    _check_numbers(options)
+    with naming(source, remedies):
+        translated = spelled(source, options.part)
+        types = (options.layer_type,) if options.layer_type else layer_types(translated.config) or (None,)
+        return translated.dialect, [_layer(source, layer_type, options) for layer_type in types]
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for flag, tokens in (("--length", options.length), ("--window", options.window)):
+        if tokens is not None:
+            _checks.count(flag, tokens)
+    if options.xpos is not None:
+        _checks.number("--xpos", options.xpos)
+    if options.head_dim is not None:
+        with naming("--head-dim"):
+            _checks.even_dim(options.head_dim)
 
 
 def _report(
@@ -142,44 +158,18 @@ def _draw(file: Path, layers: list[Layer], picture: str) -> None:
         draw(file, [diagnoses for _, _, diagnoses, _ in layers], picture)
 
 
+_REMEDIES = {
+    "pass head_dim=": "pass --head-dim",
+    "pass layer_type=": "pass --layer-type",
+    "pass part=": "pass --part",
+    "pass interleaved=": "call rotary.config.read with interleaved=",
+}
+"""What rotary.config advises -> the flag for it."""
+
 Layer = tuple[str | None, configs.Arguments, list[Diagnosis], Coordinates | None]
 """(layer type, arguments of its rotation, diagnoses of the config's own scheme and of those it is compared with, its coordinates or None).
 
 Where each axis has a spectrum of its own there are no diagnoses."""
-
-
-def _source(name: str) -> Path:
-    """The file of a config by its path or published name; an existing path comes first. ValueError where there is neither."""
-    path = Path(name)
-    if name in configs.shipped() or (not path.exists() and name.lower() in configs.shipped()):
-        return configs.path(name)
-    if not path.exists():
-        close = difflib.get_close_matches(name.lower(), configs.shipped(), n=1)
-        hint = f"did you mean {close[0]}?" if close else f"configs by name: {', '.join(configs.shipped())}"
-        raise ValueError(f"no config and no file named {name!r}; {hint}")
-    return path
-
-
-def _spelled(source: Path, part: str | None) -> Spelled:
-    try:
-        return spelled(source, part)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(source)!r} is not JSON: {error}") from None
-    except ImportError as error:
-        raise ValueError(str(error)) from None
-
-
-@contextlib.contextmanager
-def naming(file: Path) -> Generator[None]:
-    """Put the file's name in front of a message that does not have it; an ImportError becomes a ValueError."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        if str(file) in str(error):
-            raise
-        raise type(error)(f"{file}: {error}") from None
-    except ImportError as error:
-        raise ValueError(str(error)) from None
 
 
 def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) -> Layer:
@@ -205,8 +195,9 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
             "the config states neither max_position_embeddings nor a trained window; write one into it, or pass `rotary show` --window"
         )
     length = options.length or max(arguments.target or 0, _extended_to(arguments.scaling), window)
-    sliding = spelled(source, options.part).config.get("sliding_window")
-    if sliding and layer_type is not None and "sliding" in layer_type:
+    is_sliding = layer_type is not None and "sliding" in layer_type
+    sliding = first_integer(spelled(source, options.part).config, "sliding_window") if is_sliding else None
+    if sliding is not None:
         window, length = min(window, sliding), min(length, sliding)
         note = f"distances in these layers are below sliding_window = {sliding:,}, which is shown as their window"
         arguments = replace(arguments, notes=(*arguments.notes, note))
@@ -228,10 +219,11 @@ def _layer(source: Path, layer_type: str | None, options: argparse.Namespace) ->
         return diagnosis("", scaling).reach
 
     published = length <= (arguments.target or 0) and _is_published(arguments)
-    compared = [
-        diagnosis(spelling, schemes(spelling, window, arguments.scaling, length=length, reach=reach))
-        for spelling in options.compare
-    ]
+    with naming("--compare"):
+        compared = [
+            diagnosis(spelling, schemes(spelling, window, arguments.scaling, length=length, reach=reach))
+            for spelling in options.compare
+        ]
     return layer_type, arguments, [diagnosis(own, arguments.scaling, published), *compared], several
 
 
@@ -248,7 +240,5 @@ def _is_published(arguments: configs.Arguments) -> bool:
 
 def _extended_to(scaling: tuple[Scheme, ...]) -> int:
     """The context [token] that the schemes extend to, if they state a factor and their trained window, and otherwise 0."""
-    return max(
-        (round(s.factor * s.original_max_position_embeddings) for s in scaling if isinstance(s, (YaRN, NTKByParts))),
-        default=0,
-    )
+    contexts = [s.factor * s.original_max_position_embeddings for s in scaling if isinstance(s, (YaRN, NTKByParts))]
+    return round(min(max(contexts, default=0.0), 2.0**62))

@@ -37,7 +37,7 @@ SPELLINGS: dict[str, tuple[str, Callable[[float, int], Scheme]]] = {
     "llama3": ("factor", Llama3),
     "proportional": ("share", lambda x, window: Proportional(x)),
     "power": ("exponent", lambda x, window: Power(x)),
-    "clipped": ("planes", lambda x, window: Clipped(int(x))),
+    "clipped": ("planes", lambda x, window: Clipped(_whole(x))),
     "truncated": ("", lambda x, window: Truncated(window)),
     "resonance": ("", lambda x, window: Resonance()),
 }
@@ -80,15 +80,30 @@ def _scheme(
     number, make = SPELLINGS[name]
     if bool(number) != bool(value):
         raise ValueError(f"scheme {part!r} needs {'a number, as ' + name + ':4' if number else 'no number'}")
-    try:
-        if value != AUTO:
-            return make(float(value or 0), window)
-    except ValueError as error:
-        raise ValueError(f"scheme {part!r}: {error}") from None
+    if value != AUTO:
+        number_of_scheme = _number(part, name, value)
+        try:
+            return make(number_of_scheme, window)
+        except ValueError as error:
+            raise ValueError(f"scheme {part!r}: {error}") from None
     if number != "factor" or length is None or reach is None:
         raise ValueError(f"scheme {part!r}: auto is a factor, and {name} takes {number or 'none'}")
     enough = length * (1.0 - 1e-6)  # frequencies are float32 numbers
     return make(_factor(part, lambda factor: reach((*before, make(factor, window))) >= enough, length / window), window)
+
+
+def _number(part: str, name: str, value: str) -> float:
+    """The number of a scheme, 0 for one that takes none."""
+    try:
+        return float(value or 0)
+    except ValueError:
+        raise ValueError(f"scheme {part!r} needs a number, as {name}:4, got {value!r}") from None
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():  # infinity and nan too
+        raise ValueError(f"planes must be an integer, got {value:g}")
+    return int(value)
 
 
 def _factor(part: str, reaches: Callable[[float], bool], first: float) -> float:
