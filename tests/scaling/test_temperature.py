@@ -33,6 +33,23 @@ def test_llama4_by_its_formula(first: int):
     near(Llama4(0.1, 8192, first), [1 + mpmath.mpf("0.1") * mpmath.log(1 + n) for n in windows])
 
 
+INTEGERS = [getattr(torch, f"{sign}int{bits}") for bits in (8, 16, 32, 64) for sign in ("", "u")]
+
+
+@pytest.mark.parametrize("temperature", [LogN(16), Llama4(0.1, 64), Llama4(0.1, 64, first=1)], ids=str)
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_the_last_positions_of_each_integer_dtype(dtype: torch.dtype, temperature: LogN | Llama4):
+    """The next position, or the window, may not fit the dtype. (The last uint64 positions do not fit int64.)"""
+    last = min(torch.iinfo(dtype).max, 2**63 - 1)
+    positions = [0, last - 1, last]
+    if isinstance(temperature, LogN):
+        exact = [max(mpmath.mpf(1), mpmath.log(p + 1) / mpmath.log(16)) for p in positions]
+    else:
+        exact = [1 + mpmath.mpf("0.1") * mpmath.log(1 + (p + temperature.first) // 64) for p in positions]
+    factors = temperature(torch.tensor(positions, dtype=dtype)).tolist()
+    assert factors == pytest.approx([float(factor) for factor in exact], rel=3e-7)
+
+
 def test_ministral_and_deepseek_of_transformers():
     pytest.importorskip("transformers")
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import yarn_apply_mscale

@@ -36,8 +36,7 @@ class LogN:
             raise ValueError("original_max_position_embeddings must be >= 2: the temperature divides by its logarithm")
 
     def __call__(self, positions: Tensor) -> Tensor:
-        integers("positions", tensor("positions", positions, "an integer tensor"))
-        tokens = (positions.clamp(min=0) + 1).to(torch.float32)
+        tokens = (_int64(positions).clamp(min=0) + 1).to(torch.float32)
         window = torch.log(
             torch.full((), self.original_max_position_embeddings, dtype=torch.float32, device=positions.device)
         )
@@ -61,8 +60,7 @@ class Llama4:
             raise ValueError(f"first must be 0 (Mistral) or 1 (Llama 4), got {describe(self.first)}")
 
     def __call__(self, positions: Tensor) -> Tensor:
-        integers("positions", tensor("positions", positions, "an integer tensor"))
-        windows = (positions + self.first) // self.original_max_position_embeddings
+        windows = (_int64(positions) + self.first) // self.original_max_position_embeddings
         return 1.0 + self.beta * windows.clamp(min=0).to(torch.float32).log1p()
 
 
@@ -88,3 +86,9 @@ class MScale:
     def __call__(self, positions: Tensor) -> Tensor:
         integers("positions", tensor("positions", positions, "an integer tensor"))
         return torch.full(positions.shape, self.value, dtype=torch.float32, device=positions.device)
+
+
+def _int64(positions: Tensor) -> Tensor:
+    """Positions as int64, of which the next still fits: in a narrower dtype 255 + 1 is 0. TypeError for no integers."""
+    integers("positions", tensor("positions", positions, "an integer tensor"))
+    return positions.to(torch.int64).clamp(max=2**63 - 2)
