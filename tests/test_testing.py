@@ -38,8 +38,12 @@ BROKEN = {
     "one token alone": lambda x, p: ours(x, p + (x.shape[2] == 1) * 3),
     "float64": lambda x, p: ours(x, p).float(),
     "linearity": lambda x, p: torch.where(x.norm(dim=-1, keepdim=True) > 1.5, x, ours(x, p)),
-    "something turns": lambda x, p: x.clone(),
-    "expected torch.float64": lambda x, p: ours(x, p)[..., :-1],
+    "nothing turns: rotate returns its input": lambda x, p: x.clone(),
+    r"rotate returned torch.float64 \(3, 2, 12, 19\) on cpu": lambda x, p: ours(x, p)[..., :-1],
+    "rotate returned tuple of 2, expected a dense tensor": lambda x, p: ROPE.rotate(x, x, positions=p),
+    "rotate returned None, expected a dense tensor": lambda x, p: None,
+    "rotate returned Tensor .*, expected a dense tensor": lambda x, p: x.to_sparse(),
+    "on meta, expected a dense tensor": lambda x, p: x.to("meta"),
 }
 
 
@@ -76,13 +80,15 @@ def at_call(n: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 WRONG_MOVES = {
     "rotated afresh": lambda k, p, q: moved(k, q, p),
-    "given are left alone": lambda k, p, q: ROPE.rerotate(k, p, q, inplace=True),
+    "rotated keys are not changed by rerotate": lambda k, p, q: ROPE.rerotate(k, p, q, inplace=True),
     "pass through": lambda k, p, q: torch.cat((moved(k, p, q)[..., :16], -k[..., 16:]), -1),
     "that do not move keep": lambda k, p, q: moved(moved(k, p, 0 * p), 0 * p, q),  # there and back, rounded twice
     "there and back": at_call(4),
     "two moves are one": at_call(6),
     "one token alone": lambda k, p, q: moved(k, p, q + (k.shape[2] == 1) * 3),
     "float64": lambda k, p, q: moved(k, p, q).float(),
+    "rerotate returned tuple of 1": lambda k, p, q: (moved(k, p, q),),
+    "rerotate returned None": lambda k, p, q: None,
     "a shift of all": lambda k, p, q: moved(k, p, torch.where((q - p == 1000).all(), q + 1, q)),
 }
 
@@ -101,6 +107,24 @@ def test_float32_differences_do_not_obey_far_out():
 
     with pytest.raises(AssertionError, match="rotated afresh"):
         assert_rerotation(ours, naive, head_dim=16)
+
+
+@pytest.mark.parametrize("furthest", [1, 2, 2**62])
+def test_the_nearest_and_the_furthest_positions(furthest: int):
+    assert_rotation(ours, head_dim=16, furthest=furthest)
+    assert_rerotation(ours, moved, head_dim=16, furthest=furthest)
+
+
+def test_angles_of_tables_and_frequencies_without_values():
+    cos, sin = ROPE.cos_sin(3)
+    for wrong in (float("nan"), float("inf")):
+        inv_freq = ROPE.inv_freq.clone()
+        inv_freq[3] = wrong
+        with pytest.raises(ValueError, match="inv_freq must be finite"):
+            assert_angles(cos, sin, range(3), inv_freq)
+    for table in (cos.long(), cos.to("meta"), cos.to_sparse()):
+        with pytest.raises(TypeError, match="^cos "):
+            assert_angles(table, sin, range(3), ROPE.inv_freq)
 
 
 def test_angles():

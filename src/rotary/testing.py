@@ -51,12 +51,13 @@ def assert_rotation(
     >>> rope = RotaryEmbedding(32)
     >>> assert_rotation(lambda x, positions: rope.rotate(x, positions=positions), head_dim=64, dim=32)
     """
-    draw, dim = _draw(rotate, head_dim, dim, furthest, tolerance, dtype, seed)
+    draw, dim = _draw(head_dim, dim, furthest, tolerance, dtype, seed)
+    rotate = _checked("rotate", rotate)
     seq = 12
     x, y = (torch.randn(3, 2, seq, head_dim, generator=draw, dtype=torch.float64) for _ in range(2))
     x, y = ((t / t.norm(dim=-1, keepdim=True)).to(dtype) for t in (x, y))
     p, m = (torch.randint(-furthest // 2, furthest // 2 + 1, (seq,), generator=draw) for _ in range(2))
-    shift = int(torch.randint(1, furthest // 2 + 1, (1,), generator=draw))
+    shift = int(torch.randint(1, max(furthest // 2, 1) + 1, (1,), generator=draw))
     order = torch.randperm(seq, generator=draw)
 
     def holds(law: str, result: Tensor, expected: Tensor, within: float = tolerance) -> None:
@@ -79,7 +80,7 @@ def assert_rotation(
     for t in range(seq):
         holds("one token alone", rotate(x[:, :, t : t + 1], p[t : t + 1]), turned[:, :, t : t + 1])
     if dim > 0 and bool((p != 0).any()) and torch.equal(turned, x):
-        raise AssertionError("something turns: the output equals the input at every position")
+        raise AssertionError("nothing turns: rotate returns its input at every position")
 
 
 def assert_rerotation(
@@ -104,8 +105,8 @@ def assert_rerotation(
     >>> rope = RotaryEmbedding(32)
     >>> assert_rerotation(lambda x, positions: rope.rotate(x, positions=positions), rope.rerotate, head_dim=64, dim=32)
     """
-    _check_callable("rerotate", rerotate)
-    draw, dim = _draw(rotate, head_dim, dim, furthest, tolerance, dtype, seed)
+    draw, dim = _draw(head_dim, dim, furthest, tolerance, dtype, seed)
+    rotate, rerotate = _checked("rotate", rotate), _checked("rerotate", rerotate)
     seq = 12
     x = torch.randn(3, 2, seq, head_dim, generator=draw, dtype=torch.float64)
     x = (x / x.norm(dim=-1, keepdim=True)).to(dtype)
@@ -116,7 +117,7 @@ def assert_rerotation(
     moved = rerotate(key, p, q)
     _holds("channels past dim pass through bit for bit", moved[..., dim:], x[..., dim:], 0.0)
     _holds("keys moved are keys rotated afresh", moved, rotate(x, q), tolerance)
-    _holds("the keys given are left alone", key, before, 0.0)
+    _holds("rotated keys are not changed by rerotate", key, before, 0.0)
     _holds("keys that do not move keep their values", rerotate(key, p, p), key, 0.0)
     some = torch.where(torch.arange(seq) % 2 == 0, p, q)
     _holds(
@@ -138,11 +139,8 @@ def assert_rerotation(
         )
 
 
-def _draw(
-    rotate: Any, head_dim: Any, dim: Any, furthest: Any, tolerance: Any, dtype: Any, seed: Any
-) -> tuple[torch.Generator, int]:
+def _draw(head_dim: Any, dim: Any, furthest: Any, tolerance: Any, dtype: Any, seed: Any) -> tuple[torch.Generator, int]:
     """The random numbers of a test, and dim; TypeError or ValueError for arguments that fit no test."""
-    _check_callable("rotate", rotate)
     head_dim = _checks.count("head_dim", head_dim, most=_checks.WIDEST)
     dim = head_dim if dim is None else _checks.length("dim", dim)
     if dim > head_dim:
@@ -153,19 +151,25 @@ def _draw(
     return torch.Generator().manual_seed(_checks.position("seed", seed)), dim
 
 
-def _check_callable(name: str, function: Any) -> None:
+def _checked(name: str, function: Any) -> Callable[..., Tensor]:
+    """The function, with an AssertionError for a result that is no dense tensor of its first argument's shape, dtype and device."""
     if not callable(function):
         raise TypeError(f"{name} must be a function of tensors, got {_checks.describe(function)}")
 
+    def checked(x: Tensor, *positions: Tensor) -> Tensor:
+        expected = f"expected a dense tensor {x.dtype} {tuple(x.shape)} on {x.device}, like its first argument"
+        result: Any = function(x, *positions)
+        if not isinstance(result, Tensor) or result.layout is not torch.strided:
+            raise AssertionError(f"{name} returned {_checks.describe(result)}, {expected}")
+        if (result.shape, result.dtype, result.device) != (x.shape, x.dtype, x.device):
+            raise AssertionError(f"{name} returned {result.dtype} {tuple(result.shape)} on {result.device}, {expected}")
+        return result
 
-def _holds(law: str, result: Any, expected: Tensor, within: float) -> None:
-    """AssertionError unless a result has the shape and dtype that is expected, and its values within that absolute error."""
-    if not isinstance(result, Tensor):
-        raise AssertionError(f"{law}: got {_checks.describe(result)}, expected a tensor")
-    if result.shape != expected.shape or result.dtype != expected.dtype:
-        raise AssertionError(
-            f"{law}: got {result.dtype} {tuple(result.shape)}, expected {expected.dtype} {tuple(expected.shape)}"
-        )
+    return checked
+
+
+def _holds(law: str, result: Tensor, expected: Tensor, within: float) -> None:
+    """AssertionError unless the values of a result are those expected, within that absolute error."""
     error = (result.double() - expected.double()).abs()
     worst = float(error.max()) if error.numel() else 0.0
     if not worst <= within:  # NaN too
@@ -191,12 +195,17 @@ def assert_angles(
         raise TypeError(f"inv_freq must be float32, whose bits define the angles, got {inv_freq.dtype}")
     if inv_freq.ndim != 1 or inv_freq.is_meta or inv_freq.layout is not torch.strided:
         raise ValueError(f"inv_freq must be a dense tensor (dim/2,) with values, got {_checks.describe(inv_freq)}")
+    if not bool(inv_freq.isfinite().all()):
+        raise ValueError("inv_freq must be finite; some of its values are infinite or nan")
     _checks.number("tolerance", tolerance, at_least=0.0)
     words = turns_per_token(inv_freq.detach().cpu())
     angles = turns(at, *words).to(torch.float64) * RADIANS_PER_UNIT
     exact = cos_sin_of_angles(angles, torch.float64)  # torch's, not the polynomials that are judged
     for name, table, truth in zip(("cos", "sin"), (cos, sin), exact, strict=True):
         _checks.tensor(name, table, "a floating tensor (seq, dim/2)")
+        if not table.is_floating_point() or table.is_meta:
+            raise TypeError(f"{name} must be a floating tensor (seq, dim/2) with values, got {_checks.describe(table)}")
+        _checks.dense(name, table)
         if table.shape != truth.shape:
             raise AssertionError(f"{name}: shape {tuple(table.shape)}, expected {tuple(truth.shape)}")
         error = (table.detach().cpu().double() - truth).abs()
