@@ -97,6 +97,14 @@ def test_xpos_warnings():
     assert any("attenuates the fastest plane" in warning for warning in far)
 
 
+def test_xpos_whose_scale_leaves_a_dtype_at_once():
+    """0.286^(1 / 0.05) is 1.3e-11; the advice is the scale_base that keeps the whole context, 4096 x 1.2528 / ln(65504 / 64)."""
+    at_once = Diagnosis("it", 128, 1e4, (), 4096, 4096, scale_base=0.05).warnings
+    assert "leaves the range of float16 at the first token; a scale_base of 741 stays in it" in at_once[0]
+    advised = Diagnosis("it", 128, 1e4, (), 4096, 4096, scale_base=741.0).warnings
+    assert not any("float16" in warning for warning in advised)
+
+
 def test_truncated_planes_are_at_rest_and_a_diagnosis_is_a_value():
     truncated = diagnosis(Truncated(4096))
     assert truncated == diagnosis(Truncated(4096)) and any(plane.inv_freq == 0.0 for plane in truncated.planes)

@@ -39,3 +39,20 @@ def test_a_file_that_matplotlib_does_not_write(tmp_path: Path):
     pytest.importorskip("matplotlib")
     with pytest.raises(ValueError, match="cannot draw into"):
         draw_coordinates(tmp_path / "axes.txt", [MADE])
+
+
+def test_what_has_no_picture(tmp_path: Path):
+    one = Coordinates("one", (0, 0), (1.0, 0.1), (16,))
+    with pytest.raises(ValueError, match=r"layers\[1\] has one coordinate"):
+        draw_coordinates(tmp_path / "axes.svg", [MADE, one])
+    still = Coordinates("still", (0, 0, 1, 1), (1.0, 0.1, 0.0, 0.0), (16, 32))
+    with pytest.raises(ValueError, match=r"layers\[0\] has no plane that turns by coordinate 1"):
+        draw_coordinates(tmp_path / "axes.svg", [still])
+    assert not list(tmp_path.iterdir())
+
+
+def test_planes_that_turn_backwards_and_a_time_that_stands_still(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    own = Coordinates("video", (0, 0, 1, 1, 2, 2), (0.0, 0.0, -1.0, 0.1, 0.5, -0.05), (4, 16, 32))
+    draw_coordinates(tmp_path / "axes.svg", [own])
+    assert (tmp_path / "axes.svg").read_text().count("<image") >= 7

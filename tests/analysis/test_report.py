@@ -57,3 +57,20 @@ def test_lines_fit(name: str):
     window, length = arguments.window or 4096, arguments.target or 4096
     diagnosis = Diagnosis(name, arguments.dim, arguments.base, arguments.scaling, window, length)
     assert max(map(len, report_text(arguments, [diagnosis], all_planes=True).splitlines())) <= 110
+
+
+@pytest.mark.parametrize("width", [72, 80, 110])
+def test_long_names_are_shortened(width: int):
+    arguments = read("plain")
+    own, other = (Diagnosis(name, 128, 1e4, (), 4096, 4096) for name in ("/folder" * 30, "yarn:4+" * 30))
+    for diagnoses in ([own], [own, other], [other, own, own, other]):
+        lines = report_text(arguments, diagnoses, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert lines[0].startswith("/folder" if diagnoses[0] is own else "yarn:4+") and "..." in lines[0]
+
+
+def test_diagnoses_of_one_dim_are_compared():
+    arguments = read("plain")
+    whole, half = (Diagnosis("it", dim, 1e4, (), 4096, 4096) for dim in (128, 64))
+    with pytest.raises(ValueError, match=r"diagnoses\[1\] has dim 64 and diagnoses\[0\] 128"):
+        report_text(arguments, [whole, half], all_planes=True)

@@ -281,7 +281,12 @@ def test_nothing_is_wider_than_the_terminal(
     columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("COLUMNS", str(columns))
-    for arguments in (["llama-3.1-8b"], ["plain", "--compare", "yarn:4", "linear:4", "ntk:4", "dynamic:4", "parts:4"]):
+    for arguments in (
+        ["llama-3.1-8b"],
+        ["dinov3-vitl16"],
+        ["qwen2.5-vl-7b"],
+        ["plain", "--compare", "yarn:4", "linear:4", "ntk:4", "dynamic:4", "parts:4"],
+    ):
         printed = show(capsys, *arguments)
         assert max(map(len, printed.splitlines())) <= min(columns, 110)
         for name in arguments[2:]:

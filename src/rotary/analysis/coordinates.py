@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import _checks
 from ..axes import Axes, checked, shown
 from ..config import Arguments
+from . import lines as of_report
+from .lines import COLUMNS
 
-_MARGIN = 20
-_WIDTH = 110
 _ARGUMENTS = "what rotary.config.read returns"
 
 
@@ -40,23 +39,27 @@ class Coordinates:
         _checks.text("name", self.name, "rows and columns")
         inv_freq = _checks.list_of("inv_freq", self.inv_freq, "numbers, one per plane")
         frequencies = tuple(_checks.number_of_any_sign(f"inv_freq[{j}]", f) for j, f in enumerate(inv_freq))
+        if not all(map(math.isfinite, frequencies)):
+            raise ValueError("inv_freq must be finite; some of its numbers are infinite or nan")
         grid = _checks.list_of("grid", self.grid, "numbers, one for each coordinate")
         sizes = tuple(_checks.number(f"grid[{i}]", size) for i, size in enumerate(grid))
         axes = checked(self.axes, len(frequencies))
-        if len(sizes) <= max(axes):
-            raise ValueError(f"grid has {len(sizes)} sizes, and the planes read {max(axes) + 1} coordinates")
+        if len(sizes) != max(axes) + 1:
+            raise ValueError(
+                f"grid must have one size for each of the {max(axes) + 1} coordinates that the planes read, got {len(sizes)}"
+            )
 
     def planes(self, coordinate: int) -> list[int]:
         """The planes that read it and turn."""
         return [j for j, axis in enumerate(self.axes) if axis == coordinate and self.inv_freq[j]]
 
     def wavelengths(self, coordinate: int) -> list[float]:
-        """The wavelengths of these planes, in units of the coordinate."""
-        return [2 * math.pi / self.inv_freq[j] for j in self.planes(coordinate)]
+        """The wavelengths of these planes, in units of the coordinate, whichever way they turn."""
+        return [2 * math.pi / abs(self.inv_freq[j]) for j in self.planes(coordinate)]
 
     def turns(self, plane: int) -> float:
-        """Turns of a plane across the grid."""
-        return self.grid[self.axes[plane]] * self.inv_freq[plane] / (2 * math.pi)
+        """Turns of a plane across the grid, whichever way it turns."""
+        return self.grid[self.axes[plane]] * abs(self.inv_freq[plane]) / (2 * math.pi)
 
     def whole(self, coordinate: int) -> int:
         """How many of its planes make at least one turn across the grid."""
@@ -68,25 +71,24 @@ class Coordinates:
         return sum(f == 0.0 for f in self.inv_freq)
 
 
-def coordinates_text(arguments: Arguments, own: Coordinates, *, all_planes: bool = False) -> str:
-    """A report for the terminal, at most 110 columns wide.
+def coordinates_text(arguments: Arguments, own: Coordinates, *, all_planes: bool = False, width: int = COLUMNS) -> str:
+    """A report for the terminal, at most 110 columns wide; a longer name is shortened.
 
-    arguments: what the config says, from rotary.config.read. own: its planes. all_planes: a row for every plane. TypeError for arguments
-    that are none of these.
+    arguments: what the config says, from rotary.config.read. own: its planes. all_planes: a row for every plane. width: columns of the
+    terminal; below 72 counts as 72. TypeError or ValueError for arguments that are none of these.
     """
     _checks.instance("arguments", arguments, Arguments, _ARGUMENTS)
     _checks.instance("own", own, Coordinates, "rotary.analysis.Coordinates")
     _checks.flag("all_planes", all_planes)
-    lines = [own.name, "=" * len(own.name)]
+    width = of_report.columns(width)
     pairing = "interleaved" if arguments.interleaved else "half"
     channels = f"{arguments.dim} of {arguments.head_dim} channels, base {arguments.base:,.10g}, {pairing} pairing"
     fields = [("rotation", channels), *axes_lines(own), *(("note", note) for note in arguments.notes)]
     schemes = [f"{part.scaling} on coordinate {part.axis}" for part in arguments.parts if part.scaling]
     if schemes:
         fields.insert(1, ("scheme", "; ".join(schemes)))
-    for label, value in fields:
-        lines.append(textwrap.fill(value, _WIDTH, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
-    return "\n".join([*lines, "", *_rows(own, all_planes)])
+    lines = [of_report.field(label, value, width) for label, value in fields]
+    return "\n".join([*of_report.title(own.name, width), *lines, "", *_rows(own, all_planes)])
 
 
 def axes_lines(own: Coordinates) -> Iterator[tuple[str, str]]:
@@ -94,6 +96,9 @@ def axes_lines(own: Coordinates) -> Iterator[tuple[str, str]]:
     yield "axes", shown(own.axes) + (f"; {own.still} planes do not turn" if own.still else "")
     for coordinate, size in enumerate(own.grid):
         waves, planes = own.wavelengths(coordinate), own.planes(coordinate)
+        if not planes:
+            yield f"coordinate {coordinate}", f"no plane that turns, on {_number(size)}"
+            continue
         yield (
             f"coordinate {coordinate}",
             f"{len(planes)} planes, {_runs(planes)}; wavelengths {_number(min(waves))} to {_number(max(waves))}, on {_number(size)}: "
@@ -106,10 +111,10 @@ def _rows(own: Coordinates, all_planes: bool) -> Iterator[str]:
     yield "plane  coordinate     wavelength    turns across the grid"
     count = len(own.axes)
     step = 1 if all_planes or count <= 24 else math.ceil(count / 16)
-    ends = {edge for c in range(len(own.grid)) for edge in (own.planes(c)[0], own.planes(c)[-1])}
+    ends = {edge for c in range(len(own.grid)) for edge in (*own.planes(c)[:1], *own.planes(c)[-1:])}
     for j, axis in enumerate(own.axes):
         if j % step == 0 or j in ends:
-            wave = "at rest" if not own.inv_freq[j] else _number(2 * math.pi / own.inv_freq[j])
+            wave = "at rest" if not own.inv_freq[j] else _number(2 * math.pi / abs(own.inv_freq[j]))
             yield f"{j:5}  {axis:10}  {wave:>13}  {own.turns(j):>19.3f}"
 
 

@@ -238,8 +238,13 @@ class Diagnosis:
 
 
 def check_diagnoses(name: str, diagnoses: Any) -> None:
-    """TypeError or ValueError unless this is a sequence of at least one Diagnosis."""
+    """TypeError or ValueError unless this is a sequence of at least one Diagnosis, all of one dim."""
     for i, diagnosis in enumerate(_checks.list_of(name, diagnoses, "rotary.analysis.Diagnosis")):
         _checks.instance(f"{name}[{i}]", diagnosis, Diagnosis, "a rotary.analysis.Diagnosis")
     if not diagnoses:
         raise ValueError(f"{name} must have at least one rotary.analysis.Diagnosis")
+    for i, diagnosis in enumerate(diagnoses):
+        if diagnosis.dim != diagnoses[0].dim:
+            raise ValueError(
+                f"{name}[{i}] has dim {diagnosis.dim} and {name}[0] {diagnoses[0].dim}: their planes cannot be compared; take one dim"
+            )

@@ -27,8 +27,8 @@ _CELLS = 96
 def draw_coordinates(file: Path, layers: Sequence[Coordinates]) -> None:
     """Write the picture into a file, a row for each of the layers; its suffix is the format, .png, .pdf or .svg among others.
 
-    Two coordinates are rows and columns of the image. ValueError if matplotlib is missing or does not write the format; TypeError for what
-    is no path or Coordinates.
+    Two coordinates are rows and columns of the image. ValueError where there is one coordinate, or planes of one of the two do not turn,
+    and if matplotlib is missing or does not write the format; TypeError for what is no path or Coordinates.
 
     >>> import tempfile
     >>> made = Coordinates("two axes", (0, 0, 1, 1), (1.0, 0.1, 1.0, 0.1), (16, 32))
@@ -43,6 +43,15 @@ def draw_coordinates(file: Path, layers: Sequence[Coordinates]) -> None:
         raise ValueError("layers must have at least one rotary.analysis.Coordinates")
     for i, own in enumerate(layers):
         _checks.instance(f"layers[{i}]", own, Coordinates, "rotary.analysis.Coordinates")
+        if len(own.grid) < 2:
+            raise ValueError(
+                f"layers[{i}] has one coordinate, and an image has two, rows and columns; rotary.analysis.draw is for one"
+            )
+        for coordinate in _of_image(own):
+            if not own.planes(coordinate):
+                raise ValueError(
+                    f"layers[{i}] has no plane that turns by coordinate {coordinate}, which is one of the image"
+                )
 
     def paint(figure: Any) -> None:
         rows = figure.subfigures(len(layers), 1, squeeze=False)[:, 0]
@@ -79,7 +88,7 @@ def _waves(axes: Axes, own: Coordinates) -> None:
     axes.set_xlabel("plane")
     axes.set_ylabel("wavelength [unit of its coordinate]")
     axes.set_title("Wavelengths")
-    axes.set_ylim(min(min(own.wavelengths(c)) for c in range(len(own.grid))) / 8, None)
+    axes.set_ylim(min(w for c in range(len(own.grid)) for w in own.wavelengths(c)) / 8, None)
     axes.legend(loc="lower right", ncols=len(own.grid), columnspacing=0.8, handletextpad=0.0)
 
 
@@ -120,7 +129,7 @@ def _gratings(panel: Any, own: Coordinates) -> None:
                 interpolation="nearest",
                 aspect=own.grid[row] * len(columns) / (own.grid[column] * len(rows)),
             )
-            axes.set_title(f"plane {j}: {2 * math.pi / own.inv_freq[j]:.3g}", fontsize=8, pad=3)
+            axes.set_title(f"plane {j}: {2 * math.pi / abs(own.inv_freq[j]):.3g}", fontsize=8, pad=3)
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
@@ -151,7 +160,7 @@ def _spread(own: Coordinates, planes: Sequence[int]) -> list[int]:
     spread: list[int] = []
     for wavelength in (size / 8, size / 3, size):
         left = [j for j in planes if j not in spread] or list(planes)
-        spread.append(min(left, key=lambda j: abs(math.log(2 * math.pi / own.inv_freq[j] / wavelength))))
+        spread.append(min(left, key=lambda j: abs(math.log(2 * math.pi / abs(own.inv_freq[j]) / wavelength))))
     return spread
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import collections
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import cast
 
 from .. import _checks
 from ..config import Arguments
 from ..scaling.scheme import described
+from . import lines as of_report
 from .coordinates import Coordinates, axes_lines
 from .diagnosis import Diagnosis, Plane, check_diagnoses
+from .lines import COLUMNS
 
-COLUMNS = 110
-"""Columns of a report for a wide terminal, and of one that is not for a terminal."""
-_MARGIN, _NARROWEST = 20, 72
 _FULL = 100
 """Characters that a line of the whole table of planes needs. A narrower report leaves out the wavelengths without a scheme, and the
 share that training showed."""
@@ -30,10 +28,10 @@ def report_text(
     several: Coordinates | None = None,
     width: int = COLUMNS,
 ) -> str:
-    """A report for the terminal, at most 110 columns wide.
+    """A report for the terminal, at most 110 columns wide; longer names are shortened.
 
     arguments: what the config says, from rotary.config.read. diagnoses: the config's own first; with more than one, schemes are shown
-    side by side. all_planes: a row for every plane, not only for some twenty. several: which planes read which coordinate, if any do.
+    side by side, of one dim. all_planes: a row for every plane, not only for some twenty. several: which planes read which coordinate.
     width: columns of the terminal; below 72 counts as 72.
 
     TypeError or ValueError for arguments that are none of these.
@@ -52,14 +50,12 @@ def report_text(
     _checks.flag("all_planes", all_planes)
     if several is not None:
         _checks.instance("several", several, Coordinates, "rotary.analysis.Coordinates or None")
-    width = _checks.count("width", width)
-    own, width = diagnoses[0], max(_NARROWEST, min(COLUMNS, width))
-    lines = [own.name, "=" * len(own.name)]
-    for label, value in _preamble(arguments, own, several):
-        lines.append(textwrap.fill(value, width, initial_indent=f"{label:{_MARGIN}}", subsequent_indent=" " * _MARGIN))
+    own, width = diagnoses[0], of_report.columns(width)
+    lines = of_report.title(own.name, width)
+    lines += [of_report.field(label, value, width) for label, value in _preamble(arguments, own, several)]
     warnings = [*_warnings(diagnoses), *_replaced_scheme(diagnoses)]
     lines += [""] if warnings else []
-    lines += [textwrap.fill(w, width, initial_indent="warning: ", subsequent_indent=" " * 9) for w in warnings]
+    lines += [of_report.warning(text, width) for text in warnings]
     lines += [
         "",
         *(_side_by_side(diagnoses, all_planes, width) if len(diagnoses) > 1 else _planes(own, all_planes, width)),
@@ -138,7 +134,7 @@ def _planes(own: Diagnosis, all_planes: bool, width: int) -> list[str]:
 
 def _side_by_side(diagnoses: Sequence[Diagnosis], all_planes: bool, width: int) -> list[str]:
     """A column for each diagnosis; where they do not fit the width, several tables below each other, each with the config's own first."""
-    column = max(14, *(len(d.name) + 2 for d in diagnoses))
+    column = min(max(14, *(len(d.name) + 2 for d in diagnoses)), (width - 22) // 2)
     per_table = max(1, (width - 22) // column - 1)
     own, compared = diagnoses[0], diagnoses[1:]
     lines: list[str] = []
@@ -152,7 +148,7 @@ def _columns(diagnoses: Sequence[Diagnosis], all_planes: bool, width: int) -> li
     def row(label: str, cells: Sequence[str]) -> str:
         return f"{label:22}" + "".join(f"{cell:>{width}}" for cell in cells)
 
-    lines = [row("", [d.name for d in diagnoses])]
+    lines = [row("", [of_report.shortened(d.name, width - 2) for d in diagnoses])]
     lines.append(row("attention factor", [f"{d.attention_factor:.4f}" for d in diagnoses]))
     lines.append(row("reach [token]", [_tokens(d.reach) for d in diagnoses]))
     lines += ["", "plane    seen in      slowed down, times", "         training"]

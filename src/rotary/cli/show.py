@@ -13,7 +13,7 @@ from typing import Any
 from .. import _checks
 from .. import config as configs
 from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coordinates, report_text
-from ..analysis.report import COLUMNS
+from ..analysis.lines import COLUMNS, columns, field
 from ..config.load import load
 from ..config.normalize import layer_types
 from ..config.parts import rotating
@@ -92,9 +92,9 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(document | {"layers": [as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
         other_parts = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
-        width = shutil.get_terminal_size((COLUMNS, 0)).columns
+        width = columns(shutil.get_terminal_size((COLUMNS, 0)).columns)
         reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
-        print("\n\n".join(_with_lines(report, dialect, other_parts) for report in reports))
+        print("\n\n".join(_with_lines(report, dialect, other_parts, width) for report in reports))
     if options.plot:
         _draw(options.plot, layers, options.picture or "all")
         if not options.json:
@@ -133,15 +133,15 @@ def _report(
     width: int,
 ) -> str:
     if several is not None and not diagnoses:
-        return coordinates_text(arguments, several, all_planes=all_planes)
+        return coordinates_text(arguments, several, all_planes=all_planes, width=width)
     return report_text(arguments, diagnoses, all_planes=all_planes, several=several, width=width)
 
 
-def _with_lines(report: str, dialect: str, parts: list[str]) -> str:
+def _with_lines(report: str, dialect: str, parts: list[str], width: int) -> str:
     """The report with the dialect below its title, and the other parts of the config that rotate, if any."""
     name, rule, body = report.split("\n", 2)
-    line_of_parts = [f"{'other parts':20}{', '.join(parts)}; --part shows one"] if parts else []
-    return "\n".join((name, rule, f"{'dialect':20}{dialect}", *line_of_parts, body))
+    line_of_parts = [field("other parts", f"{', '.join(parts)}; --part shows one", width)] if parts else []
+    return "\n".join((name, rule, field("dialect", dialect, width), *line_of_parts, body))
 
 
 def _draw(file: Path, layers: list[Layer], picture: str) -> None:
