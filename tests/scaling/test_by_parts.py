@@ -148,3 +148,36 @@ def test_equal_bounds_and_a_wavelength_of_exactly_the_window_are_finite():
     frequency = next(f for f in torch.linspace(0.0981, 0.0982, 40_001) if 2 * math.pi / f == window)
     slowed, _ = Llama3(8.0, window, 1.0, 1.0).in_float32(frequency[None], base=1e4, dim=2)
     assert slowed.isfinite().all() and float(slowed) in (float(frequency), float(frequency / 8))
+
+
+@pytest.mark.parametrize("angles", ["exact", "float32"])
+@pytest.mark.parametrize(
+    ("base", "scheme", "slowdown", "side"),
+    [
+        (10.0, YaRN(4.0, 2**21), 4.0, "more than 32"),
+        (10.0, NTKByParts(4.0, 2**21, ramp="planes", truncate=False), 4.0, "more than 32"),
+        (1e4, YaRN(4.0, 100, beta_fast=64, beta_slow=40), 1.0, "fewer than 40"),
+        (1e4, NTKByParts(4.0, 100, beta_fast=64, beta_slow=40, ramp="planes"), 1.0, "fewer than 40"),
+    ],
+)
+def test_a_ramp_with_all_planes_on_one_side_is_reversed_as_in_published_code_with_a_warning(
+    base: float, scheme: YaRN | NTKByParts, slowdown: float, side: str, angles: str
+):
+    """At base 10 and 2^21 tokens plane 63 makes 34,599 turns; at base 10,000 and 100 tokens plane 0 makes 16."""
+    with pytest.warns(UserWarning, match=f"all planes make {side} turns in the window"):
+        scaled = RotaryEmbedding(128, base=base, scaling=scheme, angles=angles)
+    torch.testing.assert_close(scaled.inv_freq * slowdown, RotaryEmbedding(128, base=base).inv_freq, rtol=2e-7, atol=0)
+
+
+def test_a_reversed_ramp_has_the_bits_of_transformers():
+    rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
+    transformers = pytest.importorskip("transformers")
+    for base, window, fast, slow in ((10.0, 2**21, 32, 1), (1e4, 100, 64, 40)):
+        keys = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": window, "rope_theta": base}
+        rope_parameters = {**keys, "beta_fast": fast, "beta_slow": slow}
+        config = transformers.LlamaConfig(
+            head_dim=128, max_position_embeddings=4 * window, rope_parameters=rope_parameters
+        )
+        with pytest.warns(UserWarning, match="all planes make"):
+            rope = RotaryEmbedding(128, base=base, scaling=YaRN(4.0, window, fast, slow), angles="float32")
+        assert torch.equal(rope.inv_freq, rope_utils._compute_yarn_parameters(config, "cpu")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,8 @@ class NTKByParts(Scheme):
 
     ramp="rotations" is the paper's, linear in r. ramp="planes" is linear in the index of the plane, between the planes of beta_fast
     and beta_slow turns, rounded outwards with `truncate`: this is what all published code does and checkpoints were trained with.
+    In that code the ramp is reversed where all planes are on one side of it: if all turn faster than beta_fast in the window, all are
+    divided, and if all turn slower than beta_slow, all are kept. That is computed, with a warning.
     On Llama-2 extended 16 times the two differ by up to a factor of 3.04 in a plane.
     """
 
@@ -146,7 +149,11 @@ def plane_of_rotations(rotations: float, base: float, dim: int, window: int) -> 
 
 
 def ramp_of_planes(scheme: NTKByParts | YaRN, base: float, dim: int) -> tuple[float, float]:
-    """(low, high): planes up to low are kept, planes from high on are interpolated."""
+    """(low, high): planes up to low are kept, planes from high on are interpolated; the reverse, with a warning, where low > high.
+
+    Published code bounds low by 0 and high by dim - 1 (transformers, _compute_yarn_parameters), each on one side alone: a ramp that ends
+    before the first plane, or begins after plane dim - 1, has low > high.
+    """
     if base <= 1.0:
         raise ValueError(f"a ramp over planes needs base > 1, whose planes slow down, got base {base}")
     low = plane_of_rotations(scheme.beta_fast, base, dim, scheme.original_max_position_embeddings)
@@ -154,6 +161,17 @@ def ramp_of_planes(scheme: NTKByParts | YaRN, base: float, dim: int) -> tuple[fl
     if scheme.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
+    if low > high:
+        side, turns, effect = (
+            ("more", scheme.beta_fast, f"divided by {scheme.factor:g}")
+            if high > 0
+            else ("fewer", scheme.beta_slow, "kept")
+        )
+        warnings.warn(
+            f"all planes make {side} than {turns:g} turns in the window of {scheme.original_max_position_embeddings} tokens, and all are "
+            f"{effect}, the reverse of what is meant: published code does so, which this follows",
+            stacklevel=2,
+        )
     return (low, high + 0.001) if low == high else (low, high)
 
 
