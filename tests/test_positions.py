@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rotary.positions import packed, padded, sequence
+from rotary.positions import chunk, context_shift, grid, multimodal, of_rank, packed, padded, prefixed, sequence, tree
+
+LAST = 2**63 - 1
 
 
 def test_sequence():
@@ -57,3 +59,41 @@ def test_padded():
         padded(mask.float())
     with pytest.raises(ValueError, match=r"\(4,\)"):
         padded(mask[0])
+
+
+def test_the_last_position_of_int64_is_served_and_the_next_is_refused():
+    assert sequence(1, LAST).tolist() == sequence(2, LAST - 1).tolist()[1:] == [LAST]
+    assert grid(1, 2, start=(LAST, LAST - 1)).tolist() == [[LAST, LAST - 1], [LAST, LAST]]
+    assert multimodal(1, start=LAST)[0].tolist() == multimodal((1, 1, 1), start=LAST)[0].tolist() == [[LAST] * 3]
+    assert packed(torch.tensor([0, 1, 2]), 2, offset=LAST).tolist() == [LAST, LAST]
+    assert [t.tolist() for t in chunk(2, LAST - 1)] == [[0, 1], [LAST - 1, LAST]]
+    assert sequence(0, LAST).shape == (0,) and packed(torch.tensor([0]), 0, offset=LAST).shape == (0,)
+    for name, beyond in (
+        ("offset", lambda: sequence(2, LAST)),
+        ("offset", lambda: packed(torch.tensor([0, 2, 2]), 2, offset=LAST)),
+        ("offset", lambda: tree(LAST, torch.tensor([0, 0]))),
+        ("start", lambda: chunk(2, LAST)),
+        ("old", lambda: chunk(2, 0, old=LAST)),
+        ("start", lambda: grid(1, 2, start=LAST)),
+        ("start", lambda: multimodal(2, start=LAST)),
+        ("start", lambda: multimodal((1, 1, 2), start=LAST)),
+    ):
+        with pytest.raises(ValueError, match=f"positions must fit int64, got {name} {LAST} for 2 tokens"):
+            beyond()
+
+
+def test_more_tokens_are_discarded_than_fit_int64():
+    assert torch.equal(*context_shift(8, 2, LAST))
+
+
+def test_tensors_that_are_not_dense_are_refused():
+    two = torch.tensor([[0, 1], [1, 1]]).to_sparse()
+    with pytest.raises(TypeError, match="mask must be a dense tensor"):
+        padded(two)
+    with pytest.raises(TypeError, match="positions must be a dense tensor"):
+        prefixed(two, 1)
+    for call in (lambda cu: packed(cu, 4), lambda cu: of_rank(4, 0, 2, cu_seqlens=cu)):
+        with pytest.raises(TypeError, match="cu_seqlens must be a dense tensor"):
+            call(torch.tensor([0, 4]).to_sparse())
+    with pytest.raises(TypeError, match="positions must be an integer tensor, got torch.bool"):
+        prefixed(torch.ones(2, 2, dtype=torch.bool), 1)

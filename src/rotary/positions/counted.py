@@ -8,14 +8,14 @@ from torch import Tensor
 from .. import _checks
 from .._torch import tracing
 
-_LAST = 2**63 - 1  # the largest int64
+LAST = 2**63 - 1  # the largest int64
 
 
 def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | None = None) -> Tensor:
     """offset, offset + 1, ... as int64: (n,) for an int or 0-d offset, (batch, n) for an offset of shape (batch,).
 
     n: a number of tokens, >= 0. device: of the result, where offset is an int. TypeError for numbers that are no integers; ValueError
-    for a negative n.
+    for a negative n, and for an int offset from which n positions do not fit int64.
     """
     n = _checks.length("n", n)
     if isinstance(offset, Tensor):
@@ -23,13 +23,21 @@ def sequence(n: int, offset: int | Tensor = 0, *, device: torch.device | str | N
         if offset.ndim > 1:
             raise ValueError(f"offset must be an int, 0-d or (batch,), got shape {tuple(offset.shape)}")
         return count_from(n, offset)
-    return count_from(n, _checks.position("offset", offset), device=_checks.device("device", device))
+    offset = check_fits("offset", _checks.position("offset", offset), n)
+    return count_from(n, offset, device=_checks.device("device", device))
+
+
+def check_fits(name: str, first: int, n: int) -> int:
+    """The first of n positions. ValueError where the last does not fit int64."""
+    if first + (n - 1) > LAST:
+        raise ValueError(f"positions must fit int64, got {name} {first} for {n} tokens")
+    return first
 
 
 def count_from(n: int, offset: int | Tensor = 0, *, device: torch.device | None = None) -> Tensor:
     """sequence() of arguments that are checked already, as those of a call of RotaryEmbedding are."""
     if not isinstance(offset, Tensor):
-        if offset + n > _LAST:  # the end of the range, which is exclusive, may not fit
+        if offset + n > LAST:  # the end of the range, which is exclusive, may not fit
             return torch.arange(n, dtype=torch.int64, device=device) + offset
         return torch.arange(offset, offset + n, dtype=torch.int64, device=device)
     steps = torch.arange(n, dtype=torch.int64, device=offset.device)
@@ -45,8 +53,9 @@ def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: 
         no tensor of length n is made.
     offset: an int, or (documents,) integer tensor: the position of each document's first token.
 
-    TypeError for another dtype; ValueError for a wrong shape and, on the CPU, for lengths that do not start at 0, decrease, or do
-    not end at n, and for tokens outside 0 .. n - 1. On other devices values are not read: that would wait for the device.
+    TypeError for another dtype or layout; ValueError for a wrong shape and, on the CPU, for lengths that do not start at 0, decrease, or
+    do not end at n, for tokens outside 0 .. n - 1, and for an int offset from which the positions do not fit int64. On other devices
+    values are not read: that would wait for the device.
 
     >>> packed(torch.tensor([0, 3, 5]), 5)
     tensor([0, 1, 2, 0, 1])
@@ -66,6 +75,8 @@ def packed(cu_seqlens: Tensor, n: int, *, tokens: Tensor | None = None, offset: 
         )
     if not tracing() and cu_seqlens.device.type == "cpu":
         check_lengths(cu_seqlens, n)
+        if not isinstance(offset, Tensor) and documents and offset + n > LAST:
+            check_fits("offset", offset, int(cu_seqlens.diff().max()))
     if tokens is None:
         steps = torch.arange(n, dtype=torch.int64, device=cu_seqlens.device)
     else:
@@ -101,10 +112,11 @@ def _checked_tokens(tokens: Tensor, n: int, device: torch.device) -> Tensor:
 
 
 def check_cumulative(cu_seqlens: Tensor) -> None:
-    """TypeError for what is no int32 or int64 tensor, ValueError for a shape other than (documents + 1,)."""
+    """TypeError for what is no dense int32 or int64 tensor, ValueError for a shape other than (documents + 1,)."""
     _checks.tensor("cu_seqlens", cu_seqlens, "an int32 or int64 tensor of cumulative lengths, (documents + 1,)")
     if cu_seqlens.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}")
+    _checks.dense("cu_seqlens", cu_seqlens)
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
         raise ValueError(f"cu_seqlens must have shape (documents + 1,), got {tuple(cu_seqlens.shape)}")
 
@@ -126,8 +138,8 @@ def padded(mask: Tensor) -> Tensor:
     mask: (batch, seq), bool or integer: 0 at padding, and 1 at real tokens, as attention_mask of transformers, or the number of the
         token's document, 1, 2, ..., as multipack collators give it: positions start again where the number grows.
 
-    TypeError for what is no tensor and for a floating mask; ValueError for another shape and, on the CPU, for numbers that are negative
-    or decrease within a row. On other devices values are not read.
+    TypeError for what is no dense tensor and for a floating mask; ValueError for another shape and, on the CPU, for numbers that are
+    negative or decrease within a row. On other devices values are not read.
 
     >>> padded(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]))
     tensor([[0, 0, 0, 1],
@@ -140,6 +152,7 @@ def padded(mask: Tensor) -> Tensor:
         or mask.is_complex()
     ):
         raise TypeError(f"mask must be bool or integer, true at real tokens, got {mask.dtype}")
+    _checks.dense("mask", mask)
     if mask.ndim != 2:
         raise ValueError(f"mask must have shape (batch, seq), got {tuple(mask.shape)}")
     document = mask.to(torch.int64)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .counted import check_fits, count_from
 
 
 def grid(*sizes: int, start: int | Sequence[int] = 0, device: torch.device | str | None = None) -> Tensor:
     """Positions (product of sizes, coordinates) int64 of a grid: rows and columns, or frames, rows and columns.
 
     start: the first position, one for all coordinates or one for each. TypeError for numbers that are no integers; ValueError for a
-        negative size or a start of another length.
+        negative size, a start of another length, and one from which the positions do not fit int64.
 
     >>> grid(2, 3).tolist()
     [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
@@ -28,7 +29,9 @@ def grid(*sizes: int, start: int | Sequence[int] = 0, device: torch.device | str
     if len(starts) != len(counts):
         raise ValueError(f"start has {len(starts)} numbers, the grid {len(counts)} coordinates")
     device = _checks.device("device", device)
-    return _product([torch.arange(first, first + n, device=device) for first, n in zip(starts, counts, strict=True)])
+    for first, n in zip(starts, counts, strict=True):
+        check_fits("start", first, n)
+    return _product([count_from(n, first, device=device) for first, n in zip(starts, counts, strict=True)])
 
 
 def merged(rows: int, columns: int, merge: int, *, device: torch.device | str | None = None) -> Tensor:
@@ -73,13 +76,14 @@ def prefixed(positions: Tensor, n: int) -> Tensor:
     """positions (..., seq, coordinates) with n rows of zeros in front: class and register tokens, which do not turn.
 
     Such tokens keep their bits where the attention factor is 1; otherwise they are multiplied by it, as all tokens are. TypeError for
-    positions that are no tensor or an n that is no integer; ValueError for a negative n and positions of another shape.
+    positions that are no dense tensor of numbers, and an n that is no integer; ValueError for a negative n and positions of another shape.
 
     >>> prefixed(grid(1, 2), 1).tolist()
     [[0, 0], [0, 0], [0, 1]]
     """
     count = _checks.length("n", n)
-    if _checks.tensor("positions", positions).ndim < 2:
+    _checks.positions(_checks.tensor("positions", positions))
+    if positions.ndim < 2:
         raise ValueError(f"positions must have shape (..., seq, coordinates), got {tuple(positions.shape)}")
     zeros = positions.new_zeros((*positions.shape[:-2], count, positions.shape[-1]))
     return torch.cat((zeros, positions), -2)

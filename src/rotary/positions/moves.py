@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .counted import sequence
+from .counted import LAST, check_fits, sequence
 
 Moves = tuple[Tensor, Tensor]
 """(old, new), each (tokens,) or (batch, tokens) int64."""
@@ -86,7 +86,7 @@ def context_shift(
         drop: int | Tensor = ((at[..., -1:] + 1 - first).div(2, rounding_mode="floor")).clamp(min=0)
     else:
         drop = _tokens("discard", discard)
-        drop = drop[..., None] if isinstance(drop, Tensor) else drop
+        drop = drop[..., None] if isinstance(drop, Tensor) else min(drop, LAST - first)
     return at, torch.where(at >= drop + first, at - drop, at)
 
 
@@ -107,13 +107,16 @@ def chunk(n: int, start: int | Tensor, *, old: int | Tensor = 0, device: torch.d
     """(old, new) of a chunk of n tokens that was rotated from `old` on and is placed at start: re-used documents, system prompts, tools.
 
     start, old: an int, or (batch,) where rows differ. (EPIC, arXiv:2410.15332; Block-Attention, arXiv:2409.15355.) TypeError for numbers
-    that are no integers; ValueError for a negative n.
+    that are no integers; ValueError for a negative n, and for a place from which the positions do not fit int64.
 
     >>> chunk(3, 100)
     (tensor([0, 1, 2]), tensor([100, 101, 102]))
     """
     count = _checks.length("n", n)
     places = [_start(name, value) for name, value in (("old", old), ("start", start))]
+    for name, place in zip(("old", "start"), places, strict=True):
+        if not isinstance(place, Tensor):
+            check_fits(name, place, count)
     device = next((place.device for place in places if isinstance(place, Tensor)), device)
     before, after = (sequence(count, place, device=device) for place in places)
     return before, after

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .counted import check_fits, count_from
 from .grids import grid
 
 
@@ -20,7 +21,8 @@ def multimodal(
         video, in tokens, after patches are merged: a grid that starts at the next position.
     start: the position of the first token.
 
-    TypeError for numbers that are no integers; ValueError for negative ones, and for a span of another number of sizes than three.
+    TypeError for numbers that are no integers; ValueError for negative ones, a span of another number of sizes than three, and
+    positions that do not fit int64.
 
     The position after a span is its largest coordinate + 1, for text and for grids. So decoding goes on where a prefill of the same
     tokens would: rope.rotate(q, k, offset=following). transformers 5.23 moves on by max(rows, columns) after a video within a prompt
@@ -43,7 +45,7 @@ def multimodal(
             advance = max(span) if len(part) else 0
         else:
             n = advance = _checks.length(f"span {i}", span)
-            part = torch.arange(following, following + n, device=device)[:, None].expand(-1, 3)
+            part = count_from(n, check_fits("start", following, n), device=device)[:, None].expand(-1, 3)
         parts.append(part)
         following += advance
     positions = torch.cat(parts) if parts else torch.empty((0, 3), dtype=torch.int64, device=device)
