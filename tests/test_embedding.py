@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rotary import RotaryEmbedding, apply_rotary_pos_emb, scaling
-from rotary.scaling import YaRN
+from rotary.scaling import Linear, YaRN
 from support import truth
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -424,6 +424,10 @@ class Halving:
 def test_length_per_call_and_per_row():
     rope = RotaryEmbedding(16, scaling=Halving())
     q = heads(3, 2, 20, 16)
+    with pytest.raises(
+        ValueError, match=r"beyond the trained window of 16 tokens, and Halving\(\) depends on.*length="
+    ):
+        RotaryEmbedding(16, scaling=(Linear(2.0), Halving())).rotate(q)
     with pytest.raises(ValueError, match="position 19 lies beyond the trained window of 16.*length="):
         rope.rotate(q)
     rows = torch.tensor([16, 32, 64])
