@@ -8,6 +8,9 @@ from typing import Any
 from .._checks import WIDEST, describe, even_dim, number
 from .values import block, layer_types_of
 
+MOST_LAYERS = 2**16
+"""The most layers of a model that are accepted, far more than any has: a wrong number in a config must not fill the memory."""
+
 
 def width_of_head(config: Mapping[str, Any], layer_type: str | None, head_dim: int | None) -> int:
     """Channels of a head, or of its rotated slice (MLA), in layers of that type. head_dim: the caller's, which replaces the config's.
@@ -66,19 +69,21 @@ def _width_in_layers(config: Mapping[str, Any], key: str, layer_type: str | None
     return values.pop()
 
 
-def first_integer(config: Mapping[str, Any], *keys: str) -> int | None:
-    """The first of these keys that is not None, as an integer >= 1; None if all are."""
+def first_integer(config: Mapping[str, Any], *keys: str, most: int | None = None) -> int | None:
+    """The first of these keys that is not None, as an integer >= 1 and at most `most`; None if all are."""
     for key in keys:
         if config.get(key) is not None:
-            return _positive_integer(key, config[key])
+            return _positive_integer(key, config[key], most)
     return None
 
 
-def _positive_integer(key: str, value: Any) -> int:
+def _positive_integer(key: str, value: Any, most: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{key} must be an integer, got {describe(value)}")
     if value < 1:
         raise ValueError(f"{key} must be >= 1, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{key} must be at most {most:,}, got {describe(value)}")
     return value
 
 
