@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..._checks import describe
+from ..._checks import text
 from .dialect import Config, Dialect, Spelled, check_read, integer, keys, real, respelled, switch
 
 _LLAMA4 = keys("rope_scale_factor rope_low_freq_factor rope_high_freq_factor old_context_len")
@@ -47,10 +47,11 @@ def _recognises(config: Config) -> bool:
 
 def _translate(config: Config) -> Spelled:
     component = config.get("_component_")
-    package = component.split(".")[2] if isinstance(component, str) and component.count(".") >= 2 else ""
+    parts = [] if component is None else text("_component_", component, "torchtune.models.llama3_1.llama3_1").split(".")
+    package = parts[2] if len(parts) > 2 else ""
     if component is not None and package not in _BUILDERS:
         raise ValueError(
-            f"unknown torchtune builder {describe(component)}; known packages of torchtune.models: {', '.join(_BUILDERS)}"
+            f"unknown torchtune builder {component!r}; known packages of torchtune.models: {', '.join(_BUILDERS)}"
         )
     rope = _scheme(config, package)
     scaled = rope["rope_type"] != "default"
