@@ -16,7 +16,7 @@ from .._checks import describe, number, text
 from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
 from .load import Config
-from .names import SCHEME_KEYS, SCHEME_NAMES, differ, nearest, snake
+from .names import SCHEME_KEYS, SCHEME_NAMES, about_rotation, differ, nearest, snake
 from .values import block, layer_types_of
 
 ByLayerType = dict[str, dict[str, Any] | None]
@@ -59,12 +59,18 @@ def _collect(config: Config, family: Family) -> tuple[dict[str, Any], dict[str, 
     """(top-level rotary keys under their 5.x names, rope parameters, the same per layer type or None if all layers share them)."""
     top_level = _top_level(config, family)
     rope = _merged("rope_scaling", block(config, "rope_scaling"), "rope_parameters", block(config, "rope_parameters"))
+    rope = {key: value for key, value in rope.items() if value is not None or not _is_parameter(key)}
     if rope and all(isinstance(value, Mapping) or value is None for value in rope.values()):
         _check_layer_type_names(rope)
         return top_level, rope, cast(ByLayerType, rope)
     if family.get("stated"):
         _check_stated(top_level, rope, family)
     return top_level, rope, _split(top_level, rope, family)
+
+
+def _is_parameter(key: str) -> bool:
+    """Whether a key is a rope parameter, and no layer type, which may have None for one that does not rotate."""
+    return key == "type" or about_rotation(key)
 
 
 def _check_layer_type_names(rope: dict[str, Any]) -> None:
