@@ -17,7 +17,7 @@ from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coor
 from ..analysis.report import COLUMNS
 from ..config.load import load
 from ..config.normalize import layer_types
-from ..config.parts import rotating
+from ..config.parts import key_of_text_part, rotating
 from ..config.spelling import Spelled, spelled
 from ..scaling import NTKByParts, Scheme, YaRN
 from .document import as_json
@@ -96,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
         document = {"config": options.config, "dialect": translated.dialect}
         print(json.dumps(document | {"layers": [as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
-        other_parts = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
+        shown = options.part or key_of_text_part(load(source))
+        other_parts = [part for part in rotating(load(source)) if part != shown]
         width = shutil.get_terminal_size((COLUMNS, 0)).columns
         reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
         print("\n\n".join(_with_lines(report, translated.dialect, other_parts) for report in reports))
