@@ -8,7 +8,7 @@ from .families import Family
 from .load import Config
 from .names import same
 from .schemes import Parameters
-from .widths import first_integer
+from .widths import first_integer, one_head
 
 _ORDERS: dict[str, tuple[tuple[int, ...], Arrangement]] = {
     "rows, columns": ((0, 1), "blocks"),
@@ -64,13 +64,16 @@ def axial_of(rope: Parameters, config: Config, family: Family, head_dim: int) ->
 
 
 def width_of_tower(config: Config, family: Family, head_dim: int | None) -> int:
-    """Channels of a head: head_dim of the caller or the config, else a width over a number of heads, whose keys the family names."""
+    """Channels of a head: head_dim of the caller or the config, else a width over a number of heads, whose keys the family names.
+
+    ValueError where one is missing, and for more channels than WIDEST.
+    """
     if head_dim is not None:
         return even_dim(head_dim)
     width, *heads = family.get("width", ["hidden_size", "num_attention_heads"])
     own = first_integer(config, "head_dim")
     if own is not None and heads:
-        return own
+        return one_head(own)
     hidden, number_of_heads = first_integer(config, width), 1
     for key in heads:
         n = first_integer(config, key)
@@ -83,7 +86,7 @@ def width_of_tower(config: Config, family: Family, head_dim: int | None) -> int:
         raise ValueError(
             f"{width} {hidden} is not a multiple of {' x '.join(heads)} = {number_of_heads}; pass head_dim="
         )
-    return hidden // number_of_heads
+    return one_head(hidden // number_of_heads)
 
 
 def mapped(config: Config, family: Family) -> Config:

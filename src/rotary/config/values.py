@@ -11,13 +11,16 @@ Config = dict[str, Any]
 """A config as a dict, its keys as they are written."""
 
 
-def block(config: Mapping[str, Any], key: str) -> Config:
-    """The block of that name as a new dict, {} where it is missing; TypeError where it is no block."""
+def block(config: Mapping[str, Any], key: str, name: str = "") -> Config:
+    """The block of that name as a new dict, {} where it is missing; TypeError where it is no block.
+
+    name: as messages name it, the key by default.
+    """
     value = config.get(key)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{key} must be a dict, got {describe(value)}")
+        raise TypeError(f"{name or key} must be a dict, got {describe(value)}")
     return dict(cast("Mapping[str, Any]", value))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..._checks import WIDEST, describe, index
+from ..._checks import WIDEST, count, describe
 from ...scaling import NTK
 from ..axial import Axial, Part, in_float64, of_fractions, side_by_side
 from ..names import same
@@ -99,7 +99,7 @@ def _widths(config: Config, key: str, default: tuple[int, ...]) -> tuple[int, ..
         return default
     if not isinstance(widths, (list, tuple)) or not widths:
         raise TypeError(f"{key} must be a list of channels, one number for each axis, got {describe(widths)}")
-    channels = tuple(index(f"{key}[{i}]", n) for i, n in enumerate(widths))
+    channels = tuple(count(f"{key}[{i}]", n) for i, n in enumerate(widths))
     if sum(channels) > WIDEST:
         raise ValueError(f"{key} must have at most {WIDEST:,} channels together, got {describe(sum(channels))}")
     return channels

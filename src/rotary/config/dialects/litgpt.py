@@ -36,7 +36,9 @@ def _adjusted(config: Config) -> tuple[Config, tuple[str, ...]]:
         }, ()
     if "beta_fast" in adjustments or "beta_slow" in adjustments:
         only(adjustments, "rope_adjustments", *_YARN)
-        first, second = adjustments.get("mscale"), adjustments.get("mscale_all_dim")
+        first, second = (
+            real(adjustments, key, 0.0, f"rope_adjustments.{key}", at_least=0.0) for key in ("mscale", "mscale_all_dim")
+        )
         # litgpt/model.py, build_rope_cache: cos and sin are multiplied by m(mscale) / m(mscale_all_dim), by the one m of a key that is
         # alone, and without either by nothing: not by YaRN's 0.1 ln factor + 1.
         amplitude = 1.0

@@ -46,8 +46,7 @@ def _dbrx(config: Config) -> Spelled:
     attention = block(config, "attn_config")
     theta = attention.get("rope_theta")
     without_theta = {key: value for key, value in attention.items() if key != "rope_theta"}
-    parameters = config.get("rope_parameters") or {}
-    same("rope_theta", theta, parameters.get("rope_theta"), "attn_config", "rope_parameters")
+    same("rope_theta", theta, block(config, "rope_parameters").get("rope_theta"), "attn_config", "rope_parameters")
     return Spelled(respelled(config, frozenset({"attn_config"}), attn_config=without_theta, rope_theta=theta))
 
 
