@@ -52,6 +52,17 @@ FACTORS: dict[str, Any] = {"rope_factors_long.weight": [2.0] * 64, "rope_factors
 COSMOS: dict[str, Any] = {"_class_name": "Cosmos3OmniTransformer"}
 JOY: dict[str, Any] = {"_class_name": "JoyImageEditTransformer3DModel"}
 
+MPT: dict[str, Any] = {"model_type": "mpt", "d_model": 4096, "n_heads": 32}
+MPT_ROPE: dict[str, Any] = {"rope": True, "rope_theta": 10000, "rope_impl": "dail"}
+MPT_DEFAULTS: dict[str, Any] = {
+    "rope_dail_config": {"type": "original", "pos_idx_in_fp32": True, "xpos_scale_base": 512},
+    "rope_hf_config": {"type": "no_scaling", "factor": 1.0},
+}
+INTERNLM: dict[str, Any] = {"model_type": "internlm", "hidden_size": 4096, "num_attention_heads": 32}
+META: dict[str, Any] = {"dim": 4096, "n_layers": 32, "n_heads": 32, "rope_theta": 500000.0}
+LITGPT: dict[str, Any] = {"n_embd": 2048, "n_head": 32, "rope_base": 1e4}
+QWEN: dict[str, Any] = {"model_type": "qwen", "head_dim": 64, "rope_theta": 1e4, "use_logn_attn": True}
+
 
 def tune(package: str, **more: Any) -> dict[str, Any]:
     return TUNE | {"_component_": f"torchtune.models.{package}.{package}"} | more
@@ -103,6 +114,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (COSMOS | {"rope_scaling": {"mrope_interleaved": False}}, "mrope_interleaved is False"),
     (COSMOS | {"rope_axes_dim": [24, 20, 20], "rope_scaling": {"mrope_section": [1, 2, 3]}}, "conflicting rope_axes_dim"),
     (COSMOS | {"rope_scaling": "x"}, "rope_scaling must be a dict"),
+    (MPT | {"attn_config": MPT_ROPE | {"rope_hf_config": {"type": "linear", "factor": 2.0}}}, "rope_hf_config.factor (float 2.0)"),
+    (MPT | {"attn_config": MPT_ROPE | {"rope_impl": "hf", "rope_hf_config": {"type": "no_scaling", "factor": 2.0}}},
+     "attn_config.rope_hf_config.factor (float 2.0) has no effect"),
+    (MPT | {"attn_config": MPT_ROPE | {"rope_impl": "hf", "rope_dail_config": {"type": "xpos"}}}, "rope_dail_config.type"),
+    (INTERNLM | {"rotary": {"base": 10000, "type": "origin", "scaling_factor": 4.0}}, "scaling_factor 4.0 has no effect"),
+    (META | {"attn_temperature_tuning": True}, "attn_temperature_tuning (bool True) has no effect with layers that all rotate"),
+    (LITGPT | {"rope_indices": [1, 0]}, "rope_indices (list [1, 0]) has no effect"),
+    (LITGPT | {"latent_attention": {"qk_rope_head_dim": 64}, "rotary_percentage": 0.5}, "rotary_percentage (float 0.5) has no effect"),
+    (QWEN, "missing seq_length"),
     (JOY | {"rope_type": "yarn"}, "rope_type must be 'rope' or 'mrope'"),
 ]  # fmt: skip
 
@@ -137,6 +157,10 @@ READ: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (gguf(scaling__type="longrope", scaling__original_context_length=2048, scaling__attn_factor=1.25) | FACTORS,
      {"scaling": (LongRoPE([1.0] * 64, [2.0] * 64, 2048, attention_factor=1.25),)}),
     (COSMOS | {"rope_scaling": {"mrope_section": [24, 20, 20], "mrope_interleaved": True, "rope_type": "default"}}, {"dim": 128}),
+    (MPT | {"attn_config": MPT_ROPE | MPT_DEFAULTS}, {"dim": 128, "scaling": ()}),
+    (MPT | {"attn_config": MPT_ROPE | MPT_DEFAULTS | {"rope_impl": "hf"}}, {"dim": 128, "scaling": ()}),
+    (META | {"attn_temperature_tuning": False, "floor_scale": 8192, "attn_scale": 0.1}, {"dim": 128, "scaling": ()}),
+    (LITGPT | {"latent_attention": {"qk_rope_head_dim": 64}, "rotary_percentage": 1.0}, {"dim": 64}),
     (JOY | {"rope_type": "rope"}, {"dim": 128, "scaling": ()}),
 ]  # fmt: skip
 

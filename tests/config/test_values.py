@@ -67,6 +67,8 @@ def test_a_value_of_each_kind():
         ({"text_config": {"model_type": ["llama"]}}, "model_type of text_config must be a string"),
         (LLAMA | {"rope_scaling": {1: 2}}, "the keys of rope_scaling must be strings, got int 1"),
         ({1: 2, "rope_theta": 1e4}, "the keys of config must be strings, got int 1"),
+        ({"model_type": "dinov3_vit", "head_dim": 64, "rotary_dim": 16}, "rotary_dim (int 16) has no effect with the axes of images"),
+        ({"model_type": "deepseek_v3", "qk_rope_head_dim": 64, "rope_theta": 1e4, "rotary_dim": 32}, "conflicting rotary_dim int 32"),
         ({"model_type": "pixtral", "head_dim": 64, "rope_theta": 1e-320}, "its frequencies are too large for a float"),
     ],
 )  # fmt: skip

@@ -27,7 +27,7 @@ def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, 
         result.append(MScale(factor_of(rope, config), rope["mscale_all_dim"]))
     if rope.get("llama_4_scaling_beta"):
         result.append(Llama4(rope["llama_4_scaling_beta"], rope["original_max_position_embeddings"]))
-    if switch(config, "use_logn_attn") and config.get("seq_length") is not None:
+    if switch(config, "use_logn_attn"):
         result.append(LogN(integer(config, "seq_length")))
     return tuple(result)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .._checks import describe, even_dim, number
 from .axial import Arrangement, Axial, Part, even_and_odd, of_centres, side_by_side
+from .dialects.dialect import check_read
 from .families import Family
 from .load import Config
-from .names import same
+from .names import same, words
 from .schemes import Parameters
 from .widths import first_integer, one_head
 
@@ -46,11 +47,19 @@ _NOTES = {
     "tokens in front are at 0: rotary.positions.prefixed",
 }
 
+_OF_OTHER_FAMILIES = words(
+    "qk_rope_head_dim rotary_dim rotary_value use_logn_attn no_rope_layers no_rope_layer_interval layer_rope_theta rope_scaling_layers"
+)
+"""Keys about rotation that no code of a tower reads."""
+
 
 def axial_of(rope: Parameters, config: Config, family: Family, head_dim: int) -> Axial:
     """The spectra of a tower's axes. ValueError for a width that is no multiple of 4, TypeError for a key that its code does not read."""
     order, base = family.get("axial", ""), number("rope_theta", rope["rope_theta"])
     _check_keys(rope, order)
+    check_read(
+        config, _OF_OTHER_FAMILIES, (), "the axes of images", {"rotary_value": (False,), "use_logn_attn": (False,)}
+    )
     if order in ("centres", "even and odd planes"):
         _check_divides(head_dim, 4)
         return of_centres(head_dim, base) if order == "centres" else even_and_odd(head_dim, base)

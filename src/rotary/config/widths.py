@@ -114,6 +114,10 @@ def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: 
     elif config.get("qk_rope_head_dim") is not None:
         source, dim = "qk_rope_head_dim", head_dim
         whole = config.get("head_dim")
+        if config.get("rotary_dim") not in (None, dim):
+            raise ValueError(
+                f"conflicting rotary_dim {describe(config['rotary_dim'])} and qk_rope_head_dim {dim}; keep one"
+            )
         if "partial_rotary_factor" in rope and whole not in (None, dim) and _share(whole, partial) != dim:
             raise ValueError(
                 f"conflicting qk_rope_head_dim {dim} and partial_rotary_factor {partial} of head_dim {whole}; keep one"

@@ -112,7 +112,12 @@ def check_read(
     """
     for key in sorted(frozenset(about_schemes) - frozenset(read)):
         value = config.get(key)
-        if value is not None and all(differ(value, harmless) for harmless in idle.get(key, ())):
+        if value is not None and not any(_equal(value, harmless) for harmless in idle.get(key, ())):
             raise ValueError(
                 f"{key} ({describe(value)}) has no effect with {selected}; remove it, or select the scheme that it belongs to"
             )
+
+
+def _equal(value: Any, harmless: Any) -> bool:
+    """Whether two values are the same, True being no 1."""
+    return isinstance(value, bool) == isinstance(harmless, bool) and not differ(value, harmless)
