@@ -23,6 +23,7 @@ GGUF: dict[str, Any] = {
 LITGPT_YARN: dict[str, Any] = {"factor": 40, "beta_fast": 32, "beta_slow": 1, "original_max_seq_len": 4096}
 LITGPT: dict[str, Any] = {"n_embd": 2048, "n_head": 32, "rope_base": 1e4, "rotary_percentage": 1.0}
 LAYERS: dict[str, Any] = {"head_dim": 64, "rope_theta": 1e4, "layer_types": ["a"]}
+MPT: dict[str, Any] = {"model_type": "mpt", "d_model": 4096, "n_heads": 32}
 HUGE = 10**5000
 
 
@@ -67,6 +68,10 @@ def test_a_value_of_each_kind():
         ({"text_config": {"model_type": ["llama"]}}, "model_type of text_config must be a string"),
         (LLAMA | {"rope_scaling": {1: 2}}, "the keys of rope_scaling must be strings, got int 1"),
         ({1: 2, "rope_theta": 1e4}, "the keys of config must be strings, got int 1"),
+        ({"dim": [4096], "n_layers": 32, "n_heads": 32, "use_scaled_rope": True}, "dim list [4096], n_layers int 32"),
+        ({"model_type": "efficientloftr", "hidden_size": 256, "num_attention_heads": 8, "partial_rotary_factor": 1e308},
+         "partial_rotary_factor float 1e+308: the code of this family needs 4"),
+        (MPT | {"attn_config": {"rope": True, "alibi": HUGE}}, "alibi int of 16610 bits: this MPT does not rotate"),
         ({"model_type": "dinov3_vit", "head_dim": 64, "rotary_dim": 16}, "rotary_dim (int 16) has no effect with the axes of images"),
         ({"model_type": "deepseek_v3", "qk_rope_head_dim": 64, "rope_theta": 1e4, "rotary_dim": 32}, "conflicting rotary_dim int 32"),
         ({"model_type": "pixtral", "head_dim": 64, "rope_theta": 1e-320}, "its frequencies are too large for a float"),
@@ -80,8 +85,9 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(config: dict[str, Any], wo
 
 def test_keys_of_other_things_may_be_numbers():
     plain = read(LLAMA)
-    for name in ("id2label", "pruned_heads", "quantization_config"):
+    for name in ("id2label", "pruned_heads", "quantization_config", "per_layer_config"):
         assert read(LLAMA | {name: {0: "a"}}) == plain
+    assert read(LAYERS | {"per_layer_config": {0: {"head_dim": 32}}}, layer_type="a").head_dim == 32
     with pytest.raises(TypeError, match="the keys of hf_overrides must be strings"):
         overridden(LLAMA, {1: 2})  # type: ignore[dict-item]
 

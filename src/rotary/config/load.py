@@ -90,5 +90,7 @@ def _load_file(path: Path, name: str) -> Config:
 def rotary_keys(config: Mapping[str, Any]) -> list[str]:
     """The keys whose name is about rotation and whose value is not None."""
     return [
-        key for key, value in config.items() if _ROTARY_KEY.search(key) and key not in _NOT_ROTARY and value is not None
+        key
+        for key, value in config.items()
+        if _ROTARY_KEY.search(str(key)) and key not in _NOT_ROTARY and value is not None
     ]

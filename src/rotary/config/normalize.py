@@ -46,9 +46,15 @@ def parameters(config: Config, layer_type: str | None) -> dict[str, Any]:
 def layer_types(config: Config) -> tuple[str, ...]:
     """The layer types that rotate, if their rope parameters differ; () if all layers share one set."""
     _, _, by_layer_type = _collect(config, _family(config))
-    if by_layer_type is None or len({repr(rope) for rope in by_layer_type.values()}) == 1:
+    if by_layer_type is None or _alike(by_layer_type):
         return ()
     return tuple(name for name, rope in by_layer_type.items() if rope is not None)
+
+
+def _alike(by_layer_type: ByLayerType) -> bool:
+    """Whether all layer types have the same rope parameters."""
+    first, *others = by_layer_type.values()
+    return not any(differ(rope, first) for rope in others)
 
 
 def _family(config: Config) -> Family:
@@ -167,7 +173,7 @@ def _without_base(rope: dict[str, Any]) -> dict[str, Any]:
 
 def _of_layer_type(by_layer_type: ByLayerType, layer_type: str | None) -> dict[str, Any]:
     if layer_type is None:
-        if len({repr(rope) for rope in by_layer_type.values()}) > 1:
+        if not _alike(by_layer_type):
             raise ValueError(
                 f"the config has rope parameters per layer type; pass layer_type= one of {', '.join(by_layer_type)}"
             )
@@ -201,7 +207,7 @@ def _defaults(top_level: dict[str, Any], by_layer_type: ByLayerType) -> dict[str
             repeated = defaults.pop(key, None)
             if repeated is not None and repeated not in values:
                 raise ValueError(
-                    f"conflicting {key}: {describe(repeated)} in config, {values!r} in its layer types; keep one"
+                    f"conflicting {key}: {describe(repeated)} in config, {describe(values)} in its layer types; keep one"
                 )
     return defaults
 

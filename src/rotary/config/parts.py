@@ -78,7 +78,7 @@ def _sub_configs(config: Config) -> dict[str, Config]:
     return {
         key: _typed(config, key, cast(Config, value))
         for key, value in config.items()
-        if isinstance(value, dict) and (key.endswith("config") or "model_type" in value)
+        if isinstance(value, dict) and (str(key).endswith("config") or "model_type" in value)
     }
 
 

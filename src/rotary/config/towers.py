@@ -146,7 +146,7 @@ def check_whole_width(rope: Parameters, config: Config, width: int) -> None:
     """ValueError unless the partial_rotary_factor selects half of the whole width for rows, as EfficientLoFTR's does: it counts in heads,
     and its code rotates before the width is cut into heads."""
     heads, partial = first_integer(config, "num_attention_heads") or 1, rope.get("partial_rotary_factor", 1.0)
-    if int(width // heads * number("partial_rotary_factor", partial)) * 2 != width:
+    if number("partial_rotary_factor", partial) > heads or int(width // heads * partial) * 2 != width:
         raise ValueError(
             f"partial_rotary_factor {describe(partial)}: the code of this family needs {heads / 2:g}, half of num_attention_heads, since "
             f"half of its {width} channels read rows and half columns"

@@ -72,7 +72,7 @@ def _mpt(config: Config) -> Spelled:
     attention = block(config, "attn_config")
     if attention.get("rope") is not True or attention.get("alibi"):
         raise ValueError(
-            f"attn_config.rope is {attention.get('rope')!r}, alibi {attention.get('alibi')!r}: this MPT does not rotate"
+            f"attn_config.rope is {describe(attention.get('rope'))}, alibi {describe(attention.get('alibi'))}: this MPT does not rotate"
         )
     rope: Config = {"rope_type": "default"}
     dail, hf = block(attention, "rope_dail_config"), block(attention, "rope_hf_config")
@@ -81,8 +81,8 @@ def _mpt(config: Config) -> Spelled:
     implementation = attention.get("rope_impl", "dail")
     if implementation == "dail" and dail.get("type", "original") != "original":
         raise ValueError(
-            f"attn_config.rope_dail_config.type {dail['type']!r} asks for xPos, which is not read from configs; make the module yourself: "
-            f"RotaryEmbedding(dim, use_xpos=True, scale_base=..., base=...)"
+            f"attn_config.rope_dail_config.type {describe(dail['type'])} asks for xPos, which is not read from configs; make the module "
+            f"yourself: RotaryEmbedding(dim, use_xpos=True, scale_base=..., base=...)"
         )
     if hf.get("type") is None and hf.get("factor") not in (None, 1, 1.0):
         raise ValueError(

@@ -24,9 +24,9 @@ _MISTRALS = {
     "q_lora_rank",
     "qk_rope_head_dim",
 }
-_LLAMA_3_2 = {(2048, 16, 32), (3072, 28, 24)}
+_LLAMA_3_2 = ((2048, 16, 32), (3072, 28, 24))
 """(dim, n_layers, n_heads) of Llama 3.2 1B and 3B, scaled 32 times."""
-_LLAMA_3_1 = {(4096, 32, 32), (8192, 80, 64), (16384, 126, 128)}
+_LLAMA_3_1 = ((4096, 32, 32), (8192, 80, 64), (16384, 126, 128))
 """The same of Llama 3.1 8B, 70B and 405B, of 3.2 Vision and of 3.3, scaled 8 times."""
 _TEMPERATURE = {"attn_temperature_tuning": (False,), "floor_scale": (8192,), "attn_scale": (0.1,)}
 """Keys of Llama 4's temperature, with their defaults (models/llama4/args.py)."""
