@@ -38,14 +38,16 @@ def _stated_width(config: Mapping[str, Any], layer_type: str | None) -> int:
     for key in ("head_dim", "attention_head_dim", "kv_channels"):
         if config.get(key) is not None:
             return _width_in_layers(config, key, layer_type)
-    hidden = first_integer(config, "hidden_size", "n_embd", "d_model")
+    hidden = first_integer(config, "hidden_size", "n_embd", "d_model", most=None)
     heads = first_integer(config, "num_attention_heads", "n_head", "n_heads", "encoder_num_attention_heads")
     if hidden is None or heads is None:
         raise ValueError(
             "missing head_dim, and the config lacks hidden_size and num_attention_heads to derive it from; pass head_dim="
         )
     if hidden % heads:
-        raise ValueError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}; pass head_dim=")
+        raise ValueError(
+            f"hidden_size {digits(hidden)} is not a multiple of num_attention_heads {heads}; pass head_dim="
+        )
     return hidden // heads
 
 
@@ -77,11 +79,13 @@ def _width_in_layers(config: Mapping[str, Any], key: str, layer_type: str | None
         if name == layer_type
     }
     if len(values) != 1:
-        raise ValueError(f"{key} differs among layers of type {layer_type!r}: {sorted(values)}; pass head_dim=")
+        raise ValueError(
+            f"{key} differs among layers of type {layer_type!r}: {describe(sorted(values))}; pass head_dim="
+        )
     return values.pop()
 
 
-def first_integer(config: Mapping[str, Any], *keys: str, most: int = 2**63 - 1) -> int | None:
+def first_integer(config: Mapping[str, Any], *keys: str, most: int | None = 2**63 - 1) -> int | None:
     """The first of these keys that is not None, as an integer >= 1 and at most `most`; None if all are."""
     for key in keys:
         if config.get(key) is not None:
@@ -89,12 +93,12 @@ def first_integer(config: Mapping[str, Any], *keys: str, most: int = 2**63 - 1) 
     return None
 
 
-def _positive_integer(key: str, value: Any, most: int = 2**63 - 1) -> int:
+def _positive_integer(key: str, value: Any, most: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{key} must be an integer, got {describe(value)}")
     if value < 1:
         raise ValueError(f"{key} must be >= 1, got {digits(value)}")
-    if value > most:
+    if most is not None and value > most:
         raise ValueError(f"{key} must be at most {most:,}, got {describe(value)}")
     return value
 
@@ -132,6 +136,6 @@ def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: 
         source, dim = f"partial_rotary_factor {partial} x head_dim {head_dim}", _share(head_dim, partial)
     if dim < 2 or dim % 2 or dim > head_dim:
         raise ValueError(
-            f"{source} gives {dim} rotated channels of {head_dim}; an even number from 2 to {head_dim} is needed"
+            f"{source} gives {digits(dim)} rotated channels of {head_dim}; an even number from 2 to {head_dim} is needed"
         )
     return dim

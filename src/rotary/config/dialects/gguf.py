@@ -125,7 +125,7 @@ def _scheme(arch: str, rope: Config, metadata: Config, config: Config, notes: li
     scaling_type = rope.get("scaling.type")
     name = f"{arch}.rope.scaling.factor"
     stated = same(name, rope.get("scaling.factor"), rope.get("scale_linear"), "metadata", f"{arch}.rope.scale_linear")
-    factor = 1.0 if stated == 0 and not isinstance(stated, bool) else real({"factor": stated}, "factor", 1.0, name)
+    factor = real({"factor": stated}, "factor", 1.0, name, at_least=0.0) or 1.0
     window = rope.get("scaling.original_context_length")
     if config.get(TENSORS[1]) is not None or config.get(TENSORS[2]) is not None:
         _check_scaling(arch, rope, {"scaling.attn_factor"}, f"the tensors {TENSORS[1]} and {TENSORS[2]}")
