@@ -47,3 +47,16 @@ def test_a_number_out_of_range_is_told_the_range():
         _checks.number("base", -1)
     with pytest.raises(ValueError, match=r"factor must be a finite number >= 1\.0, got 0\.5"):
         _checks.number("factor", 0.5, at_least=1.0)
+
+
+def test_an_integer_that_python_does_not_print():
+    """str(10**5000) is a ValueError of Python's own, without a name."""
+    huge = 10**5000
+    assert _checks.describe(huge) == "int of 16610 bits" and _checks.describe(True) == "bool True"
+    assert _checks.describe([huge]) == "list of 1" and _checks.describe({"a": huge}) == "dict of 1"
+    for value, words in ((huge, "dim must be at most 65,536 channels"), (-huge, "dim must be a positive even integer")):
+        with pytest.raises(ValueError, match=f"{words}, got an integer of 16610 bits"):
+            RotaryEmbedding(value)
+    for check in (_checks.length, _checks.count, _checks.position):
+        with pytest.raises(ValueError, match="n must .* got an integer of 16610 bits"):
+            check("n", -huge)

@@ -37,10 +37,15 @@ def describe(value: Any) -> str:
         return f"{kind} {value.dtype} {tuple(value.shape)}"
     if isinstance(value, torch.nn.Module):
         return kind
-    text = repr(value)
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"{kind} of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # an integer in a list, longer than Python prints
+        text = "\n"
     if len(text) <= 80 and "\n" not in text:
         return f"{kind} {text}" if isinstance(value, (str, bytes, int, float, complex, list, tuple, dict)) else text
-    return f"{kind} of {len(value)}" if hasattr(value, "__len__") else kind
+    return f"{kind} of {len(cast('Sequence[Any]', value))}" if hasattr(value, "__len__") else kind
 
 
 def index(name: str, value: Any) -> int:
@@ -59,7 +64,7 @@ def length(name: str, value: Any) -> int:
     """A number of tokens, from 0 to the largest int64."""
     n = index(name, value)
     if n < 0:
-        raise ValueError(f"{name} must be >= 0, got {n}")
+        raise ValueError(f"{name} must be >= 0, got {digits(n)}")
     return _in_int64(name, n)
 
 
@@ -68,9 +73,14 @@ def position(name: str, value: Any) -> int:
     return _in_int64(name, index(name, value))
 
 
+def digits(n: int) -> str:
+    """An integer as messages show it: a long one by its number of bits, since Python refuses to print 4,300 digits and more."""
+    return f"an integer of {n.bit_length()} bits" if type(n) is int and n.bit_length() > 64 else str(n)
+
+
 def _in_int64(name: str, n: int) -> int:
     if type(n) is int and not -(2**63) <= n < 2**63:  # a SymInt has no bound to compare with
-        raise ValueError(f"{name} must fit int64, got an integer of {n.bit_length()} bits")
+        raise ValueError(f"{name} must fit int64, got {digits(n)}")
     return n
 
 
@@ -78,7 +88,7 @@ def count(name: str, value: Any, most: int = 2**63 - 1) -> int:
     """A number of things, from 1 to `most`."""
     n = index(name, value)
     if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
+        raise ValueError(f"{name} must be at least 1, got {digits(n)}")
     if n > most:
         raise ValueError(f"{name} must be at most {most:,}, got {describe(n)}")
     return n
@@ -88,9 +98,9 @@ def even_dim(dim: Any) -> int:
     """A positive even number of channels, at most WIDEST."""
     value = index("dim", dim)
     if value > WIDEST:
-        raise ValueError(f"dim must be at most {WIDEST:,} channels, got {value}; is it the size of one head?")
+        raise ValueError(f"dim must be at most {WIDEST:,} channels, got {digits(value)}; is it the size of one head?")
     if value <= 0 or value % 2:
-        raise ValueError(f"dim must be a positive even integer, got {value}")
+        raise ValueError(f"dim must be a positive even integer, got {digits(value)}")
     return value
 
 

@@ -333,3 +333,17 @@ def test_a_warning_of_a_scheme_is_one_line(capsys: pytest.CaptureFixture[str]):
     assert main(["show", "plain", "--compare", "linear:0.5"]) == 0
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("rotary show: warning: ") and ".py" not in error
+
+
+@pytest.mark.parametrize("keys", [("llm_config",), ("thinker_config", "text_config")])
+def test_the_part_that_is_shown_is_no_other_part(
+    keys: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """text_config alone was left out of the other parts."""
+    text = {"model_type": "llama", "head_dim": 64, "max_position_embeddings": 2048}
+    for key in reversed(keys):
+        text = {key: text}
+    vision = {"model_type": "qwen2_vl", "hidden_size": 64, "num_attention_heads": 2, "rope_theta": 1e4}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "foo_vl", "vision_config": vision} | text))
+    printed = show(capsys, str(tmp_path))
+    assert "other parts         vision_config; --part shows one" in printed

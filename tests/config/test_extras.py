@@ -95,3 +95,24 @@ def test_a_norm_after_the_rotation_cancels_the_attention_factor():
         {**after, "model_type": "llama4_text", "use_qk_norm": False},
     ):
         assert not [note for note in read(other).notes if "norm after" in note]
+
+
+def test_a_stated_factor_needs_no_longest_context():
+    for longest in (None, 4096):
+        assert read(DEEPSEEK | {"max_position_embeddings": longest}).temperatures == (MScale(40.0, 1.0),)
+    without_factor = {key: value for key, value in YARN.items() if key != "factor"}
+    derived = read(DEEPSEEK | {"rope_scaling": without_factor})
+    assert derived.temperatures == (MScale(40.0, 1.0),)
+    with pytest.raises(ValueError, match="missing key 'factor'"):
+        read(DEEPSEEK | {"rope_scaling": without_factor, "max_position_embeddings": None})
+    with pytest.raises(ValueError, match="max_position_embeddings must be at most"):
+        read(DEEPSEEK | {"rope_scaling": without_factor, "max_position_embeddings": 10**400})
+
+
+@pytest.mark.parametrize("tuning", [True, 4, None])  # transformers 4.51 wrote 4
+def test_the_temperature_of_llama4s_layers_without_rotation(tuning: bool | int | None):
+    config = LLAMA4 | {"no_rope_layers": [1, 0], "attn_temperature_tuning": tuning, "floor_scale": 4096.0}
+    assert any(
+        "Llama4(beta=0.1, original_max_position_embeddings=4096, first=1)" in note for note in read(config).notes
+    )
+    assert not any("temperature" in note for note in read(config | {"attn_temperature_tuning": False}).notes)

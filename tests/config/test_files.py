@@ -127,3 +127,30 @@ def test_a_missing_package_is_named(
     (tmp_path / file).write_text("")
     with pytest.raises(ImportError, match=words):
         content(tmp_path / file)
+
+
+def test_a_block_of_yaml_replaces_the_keys_that_it_merges(tmp_path: Path):
+    pytest.importorskip("yaml")
+    file = tmp_path / "a.yaml"
+    base = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\n"
+    file.write_text(base + "c: {<<: *b, x: 4}\nd: {<<: [*a, *b], z: 5}\n")
+    parsed = content(file)
+    assert parsed["b"] == {"x": 1, "y": 3} and parsed["c"] == {"x": 4, "y": 3}
+    assert parsed["d"] == {"x": 1, "y": 2, "z": 5}  # of two merged blocks the first counts
+    file.write_text(base + "c: {<<: *b, x: 4, x: 5}\n")
+    with pytest.raises(ValueError, match="conflicting x: int 4 in config, int 5"):
+        content(file)
+
+
+def test_yaml_that_is_no_config(tmp_path: Path):
+    pytest.importorskip("yaml")
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"a: \xff")
+    with pytest.raises(ValueError, match="a.yaml' is not YAML: 'utf-8' codec"):
+        content(file)
+    file.write_text("? [a, b]\n: 1\n")
+    with pytest.raises(ValueError, match=r"has list \['a', 'b'\] as a key; the keys of a config are names"):
+        content(file)
+    file.write_text("1: 2\n")
+    with pytest.raises(TypeError, match="the keys of config must be strings, got int 1"):
+        read(file)

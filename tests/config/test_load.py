@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rotary.config.load import load, rotary_keys
-from rotary.config.parts import text_part
+from rotary.config.parts import key_of_text_part, text_part
 
 PLAIN = {"model_type": "llama", "rope_theta": 1e4}
 
@@ -54,3 +54,11 @@ def test_the_text_model_of_a_composite_config():
         ValueError, match=r"composite config; pass part= one of .* rotate: encoder_config, decoder_config\.inner_config"
     ):
         text_part({"encoder_config": PLAIN, "decoder_config": {"inner_config": PLAIN}})
+
+
+def test_the_key_of_the_text_model():
+    inner = {"model_type": "composite", "text_config": PLAIN}
+    assert key_of_text_part(inner) == "text_config"
+    assert key_of_text_part({"thinker_config": inner}) == "thinker_config.text_config"
+    assert key_of_text_part({"llm_config": PLAIN}) == "llm_config"
+    assert key_of_text_part(PLAIN) == key_of_text_part({"vision_config": PLAIN}) == ""

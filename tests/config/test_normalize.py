@@ -115,3 +115,11 @@ def test_a_layer_type_of_a_config_with_one_set_of_parameters():
 def test_nearest():
     assert nearest("facter", {"factor", "base"}) == "; did you mean 'factor'?"
     assert nearest("x", {"factor", "base"}) == "; known: base, factor"
+
+
+def test_rope_parameters_that_are_none_are_no_layer_types():
+    nothing = {"rope_type": None, "type": None, "factor": None, "rope_theta": None}
+    assert parameters(BASE | {"rope_scaling": nothing}, None) == parameters(BASE, None)
+    assert parameters({"rope_parameters": NESTED | nothing}, "full_attention") == NESTED["full_attention"]
+    with pytest.raises(ValueError, match="layers of type 'sliding_attention' do not rotate"):
+        parameters({"rope_parameters": {"sliding_attention": None, "rope_type": None}}, "sliding_attention")

@@ -79,5 +79,5 @@ def test_frequencies_of_flux_and_dinov3_are_float64():
 
 
 def test_the_error_for_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="no published config is named str 'llama-4'; known: .*llama-3.1-8b"):
+    with pytest.raises(ValueError, match="no published config is named 'llama-4'; known: .*llama-3.1-8b"):
         config.path("llama-4")

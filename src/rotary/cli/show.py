@@ -16,7 +16,7 @@ from ..analysis import Coordinates, Diagnosis, coordinates_text, draw, draw_coor
 from ..analysis.lines import COLUMNS, columns, field
 from ..config.load import load
 from ..config.normalize import layer_types
-from ..config.parts import rotating
+from ..config.parts import key_of_text_part, rotating
 from ..config.spelling import spelled
 from ..config.widths import first_integer
 from ..scaling import NTKByParts, Scheme, YaRN
@@ -91,7 +91,8 @@ def run(options: argparse.Namespace) -> int:
         document = {"config": options.config, "dialect": dialect}
         print(json.dumps(document | {"layers": [as_json(*layer) for layer in layers]}, indent=1))
     elif not options.plot:
-        other_parts = [part for part in rotating(load(source)) if part != (options.part or "text_config")]
+        shown = options.part or key_of_text_part(load(source))
+        other_parts = [part for part in rotating(load(source)) if part != shown]
         width = columns(shutil.get_terminal_size((COLUMNS, 0)).columns)
         reports = (_report(*layer, all_planes=options.all, width=width) for layer in layers)
         print("\n\n".join(_with_lines(report, dialect, other_parts, width) for report in reports))

@@ -48,9 +48,17 @@ def side_by_side(parts: tuple[Part, ...], order: Arrangement = "blocks") -> Axia
     return Axial(parts, order, axes=tuple(axis for group in groups for axis in group))
 
 
+def _power(base: float, exponent: float) -> float:
+    """base^exponent; ValueError where that is more than a float can hold."""
+    try:
+        return base**exponent
+    except OverflowError:
+        raise ValueError(f"base {base} is too small: its frequencies are too large for a float") from None
+
+
 def in_float64(channels: tuple[int, ...], base: float) -> Axial:
     """One spectrum for each coordinate, in blocks of these channels, for a model that computes its frequencies in float64."""
-    inv_freq = tuple(base ** (-2 * j / n) for n in channels for j in range(n // 2))
+    inv_freq = tuple(_power(base, -2 * j / n) for n in channels for j in range(n // 2))
     return Axial(inv_freq=inv_freq, axes=tuple(axis for axis, n in enumerate(channels) for _ in range(n // 2)))
 
 
@@ -60,7 +68,7 @@ def of_centres(head_dim: int, base: float) -> Axial:
     Source: facebookresearch/dinov3, dinov3/layers/rope_position_encoding.py; transformers, models/dinov3_vit/modeling_dinov3_vit.py.
     """
     planes = head_dim // 4
-    of_one_axis = tuple(2 * math.pi * base ** (-4 * j / head_dim) for j in range(planes))
+    of_one_axis = tuple(2 * math.pi * _power(base, -4 * j / head_dim) for j in range(planes))
     return Axial(inv_freq=of_one_axis * 2, axes=(0,) * planes + (1,) * planes, extent=2.0)
 
 
@@ -72,7 +80,9 @@ def even_and_odd(head_dim: int, base: float) -> Axial:
     import torch
 
     whole = (
-        torch.tensor([base ** (-2 * j / head_dim) for j in range(head_dim // 2)], dtype=torch.float64).float().tolist()
+        torch.tensor([_power(base, -2 * j / head_dim) for j in range(head_dim // 2)], dtype=torch.float64)
+        .float()
+        .tolist()
     )
     planes = head_dim // 4
     return Axial(inv_freq=(*whole[0::2], *whole[1::2]), axes=(0,) * planes + (1,) * planes)
@@ -101,8 +111,8 @@ def of_atoms(planes: int, spatial: int, uid: int, spatial_base: float, uid_base:
     planes: of the head; spatial: of each of x, y and z; uid: of the number. Frequencies are base^(-j / n).
     Source: transformers 5.23, models/esmfold2/modeling_esmfold2.py (EsmFold2RotaryEmbedding).
     """
-    places = tuple(spatial_base ** (-j / spatial) for j in range(spatial))
-    numbers = tuple(uid_base ** (-j / uid) for j in range(uid))
+    places = tuple(_power(spatial_base, -j / spatial) for j in range(spatial))
+    numbers = tuple(_power(uid_base, -j / uid) for j in range(uid))
     at_rest = planes - 3 * spatial - uid
     axes = (0,) * spatial + (1,) * spatial + (2,) * spatial + (3,) * (uid + at_rest)
     return Axial(inv_freq=(*places * 3, *numbers, *(0.0,) * at_rest), axes=axes)

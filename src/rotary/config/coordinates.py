@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from .. import axes
-from .._checks import describe, flag, index
+from .._checks import count, describe, flag
 from .families import Family
 from .load import Config
 from .names import Contradiction
@@ -34,14 +34,12 @@ def axes_of(rope: Parameters, family: Family, planes: int) -> axes.Axes:
     section: Any = rope.get("mrope_section", family.get("sections"))
     if not isinstance(section, list | tuple) or len(cast("list[Any]", section)) != 3:
         raise ValueError(f"mrope_section must be three numbers of planes, got {describe(section)}")
-    sections = [index(f"mrope_section[{i}]", n) for i, n in enumerate(cast("list[Any]", section))]
+    sections = [count(f"mrope_section[{i}]", n) for i, n in enumerate(cast("list[Any]", section))]
     interleaved = _interleaved(rope)
     if interleaved is not None and interleaved != (order == "strided"):
         raise Contradiction(
             f"mrope_interleaved = {interleaved} contradicts the code of this family, which deals planes out {_ORDER_IN_WORDS[order]}"
         )
-    if min(sections) < 1:
-        raise ValueError(f"mrope_section must be positive, got {tuple(sections)}")
     # The code takes slices with a step of 3 (apply_interleaved_mrope): a slice ends at the last plane, however long its section is, and
     # planes that no slice takes keep the time.
     if order == "strided":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 
-from .._checks import describe
+from .._checks import describe, flag
 from ..scaling import Scheme
 from ..scaling.temperature import Llama4, LogN, MScale, Temperature
 from .families import FAMILIES, Family
 from .load import Config
-from .schemes import FIXED_NTK, INERT_WITH_ALPHA
+from .schemes import FIXED_NTK, INERT_WITH_ALPHA, factor_of
+from .values import integer, numbers_of, real, switch
+from .widths import MOST_LAYERS, first_integer
 
 
 def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, ...]:
@@ -22,14 +24,11 @@ def temperatures(rope: Mapping[str, Any], config: Config) -> tuple[Temperature, 
     """
     result: list[Temperature] = []
     if rope["rope_type"] == "yarn" and rope.get("mscale_all_dim") and config.get("qk_rope_head_dim") is not None:
-        trained: int = rope["original_max_position_embeddings"]
-        result.append(
-            MScale(rope.get("factor", config.get("max_position_embeddings", trained) / trained), rope["mscale_all_dim"])
-        )
+        result.append(MScale(factor_of(rope, config), rope["mscale_all_dim"]))
     if rope.get("llama_4_scaling_beta"):
         result.append(Llama4(rope["llama_4_scaling_beta"], rope["original_max_position_embeddings"]))
-    if config.get("use_logn_attn") and config.get("seq_length") is not None:
-        result.append(LogN(config["seq_length"]))
+    if switch(config, "use_logn_attn"):
+        result.append(LogN(integer(config, "seq_length")))
     return tuple(result)
 
 
@@ -42,18 +41,19 @@ def notes(rope: Mapping[str, Any], config: Config, family: Family) -> tuple[str,
         )
     lines += [f"layers of type {name!r} do not rotate" for name in unrotated_layer_types(config, family)]
     lines += _notes_on_single_layers(rope, config, family)
-    layers: list[int] | None = config.get("rope_scaling_layers")
-    if layers is not None and rope["rope_type"] != "default" and len(layers) != config.get("num_hidden_layers"):
-        raise ValueError(
-            f"rope_scaling_layers {layers}: only these layers use the scaling; make one module with it and one without"
-        )
+    if config.get("rope_scaling_layers") is not None and rope["rope_type"] != "default":
+        layers = numbers_of(config, "rope_scaling_layers", at_least=0)
+        if len(layers) != config.get("num_hidden_layers"):
+            raise ValueError(
+                f"rope_scaling_layers {shortened(layers)}: only these layers use the scaling; make one module with it and one without"
+            )
     if rope["rope_type"] == "dynamic" and rope.get("alpha") and rope.keys() & INERT_WITH_ALPHA:
         lines.append(f"{', '.join(sorted(rope.keys() & INERT_WITH_ALPHA))} have no effect together with alpha")
     if rope["rope_type"] == "ntk" and config.get("model_type") not in FIXED_NTK and "mixed_b" not in rope:
         lines.append(
             "rope_type ntk is read as the NTK-aware change of base; vLLM reads it as NTKMixed(factor, exponent=1), as GTE means it"
         )
-    if config.get("rotary_value"):
+    if switch(config, "rotary_value"):
         lines.append("values are rotated too (rotary_value)")
     return tuple(lines)
 
@@ -94,21 +94,29 @@ def _notes_on_single_layers(rope: Mapping[str, Any], config: Config, family: Fam
     unrotated, why = _unrotated_layers(config, family)
     if unrotated:
         lines.append(f"layers {unrotated} do not rotate ({why})")
-        if config.get("attn_temperature_tuning", config.get("model_type") == "llama4_text"):
-            temperature = Llama4(config.get("attn_scale", 0.1), int(config.get("floor_scale", 8192)), first=1)
+        if _tuned(config):
+            temperature = Llama4(real(config, "attn_scale", 0.1), integer(config, "floor_scale", 8192), first=1)
             lines.append(f"queries of these layers are multiplied by the temperature {temperature}")
-    bases: list[float] = config.get("layer_rope_theta") or []
+    bases = numbers_of(config, "layer_rope_theta", at_least=0)
     if any(base not in (0, rope["rope_theta"]) for base in bases):
         raise ValueError(
-            f"layer_rope_theta gives layers different bases, {sorted(set(bases))}; make one module for each base"
+            f"layer_rope_theta gives layers different bases, {shortened(sorted(set(bases)))}; make one module for each base"
         )
-    every, count = family.get("unrotated_from_end"), config.get("num_hidden_layers")
-    if not bases and every is not None and isinstance(count, int):  # transformers fills a missing layer_rope_theta
+    every, count = family.get("unrotated_from_end"), first_integer(config, "num_hidden_layers", most=MOST_LAYERS)
+    if not bases and every is not None and count is not None:  # transformers fills a missing layer_rope_theta
         bases = [0 if (count - 1 - layer) % every == 0 else rope["rope_theta"] for layer in range(count)]
     if 0 in bases:
         unrotated = _listed(layer for layer, base in enumerate(bases) if base == 0)
         lines.append(f"layers {unrotated} do not rotate (layer_rope_theta is 0)")
     return lines
+
+
+def _tuned(config: Config) -> bool:
+    """attn_temperature_tuning, which transformers 4.51 wrote as the integer 4."""
+    tuning = config.get("attn_temperature_tuning")
+    if tuning is None:
+        return config.get("model_type") == "llama4_text"
+    return bool(tuning) if isinstance(tuning, int) else flag("attn_temperature_tuning", tuning)
 
 
 def _unrotated_layers(config: Config, family: Family) -> tuple[str, str]:
@@ -126,9 +134,9 @@ def _unrotated_layers(config: Config, family: Family) -> tuple[str, str]:
         raise ValueError(
             f"no_rope_layer_interval {describe(every)} is not read in models of type {config['model_type']!r}; write no_rope_layers"
         )
-    layers: int | None = config.get("num_hidden_layers")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"no_rope_layer_interval must be an integer >= 1, got {describe(every)}")
+    layers = first_integer(config, "num_hidden_layers", most=MOST_LAYERS)
     if layers is None:
         return f"{every - 1}, {2 * every - 1}, ... (every {every}th)", "no_rope_layer_interval"
     return _listed(range(every - 1, layers, every)), "no_rope_layers"
@@ -144,4 +152,15 @@ def _flags(config: Config) -> list[int]:
 
 
 def _listed(layers: Iterable[int]) -> str:
-    return ", ".join(map(str, layers))
+    return shortened(list(layers)).strip("[]")
+
+
+def shortened(values: Sequence[float], most: int = 64) -> str:
+    """A list as messages show it: of a long one the first values and the last.
+
+    >>> shortened([1, 2, 3]), shortened(range(100), most=3)
+    ('[1, 2, 3]', '[0, 1, ..., 99]')
+    """
+    if len(values) <= most:
+        return f"[{', '.join(map(str, values))}]"
+    return f"[{', '.join(map(str, values[: most - 1]))}, ..., {values[-1]}]"

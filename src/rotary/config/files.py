@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,17 +23,18 @@ def content(path: Path) -> dict[str, Any]:
     """
     if path.suffix == ".gguf":
         return _gguf(path)
+    is_yaml = path.suffix in (".yaml", ".yml")
     try:
-        if path.suffix in (".yaml", ".yml"):
+        if is_yaml:
             parsed = _yaml(path)
         else:
             parsed = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
     except RecursionError:
         raise ValueError(f"{str(path)!r} nests too deeply to be a config") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+        raise ValueError(f"{str(path)!r} is not {'YAML' if is_yaml else 'JSON'}: {error}") from None
     if not isinstance(parsed, dict):
-        expected = "a YAML mapping" if path.suffix in (".yaml", ".yml") else "a JSON object"
+        expected = "a YAML mapping" if is_yaml else "a JSON object"
         raise TypeError(f"{str(path)!r} contains {describe(parsed)}, not {expected}")
     return cast("dict[str, Any]", parsed)
 
@@ -52,14 +54,30 @@ def _yaml(path: Path) -> Any:
         raise ImportError(f"reading {str(path)!r} needs PyYAML; pip install pyyaml") from None
 
     class Loader(yaml.SafeLoader):
-        """The safe loader, which makes no objects, with an error for a key that occurs twice with different values."""
+        """The safe loader, which makes no objects, with an error for a key that a block itself has twice with different values.
+
+        Keys that a block merges (<<) are defaults, which its own keys replace.
+        """
+
+        def __init__(self, stream: str):
+            super().__init__(stream)
+            self.own: dict[Any, list[Any]] = {}
+
+        def flatten_mapping(self, node: Any) -> None:
+            merge = "tag:yaml.org,2002:merge"
+            self.own.setdefault(node, [pair for pair in node.value if pair[0].tag != merge])  # the node changes below
+            super().flatten_mapping(node)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             self.flatten_mapping(node)
-            pairs = [
-                (self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value
-            ]
-            return _unambiguous(pairs)
+            pairs = [self.pair(*nodes) for nodes in node.value]
+            return dict(pairs) | _unambiguous([self.pair(*nodes) for nodes in self.own[node]])
+
+        def pair(self, key_node: Any, value_node: Any) -> tuple[Any, Any]:
+            key = self.construct_object(key_node, True)
+            if not isinstance(key, Hashable):
+                raise ValueError(f"{str(path)!r} has {describe(key)} as a key; the keys of a config are names")
+            return key, self.construct_object(value_node, True)
 
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader)

@@ -11,7 +11,9 @@ from typing import Any, cast
 from .._checks import describe, text
 from . import published
 from .files import FOLDER, content
+from .names import about_rotation
 from .published import shipped
+from .silence import OF_OTHER_THINGS
 from .values import Config
 
 # Keys that show that a model rotates. names.about_rotation() finds more: also keys without which a model may rotate or not.
@@ -24,13 +26,28 @@ _MAPPED = ("hidden_size", "num_attention_heads", "max_position_embeddings")
 def load(config: Any) -> Config:
     """The config as a new dict. A config object of transformers gets its mapped names too: hidden_size, where it stores n_embd.
 
-    config: a dict, the path of a file or of its folder, a published name, or a config object. TypeError for anything else and for a
-    model_type that is no string; ValueError where there is no such file; ImportError where its format needs a package.
+    config: a dict, the path of a file or of its folder, a published name, or a config object. TypeError for anything else, and for keys
+    and a model_type that are no strings; ValueError where there is no such file; ImportError where its format needs a package.
     """
     keys = _loaded(config)
-    if keys.get("model_type") is not None:
-        text("model_type", keys["model_type"], "llama")
+    check_names(keys, "config")
     return keys
+
+
+def check_names(config: Mapping[Any, Any], name: str) -> None:
+    """TypeError for a key that is no string, as YAML and Python allow, and for such a model_type; in the blocks that are read too.
+
+    Blocks about other things may number their entries (id2label of a config object).
+    """
+    for key, value in config.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the keys of {name} must be strings, got {describe(key)}")
+        if isinstance(value, Mapping) and key not in OF_OTHER_THINGS and key != "per_layer_config":
+            block = cast("Mapping[Any, Any]", value)
+            if key.endswith("config") or "model_type" in block or about_rotation(key):
+                check_names(block, key)
+    if config.get("model_type") is not None:
+        text("model_type" if name == "config" else f"model_type of {name}", config["model_type"], "llama")
 
 
 def _loaded(config: Any) -> Config:
@@ -73,5 +90,7 @@ def _load_file(path: Path, name: str) -> Config:
 def rotary_keys(config: Mapping[str, Any]) -> list[str]:
     """The keys whose name is about rotation and whose value is not None."""
     return [
-        key for key, value in config.items() if _ROTARY_KEY.search(key) and key not in _NOT_ROTARY and value is not None
+        key
+        for key, value in config.items()
+        if _ROTARY_KEY.search(str(key)) and key not in _NOT_ROTARY and value is not None
     ]

@@ -16,7 +16,7 @@ from .._checks import describe, number, text
 from .dialects.transformers import KNOWN_KEYS, SYNONYMS
 from .families import FAMILIES, Family
 from .load import Config
-from .names import SCHEME_KEYS, SCHEME_NAMES, Contradiction, differ, nearest, snake
+from .names import SCHEME_KEYS, SCHEME_NAMES, Contradiction, about_rotation, differ, nearest, snake
 from .values import block, layer_types_of
 
 ByLayerType = dict[str, dict[str, Any] | None]
@@ -46,9 +46,15 @@ def parameters(config: Config, layer_type: str | None) -> dict[str, Any]:
 def layer_types(config: Config) -> tuple[str, ...]:
     """The layer types that rotate, if their rope parameters differ; () if all layers share one set."""
     _, _, by_layer_type = _collect(config, _family(config))
-    if by_layer_type is None or len({repr(rope) for rope in by_layer_type.values()}) == 1:
+    if by_layer_type is None or _alike(by_layer_type):
         return ()
     return tuple(name for name, rope in by_layer_type.items() if rope is not None)
+
+
+def _alike(by_layer_type: ByLayerType) -> bool:
+    """Whether all layer types have the same rope parameters."""
+    first, *others = by_layer_type.values()
+    return not any(differ(rope, first) for rope in others)
 
 
 def _family(config: Config) -> Family:
@@ -59,12 +65,18 @@ def _collect(config: Config, family: Family) -> tuple[dict[str, Any], dict[str, 
     """(top-level rotary keys under their 5.x names, rope parameters, the same per layer type or None if all layers share them)."""
     top_level = _top_level(config, family)
     rope = _merged("rope_scaling", block(config, "rope_scaling"), "rope_parameters", block(config, "rope_parameters"))
+    rope = {key: value for key, value in rope.items() if value is not None or not _is_parameter(key)}
     if rope and all(isinstance(value, Mapping) or value is None for value in rope.values()):
         _check_layer_type_names(rope)
         return top_level, rope, cast(ByLayerType, rope)
     if family.get("stated"):
         _check_stated(top_level, rope, family)
     return top_level, rope, _split(top_level, rope, family)
+
+
+def _is_parameter(key: str) -> bool:
+    """Whether a key is a rope parameter, and no layer type, which may have None for one that does not rotate."""
+    return key == "type" or about_rotation(key)
 
 
 def _check_layer_type_names(rope: dict[str, Any]) -> None:
@@ -161,7 +173,7 @@ def _without_base(rope: dict[str, Any]) -> dict[str, Any]:
 
 def _of_layer_type(by_layer_type: ByLayerType, layer_type: str | None) -> dict[str, Any]:
     if layer_type is None:
-        if len({repr(rope) for rope in by_layer_type.values()}) > 1:
+        if not _alike(by_layer_type):
             raise ValueError(
                 f"the config has rope parameters per layer type; pass layer_type= one of {', '.join(by_layer_type)}"
             )
@@ -195,7 +207,7 @@ def _defaults(top_level: dict[str, Any], by_layer_type: ByLayerType) -> dict[str
             repeated = defaults.pop(key, None)
             if repeated is not None and repeated not in values:
                 raise Contradiction(
-                    f"conflicting {key}: {describe(repeated)} in config, {values!r} in its layer types; keep one"
+                    f"conflicting {key}: {describe(repeated)} in config, {describe(values)} in its layer types; keep one"
                 )
     return defaults
 

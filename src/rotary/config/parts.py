@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from .._checks import describe, text
+from .._checks import text
 from .families import FAMILIES
 from .load import Config, rotary_keys
 
@@ -30,7 +30,7 @@ def part_of(config: Config, part: str | None) -> Config:
         sub_config = whole.get(key)
         if not isinstance(sub_config, dict):
             names = ", ".join(rotating(config)) or "none that rotates"
-            raise ValueError(f"the config has no part {describe(part)}; its parts: {names}")
+            raise ValueError(f"the config has no part {part!r}; its parts: {names}")
         whole = _typed(whole, key, cast(Config, sub_config))
     return whole
 
@@ -47,14 +47,14 @@ def text_part(config: Config) -> Config:
     """
     if config.get("model_type") in FAMILIES:
         return config
-    for name in _TEXT_CONFIGS:
-        if isinstance(config.get(name), dict):
-            if rotary_keys(config):
-                raise ValueError(
-                    f"composite config with {', '.join(rotary_keys(config))} outside its {name}; pass one of the two: "
-                    f"config[{name!r}], or the config without {name}"
-                )
-            return text_part(cast(Config, config[name]))
+    name = _text_config_of(config)
+    if name:
+        if rotary_keys(config):
+            raise ValueError(
+                f"composite config with {', '.join(rotary_keys(config))} outside its {name}; pass one of the two: "
+                f"config[{name!r}], or the config without {name}"
+            )
+        return text_part(cast(Config, config[name]))
     if not rotary_keys(config):
         parts = rotating(config)
         if parts:
@@ -62,11 +62,23 @@ def text_part(config: Config) -> Config:
     return config
 
 
+def key_of_text_part(config: Config) -> str:
+    """The key of the sub-config that text_part() returns, a nested one with dots; "" where it returns the config itself."""
+    name = "" if config.get("model_type") in FAMILIES else _text_config_of(config)
+    inner = key_of_text_part(cast(Config, config[name])) if name else ""
+    return f"{name}.{inner}" if inner else name
+
+
+def _text_config_of(config: Config) -> str:
+    """The first key of a text model's config that the config has, "" if there is none."""
+    return next((name for name in _TEXT_CONFIGS if isinstance(config.get(name), dict)), "")
+
+
 def _sub_configs(config: Config) -> dict[str, Config]:
     return {
         key: _typed(config, key, cast(Config, value))
         for key, value in config.items()
-        if isinstance(value, dict) and (key.endswith("config") or "model_type" in value)
+        if isinstance(value, dict) and (str(key).endswith("config") or "model_type" in value)
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .._checks import describe, text
+from .._checks import text
 
 _FOLDER = Path(__file__).parent / "published"
 
@@ -18,5 +18,5 @@ def path(name: str) -> Path:
     """The file of the config of that name, in capital or small letters. TypeError for what is no string; ValueError, with the known names,
     for an unknown one."""
     if text("name", name, "llama-3.1-8b").lower() not in shipped():
-        raise ValueError(f"no published config is named {describe(name)}; known: {', '.join(shipped())}")
+        raise ValueError(f"no published config is named {name!r}; known: {', '.join(shipped())}")
     return _FOLDER / f"{name.lower()}.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import describe, even_dim, flag, number, text
+from .._checks import WIDEST, describe, even_dim, flag, number, text
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .axial import Arrangement, Axial, Part
@@ -154,7 +154,7 @@ def _of_axes(
     """The arguments of a rotation with a spectrum for each axis. ValueError for more channels than a head has."""
     if translated.axial is not None:
         axial, lines = translated.axial, translated.notes
-        width = first_integer(config, "head_dim") or axial.dim if head_dim is None else even_dim(head_dim)
+        width = first_integer(config, "head_dim", most=WIDEST) or axial.dim if head_dim is None else even_dim(head_dim)
     else:
         width = width_of_tower(config, family, head_dim)
         if family.get("width") == ["hidden_size"]:
@@ -189,7 +189,7 @@ def _check_rotates(config: Config, name: Any) -> None:
     for key, off in (("use_mem_rope", False), ("use_rotary_embedding", False), ("rotary", False), ("alibi", True)):
         if config.get(key) is off and (key != "alibi" or name in FAMILIES or rotary_keys(config)):
             raise ValueError(f"the config has {key} = {off}: this model does not rotate")
-    for key in ("rotary", "use_rotary_embedding", "use_mem_rope"):
+    for key in ("rotary", "use_rotary_embedding", "use_mem_rope", "use_dynamic_ntk"):
         if config.get(key) is not None:
             flag(key, config[key])
     switch = FAMILIES[name].get("enabled_by") if name in FAMILIES else None

@@ -11,6 +11,7 @@ from ..scaling.by_parts import mscale
 from ..scaling.scheme import check_window
 from .load import Config
 from .names import Contradiction, differ, nearest
+from .widths import first_integer
 
 Parameters = Mapping[str, Any]
 _COMMON = {"rope_type", "rope_theta", "partial_rotary_factor", "max_position_embeddings"}
@@ -77,9 +78,12 @@ def _remedy(key: str, config: Config) -> str:
     return ""
 
 
-def _target_over_trained(rope: Parameters, config: Config) -> float:
-    """The factor that a config without one describes: its longest context over the trained window, as transformers derives it."""
-    longest = config.get("max_position_embeddings")
+def factor_of(rope: Parameters, config: Config) -> float:
+    """The factor of a scheme; without one its longest context over the trained window, as transformers derives it."""
+    if "factor" in rope:
+        number("factor", rope["factor"])
+        return rope["factor"]
+    longest = first_integer(config, "max_position_embeddings")
     if longest is None:
         raise ValueError("missing key 'factor', and the config lacks max_position_embeddings to derive it from")
     check_window(rope["original_max_position_embeddings"])
@@ -122,8 +126,7 @@ def _dynamic(rope: Parameters, config: Config) -> Scheme:
 
 
 def _yarn(rope: Parameters, config: Config) -> Scheme:
-    factor = rope["factor"] if "factor" in rope else _target_over_trained(rope, config)
-    number("factor", factor)
+    factor = factor_of(rope, config)
     fields = _some(rope, "beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim")
     if differ(rope.get("extrapolation_factor", 1), 1):
         raise ValueError(
@@ -164,7 +167,7 @@ def _check_mscale(factor: float, rope: Parameters) -> None:
 def _longrope(rope: Parameters, config: Config) -> Scheme:
     fields = _some(rope, "factor", "attention_factor", "short_mscale", "long_mscale")
     if not fields:
-        fields["factor"] = _target_over_trained(rope, config)
+        fields["factor"] = factor_of(rope, config)
     return LongRoPE(rope["short_factor"], rope["long_factor"], rope["original_max_position_embeddings"], **fields)
 
 

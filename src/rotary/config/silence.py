@@ -25,7 +25,7 @@ _SIZES = {
     "num_hidden_layers",
     "depth",
 }
-_OF_OTHER_THINGS = {
+OF_OTHER_THINGS = {
     "quantization_config",
     "compression_config",
     "quantization",
@@ -61,7 +61,7 @@ def check_everything_is_owned(
         if path in keys:
             continue
         block = path.rpartition("/")[0]
-        of_other_things = block.partition("/")[0] in _OF_OTHER_THINGS
+        of_other_things = block.partition("/")[0] in OF_OTHER_THINGS
         rotates_weights = of_other_things and "rotat" in snake(
             key
         )  # quantisers rotate weights, which is no position embedding

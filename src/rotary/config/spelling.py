@@ -8,7 +8,7 @@ from typing import Any, cast
 from .._checks import describe
 from .dialects import TRANSFORMERS, Spelled, recognise
 from .families import FAMILIES
-from .load import Config, load, rotary_keys
+from .load import Config, check_names, load, rotary_keys
 from .parts import part_of
 
 __all__ = ["Spelled", "overridden", "spelled"]
@@ -56,6 +56,7 @@ def overridden(config: Any, hf_overrides: Mapping[str, Any]) -> Config:
         raise TypeError(
             f"hf_overrides must be a dict, got {describe(hf_overrides)}; call a function of vLLM's yourself, on the config"
         )
+    check_names(hf_overrides, "hf_overrides")
     return _replaced(load(config), hf_overrides)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .._checks import describe, even_dim, number
 from .axial import Arrangement, Axial, Part, even_and_odd, of_centres, side_by_side
+from .dialects.dialect import check_read
 from .families import Family
 from .load import Config
-from .names import same
+from .names import same, words
 from .schemes import Parameters
-from .widths import first_integer
+from .widths import first_integer, one_head
 
 _ORDERS: dict[str, tuple[tuple[int, ...], Arrangement]] = {
     "rows, columns": ((0, 1), "blocks"),
@@ -46,11 +47,19 @@ _NOTES = {
     "tokens in front are at 0: rotary.positions.prefixed",
 }
 
+_OF_OTHER_FAMILIES = words(
+    "qk_rope_head_dim rotary_dim rotary_value use_logn_attn no_rope_layers no_rope_layer_interval layer_rope_theta rope_scaling_layers"
+)
+"""Keys about rotation that no code of a tower reads."""
+
 
 def axial_of(rope: Parameters, config: Config, family: Family, head_dim: int) -> Axial:
     """The spectra of a tower's axes. ValueError for a width that is no multiple of 4, TypeError for a key that its code does not read."""
     order, base = family.get("axial", ""), number("rope_theta", rope["rope_theta"])
     _check_keys(rope, order)
+    check_read(
+        config, _OF_OTHER_FAMILIES, (), "the axes of images", {"rotary_value": (False,), "use_logn_attn": (False,)}
+    )
     if order in ("centres", "even and odd planes"):
         _check_divides(head_dim, 4)
         return of_centres(head_dim, base) if order == "centres" else even_and_odd(head_dim, base)
@@ -64,13 +73,16 @@ def axial_of(rope: Parameters, config: Config, family: Family, head_dim: int) ->
 
 
 def width_of_tower(config: Config, family: Family, head_dim: int | None) -> int:
-    """Channels of a head: head_dim of the caller or the config, else a width over a number of heads, whose keys the family names."""
+    """Channels of a head: head_dim of the caller or the config, else a width over a number of heads, whose keys the family names.
+
+    ValueError where one is missing, and for more channels than WIDEST.
+    """
     if head_dim is not None:
         return even_dim(head_dim)
     width, *heads = family.get("width", ["hidden_size", "num_attention_heads"])
     own = first_integer(config, "head_dim")
     if own is not None and heads:
-        return own
+        return one_head(own)
     hidden, number_of_heads = first_integer(config, width), 1
     for key in heads:
         n = first_integer(config, key)
@@ -83,7 +95,7 @@ def width_of_tower(config: Config, family: Family, head_dim: int | None) -> int:
         raise ValueError(
             f"{width} {hidden} is not a multiple of {' x '.join(heads)} = {number_of_heads}; pass head_dim="
         )
-    return hidden // number_of_heads
+    return one_head(hidden // number_of_heads)
 
 
 def mapped(config: Config, family: Family) -> Config:
@@ -134,7 +146,7 @@ def check_whole_width(rope: Parameters, config: Config, width: int) -> None:
     """ValueError unless the partial_rotary_factor selects half of the whole width for rows, as EfficientLoFTR's does: it counts in heads,
     and its code rotates before the width is cut into heads."""
     heads, partial = first_integer(config, "num_attention_heads") or 1, rope.get("partial_rotary_factor", 1.0)
-    if int(width // heads * number("partial_rotary_factor", partial)) * 2 != width:
+    if number("partial_rotary_factor", partial) > heads or int(width // heads * partial) * 2 != width:
         raise ValueError(
             f"partial_rotary_factor {describe(partial)}: the code of this family needs {heads / 2:g}, half of num_attention_heads, since "
             f"half of its {width} channels read rows and half columns"

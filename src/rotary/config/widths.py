@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .._checks import WIDEST, describe, even_dim, number
+from .._checks import WIDEST, describe, digits, even_dim, number
 from .names import Contradiction
 from .values import block, layer_types_of
+
+MOST_LAYERS = 2**16
+"""The most layers of a model that are accepted, far more than any has: a wrong number in a config must not fill the memory."""
 
 
 def width_of_head(config: Mapping[str, Any], layer_type: str | None, head_dim: int | None) -> int:
     """Channels of a head, or of its rotated slice (MLA), in layers of that type. head_dim: the caller's, which replaces the config's.
 
-    ValueError where the config does not say, TypeError where a size is no integer.
+    ValueError where the config does not say or says more than WIDEST, TypeError where a size is no integer.
     """
-    if head_dim is not None:
-        return even_dim(head_dim)
+    return even_dim(head_dim) if head_dim is not None else one_head(_stated_width(config, layer_type))
+
+
+def one_head(channels: int) -> int:
+    """The same number; ValueError for more channels than any head has."""
+    if channels > WIDEST:
+        raise ValueError(f"head_dim must be at most {WIDEST:,} channels; is it the size of one head?")
+    return channels
+
+
+def _stated_width(config: Mapping[str, Any], layer_type: str | None) -> int:
     if config.get("qk_rope_head_dim") is not None:
         return _positive_integer("qk_rope_head_dim", config["qk_rope_head_dim"])
     mla_keys = [key for key in ("kv_lora_rank", "qk_nope_head_dim") if config.get(key) is not None]
@@ -27,14 +39,16 @@ def width_of_head(config: Mapping[str, Any], layer_type: str | None, head_dim: i
     for key in ("head_dim", "attention_head_dim", "kv_channels"):
         if config.get(key) is not None:
             return _width_in_layers(config, key, layer_type)
-    hidden = first_integer(config, "hidden_size", "n_embd", "d_model")
+    hidden = first_integer(config, "hidden_size", "n_embd", "d_model", most=None)
     heads = first_integer(config, "num_attention_heads", "n_head", "n_heads", "encoder_num_attention_heads")
     if hidden is None or heads is None:
         raise ValueError(
             "missing head_dim, and the config lacks hidden_size and num_attention_heads to derive it from; pass head_dim="
         )
     if hidden % heads:
-        raise ValueError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}; pass head_dim=")
+        raise ValueError(
+            f"hidden_size {digits(hidden)} is not a multiple of num_attention_heads {heads}; pass head_dim="
+        )
     return hidden // heads
 
 
@@ -56,38 +70,43 @@ def _width_in_layers(config: Mapping[str, Any], key: str, layer_type: str | None
     per_layer, types = block(config, "per_layer_config"), layer_types_of(config)
     if layer_type is None or not per_layer or layer_type not in types:
         return _positive_integer(key, config[key])
-    layers = {int(layer): layer_config for layer, layer_config in per_layer.items()}
+    for layer in per_layer:
+        if not str(layer).isdecimal():
+            raise TypeError(f"per_layer_config must have numbers of layers as its keys, got {describe(layer)}")
+    layers = {int(layer): block(per_layer, layer, f"per_layer_config.{layer}") for layer in per_layer}
     values = {
         _positive_integer(key, layers.get(i, {}).get(key, config[key]))
         for i, name in enumerate(types)
         if name == layer_type
     }
     if len(values) != 1:
-        raise ValueError(f"{key} differs among layers of type {layer_type!r}: {sorted(values)}; pass head_dim=")
+        raise ValueError(
+            f"{key} differs among layers of type {layer_type!r}: {describe(sorted(values))}; pass head_dim="
+        )
     return values.pop()
 
 
-def first_integer(config: Mapping[str, Any], *keys: str) -> int | None:
-    """The first of these keys that is not None, as an integer >= 1; None if all are."""
+def first_integer(config: Mapping[str, Any], *keys: str, most: int | None = 2**63 - 1) -> int | None:
+    """The first of these keys that is not None, as an integer >= 1 and at most `most`; None if all are."""
     for key in keys:
         if config.get(key) is not None:
-            return _positive_integer(key, config[key])
+            return _positive_integer(key, config[key], most)
     return None
 
 
-def _positive_integer(key: str, value: Any) -> int:
+def _positive_integer(key: str, value: Any, most: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{key} must be an integer, got {describe(value)}")
     if value < 1:
-        raise ValueError(f"{key} must be >= 1, got {value}")
+        raise ValueError(f"{key} must be >= 1, got {digits(value)}")
+    if most is not None and value > most:
+        raise ValueError(f"{key} must be at most {most:,}, got {describe(value)}")
     return value
 
 
 def _share(channels: int, partial: float) -> int:
     """The number of channels that a partial_rotary_factor selects, rounded down as in transformers."""
-    if channels > WIDEST:
-        raise ValueError(f"head_dim must be at most {WIDEST:,} channels; is it the size of one head?")
-    return int(channels * partial)
+    return int(one_head(channels) * partial)
 
 
 def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: int) -> int:
@@ -100,6 +119,10 @@ def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: 
     elif config.get("qk_rope_head_dim") is not None:
         source, dim = "qk_rope_head_dim", head_dim
         whole = config.get("head_dim")
+        if config.get("rotary_dim") not in (None, dim):
+            raise Contradiction(
+                f"conflicting rotary_dim {describe(config['rotary_dim'])} and qk_rope_head_dim {dim}; keep one"
+            )
         if "partial_rotary_factor" in rope and whole not in (None, dim) and _share(whole, partial) != dim:
             raise Contradiction(
                 f"conflicting qk_rope_head_dim {dim} and partial_rotary_factor {partial} of head_dim {whole}; keep one"
@@ -114,6 +137,6 @@ def rotated_width(rope: Mapping[str, Any], config: Mapping[str, Any], head_dim: 
         source, dim = f"partial_rotary_factor {partial} x head_dim {head_dim}", _share(head_dim, partial)
     if dim < 2 or dim % 2 or dim > head_dim:
         raise ValueError(
-            f"{source} gives {dim} rotated channels of {head_dim}; an even number from 2 to {head_dim} is needed"
+            f"{source} gives {digits(dim)} rotated channels of {head_dim}; an even number from 2 to {head_dim} is needed"
         )
     return dim

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..axial import of_atoms
-from ..widths import first_integer
+from ..widths import first_integer, one_head
 from .dialect import Config, Dialect, Spelled, keys, real, respelled
 
 _KEYS = keys("spatial_rope_base_frequency num_spatial_rope_pairs_per_axis num_uid_rope_pairs uid_rope_base_frequency")
@@ -16,7 +16,7 @@ _NOTES = (
 def _translate(config: Config) -> Spelled:
     base = real(config, "spatial_rope_base_frequency", 20.0)
     heads = first_integer(config, "num_attention_heads") or 4
-    head_dim = first_integer(config, "head_dim") or (first_integer(config, "hidden_size") or 128) // heads
+    head_dim = one_head(first_integer(config, "head_dim") or (first_integer(config, "hidden_size") or 128) // heads)
     spatial = first_integer(config, "num_spatial_rope_pairs_per_axis") or 2
     uid = first_integer(config, "num_uid_rope_pairs") or 10
     planes = head_dim // 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +10,26 @@ from ..._checks import describe
 from ...scaling import Scheme
 from ..axial import Axial
 from ..families import FAMILIES, unrotated
-from ..names import same
+from ..names import differ, same
 from ..names import words as keys
 from ..silence import check_everything_is_owned
-from ..values import Config, block, real
+from ..values import Config, block, integer, numbers_of, real, switch
 
-__all__ = ["Config", "Dialect", "Spelled", "block", "could_be", "keys", "only", "real", "respelled"]
+__all__ = [
+    "Config",
+    "Dialect",
+    "Spelled",
+    "block",
+    "check_read",
+    "could_be",
+    "integer",
+    "keys",
+    "numbers_of",
+    "only",
+    "real",
+    "respelled",
+    "switch",
+]
 
 
 @dataclass(frozen=True)
@@ -82,3 +96,28 @@ def only(config: Mapping[str, Any], name: str, *known: str) -> None:
     for key, value in config.items():
         if key not in known and value is not None:
             raise TypeError(f"unexpected key {key!r} ({describe(value)}) in {name}; known: {', '.join(known)}")
+
+
+def check_read(
+    config: Mapping[str, Any],
+    about_schemes: Iterable[str],
+    read: Iterable[str],
+    selected: str,
+    idle: Mapping[str, tuple[Any, ...]],
+) -> None:
+    """ValueError for a key about schemes that has no effect with the scheme that the config selects.
+
+    about_schemes: the dialect's keys about schemes. read: those that the selected scheme reads. selected: what selects it, for the message.
+    idle: values of keys that change nothing, which the dialect's own programs write whatever the scheme is.
+    """
+    for key in sorted(frozenset(about_schemes) - frozenset(read)):
+        value = config.get(key)
+        if value is not None and not any(_equal(value, harmless) for harmless in idle.get(key, ())):
+            raise ValueError(
+                f"{key} ({describe(value)}) has no effect with {selected}; remove it, or select the scheme that it belongs to"
+            )
+
+
+def _equal(value: Any, harmless: Any) -> bool:
+    """Whether two values are the same, True being no 1."""
+    return isinstance(value, bool) == isinstance(harmless, bool) and not differ(value, harmless)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..._checks import describe, index
+from ..._checks import WIDEST, count, describe
 from ...scaling import NTK
 from ..axial import Axial, Part, in_float64, of_fractions, side_by_side
+from ..names import same
 from ..widths import first_integer
-from .dialect import Config, real
+from .dialect import Config, block, only, real, switch
 from .diffusers_classes import (
     AS_FRACTIONS,
     BY_SHARE,
@@ -43,11 +44,11 @@ def frequencies_of(config: Config, name: str) -> Frequencies:
     """The frequencies of the class of that name. ValueError or TypeError for a class that does not rotate or is not read, and for widths
     that do not fit it."""
     if name in BY_WIDTHS:
-        axes = BY_WIDTHS[name]
+        axes = _rotating_text(config, name, BY_WIDTHS[name])
         return _of_channels(config, axes, _widths(config, axes.key, axes.sizes))
     if name in BY_SHARE:
         share, default, axes = BY_SHARE[name]
-        head_dim = first_integer(config, "attention_head_dim") or default
+        head_dim = first_integer(config, "attention_head_dim", most=WIDEST) or default
         if name.startswith("ChronoEdit") and 2 * (head_dim // 6) != head_dim // 3:
             raise ValueError(
                 f"attention_head_dim {head_dim}: this class makes tables of {sixths(head_dim)} channels and cuts them by thirds, "
@@ -64,6 +65,18 @@ def frequencies_of(config: Config, name: str) -> Frequencies:
         raise ValueError(f"{name} is refused: {REFUSED[name]}")
     known = ", ".join(sorted((*BY_WIDTHS, *BY_SHARE, *BY_FORMULA)))
     raise ValueError(f"_class_name {describe(name)} does not rotate, or is not read; known: {known}")
+
+
+def _rotating_text(config: Config, name: str, axes: AxesOfClass) -> AxesOfClass:
+    """The same with a note where rope_type lets JoyImage rotate text too; ValueError for a rope_type that its code does not have."""
+    rope_type = config.get("rope_type")
+    if not name.startswith("JoyImage") or rope_type in (None, "rope"):
+        return axes
+    if rope_type != "mrope":
+        raise ValueError(f"rope_type must be 'rope' or 'mrope' in {name}, got {describe(rope_type)}")
+    if name != "JoyImageEditTransformer3DModel":  # the other class does not read it
+        return axes
+    return axes._replace(note=f"{axes.note}; text counts the same number on each, from the largest of the video + 1")
 
 
 def _of_channels(config: Config, axes: AxesOfClass, channels: tuple[int, ...]) -> Frequencies:
@@ -86,7 +99,10 @@ def _widths(config: Config, key: str, default: tuple[int, ...]) -> tuple[int, ..
         return default
     if not isinstance(widths, (list, tuple)) or not widths:
         raise TypeError(f"{key} must be a list of channels, one number for each axis, got {describe(widths)}")
-    return tuple(index(f"{key}[{i}]", n) for i, n in enumerate(widths))
+    channels = tuple(count(f"{key}[{i}]", n) for i, n in enumerate(widths))
+    if sum(channels) > WIDEST:
+        raise ValueError(f"{key} must have at most {WIDEST:,} channels together, got {describe(sum(channels))}")
+    return channels
 
 
 def _ltx(config: Config) -> Frequencies:
@@ -107,8 +123,16 @@ def _ltx2(config: Config) -> Frequencies:
 
 def _all_heads(config: Config, head_dim: int) -> int:
     """Channels of all heads together, which these classes rotate before they are cut into heads."""
-    heads = first_integer(config, "num_attention_heads") or 32
-    return heads * (first_integer(config, "attention_head_dim") or head_dim)
+    heads = first_integer(config, "num_attention_heads", most=WIDEST) or 32
+    channels = heads * (first_integer(config, "attention_head_dim", most=WIDEST) or head_dim)
+    return (
+        first_integer(
+            {"num_attention_heads x attention_head_dim": channels},
+            "num_attention_heads x attention_head_dim",
+            most=WIDEST,
+        )
+        or 0
+    )
 
 
 def _cosmos(config: Config) -> Frequencies:
@@ -117,36 +141,52 @@ def _cosmos(config: Config) -> Frequencies:
     if not isinstance(scales, (list, tuple)) or len(scales) != 3:
         raise TypeError(f"rope_scale must be three numbers, got {describe(scales)}")
     factors = [real({"rope_scale": scale}, "rope_scale") for scale in scales]
-    channels = sixths(first_integer(config, "attention_head_dim") or 128)
+    channels = sixths(first_integer(config, "attention_head_dim", most=WIDEST) or 128)
     schemes = [(NTK(factor),) if factor != 1.0 else () for factor in factors]
     parts = tuple(Part(n, axis, scheme) for axis, (n, scheme) in enumerate(zip(channels, schemes, strict=True)))
     return Frequencies(side_by_side(parts), 10000.0, False, IN_SECONDS)
 
 
 def _minimax(config: Config) -> Frequencies:
-    planes, base = first_integer(config, "rope_freq_dim") or 16, real(config, "rope_theta", 10000.0)
-    head_dim = first_integer(config, "attention_head_dim") or 128
+    planes, base = first_integer(config, "rope_freq_dim", most=WIDEST) or 16, real(config, "rope_theta", 10000.0)
+    head_dim = first_integer(config, "attention_head_dim", most=WIDEST) or 128
     axial = side_by_side(tuple(Part(2 * planes, axis) for axis in range(3)))
     return Frequencies(axial, base, False, ON_VIDEO, {"head_dim": head_dim})
 
 
 def _ideogram(config: Config) -> Frequencies:
     return _dealt_out(
-        config, _widths(config, "mrope_section", (24, 20, 20)), first_integer(config, "attention_head_dim") or 256
+        config,
+        _widths(config, "mrope_section", (24, 20, 20)),
+        first_integer(config, "attention_head_dim", most=WIDEST) or 256,
     )
 
 
 def _cosmos3(config: Config) -> Frequencies:
-    scaling: Any = config.get("rope_scaling") or {}
-    sections = _widths(config, "rope_axes_dim", _widths(scaling, "mrope_section", (24, 20, 20)))
-    return _dealt_out(config, sections, first_integer(config, "head_dim") or 128)
+    """The class reads mrope_section of rope_scaling, where rope_axes_dim is missing, and nothing else of that block."""
+    scaling, base = block(config, "rope_scaling"), real(config, "rope_theta", 5e6)
+    only(scaling, "rope_scaling", "mrope_section", "mrope_interleaved", "rope_type", "type", "rope_theta")
+    for key in ("rope_type", "type"):
+        if scaling.get(key) not in (None, "default", "mrope"):
+            raise ValueError(
+                f"rope_scaling.{key} {describe(scaling[key])}: Cosmos3OmniTransformer has no scheme; remove rope_scaling"
+            )
+    if not switch(scaling, "mrope_interleaved", True):
+        raise ValueError("rope_scaling.mrope_interleaved is False, and Cosmos3OmniTransformer deals planes out in turn")
+    same("rope_theta", base, scaling.get("rope_theta"), "config", "rope_scaling")
+    default = (24, 20, 20)
+    stated, sections = _widths(config, "rope_axes_dim", ()), _widths(scaling, "mrope_section", ())
+    sections = (
+        same("rope_axes_dim", stated or None, sections or None, "config", "rope_scaling.mrope_section") or default
+    )
+    return _dealt_out(config, sections, first_integer(config, "head_dim", most=WIDEST) or 128)
 
 
 def _dealt_out(config: Config, sections: tuple[int, ...], head_dim: int) -> Frequencies:
     """One spectrum that is dealt out to three coordinates, as in Qwen3-VL."""
-    block = {"rope_type": "default", "mrope_section": list(sections), "mrope_interleaved": True}
+    rope = {"rope_type": "default", "mrope_section": list(sections), "mrope_interleaved": True}
     base = real(config, "rope_theta", 5e6)
-    return Frequencies(None, base, False, WITH_TEXT, {"rope_scaling": block, "head_dim": head_dim})
+    return Frequencies(None, base, False, WITH_TEXT, {"rope_scaling": rope, "head_dim": head_dim})
 
 
 BY_FORMULA: dict[str, Callable[[Config], Frequencies]] = {

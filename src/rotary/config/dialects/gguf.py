@@ -6,14 +6,14 @@ them to the metadata as lists under these names; a dict may have them too, with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from ..._checks import describe
 from ...scaling import Gains, Scheme
 from ...scaling.by_parts import mscale
-from ..names import Contradiction
-from .dialect import Config, Dialect, Spelled, keys, real, respelled
+from ..names import Contradiction, same
+from .dialect import Config, Dialect, Spelled, check_read, keys, numbers_of, real, respelled
 from .gguf_pairing import (
     EVERY_FOURTH_UNROTATED,
     FULL_UNROTATED,
@@ -37,12 +37,10 @@ _TENTHS = {"deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa"}
 _LLAMA3_BASE = {500000.0: 8192}
 """Base -> the longest context of models of architecture llama that have this base and no scaling; Llama 3.1 adds a tensor."""
 
-_WITHOUT_EFFECT = {
-    "linear": ("scaling.yarn_", "scaling.attn_factor"),
-    "none": ("scaling.yarn_", "scaling.attn_factor"),
-    "yarn": ("scaling.alpha",),
-}
-"""scaling.type -> beginnings of keys that have no effect with it."""
+_SCALING = frozenset(key for key in _ROPE if key.startswith("scaling."))
+_LENGTHS = {"scaling.type", "scaling.original_context_length", "scaling.finetuned"}
+"""Keys of scaling that describe a model and change no angle."""
+_FACTORS = {"scaling.factor", "scale_linear"}
 
 
 def _arch(config: Config) -> str | None:
@@ -124,33 +122,52 @@ def _widths(rope: Config, metadata: Config) -> tuple[int | None, int | None]:
 
 def _scheme(arch: str, rope: Config, metadata: Config, config: Config, notes: list[str]) -> Config:
     """rope_scaling. llama.cpp takes "linear" for a missing type, and 1 for a missing factor or 0 (src/llama-model.cpp, load_hparams)."""
-    scaling_type, stated = rope.get("scaling.type", "linear"), rope.get("scaling.factor", rope.get("scale_linear"))
-    factor = 1.0 if stated == 0 else real({"factor": stated}, "factor", 1.0, f"{arch}.rope.scaling.factor")
+    scaling_type = rope.get("scaling.type")
+    name = f"{arch}.rope.scaling.factor"
+    stated = same(name, rope.get("scaling.factor"), rope.get("scale_linear"), "metadata", f"{arch}.rope.scale_linear")
+    factor = real({"factor": stated}, "factor", 1.0, name, at_least=0.0) or 1.0
     window = rope.get("scaling.original_context_length")
-    if config.get("rope_factors_long.weight") is not None or config.get("rope_factors_short.weight") is not None:
+    if config.get(TENSORS[1]) is not None or config.get(TENSORS[2]) is not None:
+        _check_scaling(arch, rope, {"scaling.attn_factor"}, f"the tensors {TENSORS[1]} and {TENSORS[2]}")
+        if scaling_type not in (None, "longrope", "linear", "none"):
+            raise Contradiction(
+                f"{arch}.rope.scaling.type {describe(scaling_type)} contradicts the tensors {TENSORS[1]} and {TENSORS[2]}"
+            )
         return _longrope(rope, config)
+    scaling_type = "linear" if scaling_type is None else scaling_type
     # A linear scaling by 1 with a trained window of its own is how LongRoPE's metadata looks to a reader that has no tensors.
     extended = window not in (None, metadata.get("context_length"))
     if scaling_type == "longrope" or (scaling_type == "linear" and factor == 1.0 and extended):
         raise ValueError(
             f"the factors of LongRoPE are tensors of the file, {TENSORS[1]} and {TENSORS[2]}, and this dict has none; pass the .gguf file"
         )
-    if scaling_type not in ("none", "linear", "yarn"):
+    if scaling_type == "yarn":
+        _check_scaling(arch, rope, (_SCALING | _FACTORS) - {"scaling.alpha"}, "scaling.type 'yarn'")
+        return _yarn(arch, rope, metadata, factor, notes)
+    if scaling_type not in ("none", "linear"):
         raise ValueError(
             f"unknown {arch}.rope.scaling.type {describe(scaling_type)}; known: none, linear, yarn, longrope"
         )
-    for key, value in rope.items():
-        if key.startswith(_WITHOUT_EFFECT[scaling_type]):
-            raise ValueError(
-                f"{arch}.rope.{key} ({describe(value)}) has no effect with scaling.type {scaling_type!r}; remove one of them"
-            )
-    if scaling_type == "yarn":
-        return _yarn(arch, rope, metadata, factor, notes)
-    if rope.get("scaling.alpha") and scaling_type == "linear":
+    if rope.get(
+        "scaling.alpha"
+    ):  # whatever the type: Hunyuan's converter writes "none" (llama.cpp, src/models/hunyuan-vl.cpp)
+        _check_scaling(arch, rope, {"scaling.alpha"}, "scaling.alpha")
         return {"rope_type": "dynamic", "alpha": real(rope, "scaling.alpha", name=f"{arch}.rope.scaling.alpha")}
-    if scaling_type == "none" or factor == 1.0:
-        return {"rope_type": "default"}
-    return {"rope_type": "linear", "factor": factor}
+    _check_scaling(arch, rope, _FACTORS if scaling_type == "linear" else set(), f"scaling.type {scaling_type!r}")
+    return {"rope_type": "default"} if factor == 1.0 else {"rope_type": "linear", "factor": factor}
+
+
+def _check_scaling(arch: str, rope: Config, read: Set[str], selected: str) -> None:
+    """ValueError for a key of scaling that is not read; a factor of 0 or 1 changes nothing, and neither does an alpha of 0."""
+    idle = dict.fromkeys((f"{arch}.rope.{key}" for key in _FACTORS), (0, 1)) | {f"{arch}.rope.scaling.alpha": (0,)}
+    full = {f"{arch}.rope.{key}": value for key, value in rope.items()}
+    check_read(
+        full,
+        (f"{arch}.rope.{key}" for key in (_SCALING | _FACTORS) - _LENGTHS),
+        (f"{arch}.rope.{key}" for key in read),
+        selected,
+        idle,
+    )
 
 
 def _yarn(arch: str, rope: Config, metadata: Config, factor: float, notes: list[str]) -> Config:
@@ -193,15 +210,14 @@ def _yarn(arch: str, rope: Config, metadata: Config, factor: float, notes: list[
 
 
 def _longrope(rope: Config, config: Config) -> Config:
-    long, short = config.get(TENSORS[1]), config.get(TENSORS[2])
-    if long is None or short is None:
+    if config.get(TENSORS[1]) is None or config.get(TENSORS[2]) is None:
         raise ValueError(f"{TENSORS[1]} and {TENSORS[2]} belong together, and one is missing")
     window = rope.get("scaling.original_context_length")
     amplitude = real(rope, "scaling.attn_factor", 1.0)
     return {
         "rope_type": "longrope",
-        "long_factor": list(long),
-        "short_factor": list(short),
+        "long_factor": numbers_of(config, TENSORS[1]),
+        "short_factor": numbers_of(config, TENSORS[2]),
         "attention_factor": amplitude,
     } | {"original_max_position_embeddings": window}
 
@@ -210,9 +226,8 @@ def _factors(
     arch: str, base: float, rope: Config, metadata: Config, config: Config, notes: list[str]
 ) -> tuple[Scheme, ...]:
     """The scheme of rope_freqs.weight, which divides each frequency; ValueError where it is missing and needed."""
-    factors = config.get(TENSORS[0])
-    if factors is not None:
-        return (Gains([1.0 / real({"factor": factor}, "factor", name=TENSORS[0]) for factor in factors]),)
+    if config.get(TENSORS[0]) is not None:
+        return (Gains([1.0 / factor for factor in numbers_of(config, TENSORS[0])]),)
     if not config.keys().isdisjoint(TENSORS):
         return ()
     trained, longest = _LLAMA3_BASE.get(base), metadata.get("context_length")

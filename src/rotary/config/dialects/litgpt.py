@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..._checks import describe
 from ...scaling import Linear
 from ...scaling.by_parts import mscale
-from .dialect import Config, Dialect, Spelled, block, keys, only, real, respelled
+from .dialect import Config, Dialect, Spelled, block, check_read, keys, only, real, respelled
 
 _KEYS = keys(
     "rope_base rotary_percentage rope_condense_ratio rope_adjustments rope_adjustments/* rope_interleave rope_local_base_freq "
@@ -36,7 +36,9 @@ def _adjusted(config: Config) -> tuple[Config, tuple[str, ...]]:
         }, ()
     if "beta_fast" in adjustments or "beta_slow" in adjustments:
         only(adjustments, "rope_adjustments", *_YARN)
-        first, second = adjustments.get("mscale"), adjustments.get("mscale_all_dim")
+        first, second = (
+            real(adjustments, key, 0.0, f"rope_adjustments.{key}", at_least=0.0) for key in ("mscale", "mscale_all_dim")
+        )
         # litgpt/model.py, build_rope_cache: cos and sin are multiplied by m(mscale) / m(mscale_all_dim), by the one m of a key that is
         # alone, and without either by nothing: not by YaRN's 0.1 ln factor + 1.
         amplitude = 1.0
@@ -66,7 +68,9 @@ def _translate(config: Config) -> Spelled:
     new: Config = {"rope_theta": base, "rope_scaling": rope, "partial_rotary_factor": share}
     drop = _KEYS | {"head_size", "block_size", "n_layer"}
     local = config.get("rope_local_base_freq")
-    if local is not None:
+    if local is None:
+        check_read(config, {"rope_indices"}, (), "one base; rope_local_base_freq is that of the second", {})
+    else:
         share_of_all = {"partial_rotary_factor": share}
         sliding = {"rope_type": "default", "rope_theta": real(config, "rope_local_base_freq")} | share_of_all
         new = {
@@ -81,6 +85,7 @@ def _translate(config: Config) -> Spelled:
         )
     latent = block(config, "latent_attention")
     if latent:
+        check_read(config, {"rotary_percentage"}, (), "latent_attention", {"rotary_percentage": (0.25, 1)})
         new["qk_rope_head_dim"] = latent.get("qk_rope_head_dim")
         new.pop("partial_rotary_factor", None)
     elif config.get("head_size") is not None:

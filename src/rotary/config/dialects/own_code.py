@@ -6,7 +6,7 @@ from typing import Any
 
 from ..._checks import describe
 from ..names import same
-from .dialect import Config, Dialect, Spelled, block, could_be, keys, only, real, respelled
+from .dialect import Config, Dialect, Spelled, block, check_read, could_be, keys, only, real, respelled
 
 _CHATGLM = keys("rope_ratio original_rope kv_channels")
 
@@ -46,8 +46,7 @@ def _dbrx(config: Config) -> Spelled:
     attention = block(config, "attn_config")
     theta = attention.get("rope_theta")
     without_theta = {key: value for key, value in attention.items() if key != "rope_theta"}
-    parameters = config.get("rope_parameters") or {}
-    same("rope_theta", theta, parameters.get("rope_theta"), "attn_config", "rope_parameters")
+    same("rope_theta", theta, block(config, "rope_parameters").get("rope_theta"), "attn_config", "rope_parameters")
     return Spelled(respelled(config, frozenset({"attn_config"}), attn_config=without_theta, rope_theta=theta))
 
 
@@ -62,11 +61,18 @@ _MPT = keys(
 )
 
 
+_MPT_IDLE = {
+    "attn_config.rope_hf_config.type": ("no_scaling",),
+    "attn_config.rope_hf_config.factor": (1,),
+    "attn_config.rope_dail_config.type": ("original",),
+}
+
+
 def _mpt(config: Config) -> Spelled:
     attention = block(config, "attn_config")
     if attention.get("rope") is not True or attention.get("alibi"):
         raise ValueError(
-            f"attn_config.rope is {attention.get('rope')!r}, alibi {attention.get('alibi')!r}: this MPT does not rotate"
+            f"attn_config.rope is {describe(attention.get('rope'))}, alibi {describe(attention.get('alibi'))}: this MPT does not rotate"
         )
     rope: Config = {"rope_type": "default"}
     dail, hf = block(attention, "rope_dail_config"), block(attention, "rope_hf_config")
@@ -75,17 +81,27 @@ def _mpt(config: Config) -> Spelled:
     implementation = attention.get("rope_impl", "dail")
     if implementation == "dail" and dail.get("type", "original") != "original":
         raise ValueError(
-            f"attn_config.rope_dail_config.type {dail['type']!r} asks for xPos, which is not read from configs; make the module yourself: "
-            f"RotaryEmbedding(dim, use_xpos=True, scale_base=..., base=...)"
+            f"attn_config.rope_dail_config.type {describe(dail['type'])} asks for xPos, which is not read from configs; make the module "
+            f"yourself: RotaryEmbedding(dim, use_xpos=True, scale_base=..., base=...)"
         )
     if hf.get("type") is None and hf.get("factor") not in (None, 1, 1.0):
         raise ValueError(
             "attn_config.rope_hf_config has a factor and no type; write type: linear or dynamic, or remove the factor"
         )
-    if implementation == "hf" and hf.get("type", "no_scaling") != "no_scaling":
-        rope = {"rope_type": hf["type"], "factor": real(hf, "factor", name="attn_config.rope_hf_config.factor")}
     if implementation not in ("dail", "hf"):
         raise ValueError(f"attn_config.rope_impl must be 'dail' or 'hf', got {describe(implementation)}")
+    scaled = implementation == "hf" and hf.get("type") not in (None, "no_scaling")
+    blocks = {"rope_hf_config.type": hf.get("type"), "rope_hf_config.factor": hf.get("factor")}
+    blocks["rope_dail_config.type"] = dail.get("type")
+    check_read(
+        {f"attn_config.{key}": value for key, value in blocks.items()},
+        [f"attn_config.{key}" for key in blocks],
+        ["attn_config.rope_hf_config.type", "attn_config.rope_hf_config.factor"] if scaled else [],
+        f"attn_config.rope_impl {implementation!r}" + ("" if scaled else " and its type"),
+        _MPT_IDLE,
+    )
+    if scaled:
+        rope = {"rope_type": hf["type"], "factor": real(hf, "factor", name="attn_config.rope_hf_config.factor")}
     new: Config = {
         "attn_config": {key: value for key, value in attention.items() if f"attn_config/{key}" not in _MPT},
         "rope_theta": real(attention, "rope_theta", 10000.0, "attn_config.rope_theta"),
@@ -114,6 +130,8 @@ def _internlm(config: Config) -> Spelled:
         "rope_theta", config.get("rope_theta"), real(rotary, "base", name="rotary.base"), "config", "rotary.base"
     )
     factor = real(rotary, "scaling_factor", 1.0, "rotary.scaling_factor")
+    if rotary_type == "origin" and factor != 1.0:
+        raise ValueError(f"rotary.scaling_factor {factor} has no effect with rotary.type 'origin'; remove one of them")
     rope = {"rope_type": "dynamic", "factor": factor} if rotary_type == "dynamic" else None
     return Spelled(
         respelled(config, frozenset({"rotary", "rope_theta", "model_type"}), rope_theta=theta, rope_scaling=rope),

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..._checks import describe, flag
 from ..names import same
-from .dialect import Config, Dialect, Spelled, block, keys, only, real, respelled
+from .dialect import Config, Dialect, Spelled, block, check_read, keys, only, real, respelled
 
 _SIZES = {
     "dim": "hidden_size",
@@ -24,13 +24,14 @@ _MISTRALS = {
     "q_lora_rank",
     "qk_rope_head_dim",
 }
-_LLAMA_3_2 = {(2048, 16, 32), (3072, 28, 24)}
+_LLAMA_3_2 = ((2048, 16, 32), (3072, 28, 24))
 """(dim, n_layers, n_heads) of Llama 3.2 1B and 3B, scaled 32 times."""
-_LLAMA_3_1 = {(4096, 32, 32), (8192, 80, 64), (16384, 126, 128)}
+_LLAMA_3_1 = ((4096, 32, 32), (8192, 80, 64), (16384, 126, 128))
 """The same of Llama 3.1 8B, 70B and 405B, of 3.2 Vision and of 3.3, scaled 8 times."""
-_META = keys(
-    "rope_theta use_scaled_rope rope_scaling_factor rope_high_freq_factor nope_layer_interval attn_temperature_tuning floor_scale "
-    "attn_scale"
+_TEMPERATURE = {"attn_temperature_tuning": (False,), "floor_scale": (8192,), "attn_scale": (0.1,)}
+"""Keys of Llama 4's temperature, with their defaults (models/llama4/args.py)."""
+_META = keys("rope_theta use_scaled_rope rope_scaling_factor rope_high_freq_factor nope_layer_interval") | frozenset(
+    _TEMPERATURE
 )
 _MISTRAL = keys(
     "rope_theta yarn yarn/beta yarn/alpha yarn/factor yarn/original_max_position_embeddings yarn/apply_scale llama_4_scaling "
@@ -72,11 +73,9 @@ def _meta(config: Config) -> Spelled:
             "rope_scaling_factor without use_scaled_rope has no effect in Meta's code; write use_scaled_rope: true, or remove it"
         )
     family = {"no_rope_layer_interval": interval, "no_rope_layers": []} if interval else {}
-    temperature = {
-        key: config[key]
-        for key in ("attn_temperature_tuning", "floor_scale", "attn_scale")
-        if interval and key in config
-    }
+    if not interval:  # the temperature is that of layers that do not rotate
+        check_read(config, _TEMPERATURE, (), "layers that all rotate", _TEMPERATURE)
+    temperature = {key: config[key] for key in _TEMPERATURE if interval and key in config}
     spelled = _with_sizes(
         config, _META, rope_theta=10000.0 if theta is None else theta, rope_scaling=rope, **family, **temperature
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from ..._checks import describe
-from .dialect import Config, Dialect, Spelled, keys, real, respelled
+from ..._checks import text
+from .dialect import Config, Dialect, Spelled, check_read, integer, keys, real, respelled, switch
 
-_KEYS = keys(
-    "rope_base scale_factor use_scaled_rope rope_scale_factor rope_low_freq_factor rope_high_freq_factor old_context_len "
-    "skip_rope_interval"
-)
+_LLAMA4 = keys("rope_scale_factor rope_low_freq_factor rope_high_freq_factor old_context_len")
+_KEYS = _LLAMA4 | keys("rope_base scale_factor use_scaled_rope skip_rope_interval")
 _BUILDERS: dict[str, tuple[bool, float]] = {
     "llama2": (True, 1e4),
     "llama3": (True, 5e5),
@@ -29,6 +27,14 @@ _BUILDERS: dict[str, tuple[bool, float]] = {
 """Package of torchtune.models -> (interleaved, default rope_base). RotaryPositionalEmbeddings and Llama3ScaledRoPE pair neighbouring
 channels, Phi3- and Qwen2RotaryPositionalEmbeddings channels half a head apart."""
 _SCALES = {"llama3_1": 8.0, "llama3_2": 32.0, "llama3_2_vision": 8.0, "llama3_3": 8.0}
+"""Package -> the scale_factor of its models, which llama3_2_vision fixes."""
+_IDLE = {
+    "rope_scale_factor": (16,),
+    "rope_low_freq_factor": (1,),
+    "rope_high_freq_factor": (1,),
+    "old_context_len": (8192,),
+}
+"""Defaults of llama4's builder, which mean nothing without use_scaled_rope."""
 
 
 def _recognises(config: Config) -> bool:
@@ -41,27 +47,16 @@ def _recognises(config: Config) -> bool:
 
 def _translate(config: Config) -> Spelled:
     component = config.get("_component_")
-    package = component.split(".")[2] if isinstance(component, str) and component.count(".") >= 2 else ""
+    parts = [] if component is None else text("_component_", component, "torchtune.models.llama3_1.llama3_1").split(".")
+    package = parts[2] if len(parts) > 2 else ""
     if component is not None and package not in _BUILDERS:
         raise ValueError(
-            f"unknown torchtune builder {describe(component)}; known packages of torchtune.models: {', '.join(_BUILDERS)}"
+            f"unknown torchtune builder {component!r}; known packages of torchtune.models: {', '.join(_BUILDERS)}"
         )
-    factor = config.get("scale_factor", _SCALES.get(package))
-    scaled = factor is not None
+    rope = _scheme(config, package)
+    scaled = rope["rope_type"] != "default"
     if not package and not scaled and config.get("rope_base") is None:
         raise ValueError("missing rope_base: torchtune's builders have different defaults; write it, or _component_")
-    rope: Config = {"rope_type": "default"}
-    high = 4.0
-    if config.get("use_scaled_rope"):
-        factor, high, scaled = real(config, "rope_scale_factor", 16.0), real(config, "rope_high_freq_factor", 1.0), True
-    if scaled:
-        rope = {
-            "rope_type": "llama3",
-            "factor": real({"scale_factor": factor}, "scale_factor"),
-            "high_freq_factor": high,
-        }
-        rope |= {"low_freq_factor": real(config, "rope_low_freq_factor", 1.0)}
-        rope |= {"original_max_position_embeddings": int(real(config, "old_context_len", 8192))}
     interval = config.get("skip_rope_interval")
     new: Config = {
         "rope_theta": real(config, "rope_base", _BUILDERS[package][1] if package else 5e5),
@@ -79,6 +74,35 @@ def _translate(config: Config) -> Spelled:
     if interleaved is None:
         unknown = "torchtune's builders differ in their pairing, and these arguments do not name one"
     return Spelled(respelled(config, drop, **new), interleaved=interleaved, pairing_unknown=unknown)
+
+
+def _scheme(config: Config, package: str) -> Config:
+    """rope_scaling: Llama 3's, by use_scaled_rope of llama4 or by scale_factor of the builders from llama3_1 on."""
+    about_schemes = _LLAMA4 | {"scale_factor"}
+    if switch(config, "use_scaled_rope"):
+        check_read(config, about_schemes, _LLAMA4, "use_scaled_rope", {})
+        return {
+            "rope_type": "llama3",
+            "factor": real(config, "rope_scale_factor", 16.0),
+            "low_freq_factor": real(config, "rope_low_freq_factor", 1.0),
+            "high_freq_factor": real(config, "rope_high_freq_factor", 1.0),
+            "original_max_position_embeddings": integer(config, "old_context_len", 8192),
+        }
+    read = {"scale_factor"} if not package or package in _SCALES.keys() - {"llama3_2_vision"} else set[str]()
+    selected = f"the builder of {package}" if package and package != "llama4" else "use_scaled_rope: false"
+    idle = _IDLE if package in ("", "llama4") else {"scale_factor": (_SCALES.get(package),)}
+    check_read(config, about_schemes, read, selected, idle)
+    factor = config.get("scale_factor")
+    factor = _SCALES.get(package) if factor is None else real(config, "scale_factor")
+    if factor is None:
+        return {"rope_type": "default"}
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
 
 
 TORCHTUNE = Dialect(
