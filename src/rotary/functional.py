@@ -61,7 +61,7 @@ def apply_rotary(
             [0., 1.]])
     """
     if not is_compiling():
-        rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
+        rotated = call.rotate(x, cos, sin, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
     _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
