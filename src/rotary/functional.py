@@ -201,9 +201,9 @@ def _require_gradients(directions: Any) -> bool:
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """t * cos(freqs) * scale + rotate_half(t) * sin(freqs) * scale: what goes with the pair that RotaryEmbedding.forward returns.
 
-    t: (..., seq, head_dim), floating. freqs: (rows, dim) [rad], the halves concatenated, dim <= head_dim: later channels pass
-        through. scale: a number, a 0-d tensor or (rows, dim); keys under xPos take 1 / scale. With more rows than t is long, the
-        last are used, as when decoding.
+    t: (..., seq, head_dim), floating. freqs: (rows, dim) [rad], float32 or float64, the halves concatenated, dim <= head_dim: later
+        channels pass through. scale: a real number, a 0-d tensor or (rows, dim); keys under xPos take 1 / scale. With more rows than t
+        is long, the last are used, as when decoding.
 
     Returns t's shape and dtype; cos and sin are taken in float64, the arithmetic is float32 (float64 for a float64 t).
     Differentiable in each argument. Radians in float32 are only as good as float32 is at that size:
@@ -211,8 +211,8 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
 
     Functions of this name elsewhere take (q, k, cos, sin): that is apply_rotary_qk here, with tables of half width (rotary.tables).
 
-    TypeError for a t that is not floating; ValueError for shapes that do not fit, and, on the CPU, for cos and sin in the place of freqs
-    and scale.
+    TypeError for a t that is not floating, for freqs in half precision and for a scale that is not real; ValueError for shapes that do
+    not fit, and, on the CPU, for cos and sin in the place of freqs and scale.
     """
     if type(t) is not Tensor and distributed(t):
         from ._rotation import shards  # few processes have DTensors
