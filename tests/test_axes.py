@@ -288,6 +288,38 @@ def test_one_hot_rows_are_sparse_ones():
             torch.testing.assert_close(a, b, rtol=0, atol=6e-8 if dtype == torch.float32 else 1e-14)
 
 
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, 1e300, 3.5e38, torch.tensor(math.inf)])
+@pytest.mark.parametrize("positions", [torch.tensor([[1]]), torch.tensor([[1.0]])])
+def test_directions_in_sequences_are_finite(number: Any, positions: torch.Tensor):
+    for directions in ([[number]], [[[number]], [[1.0]]], ((1.0,), (number,))):
+        with pytest.raises(ValueError, match=r"directions with shape \(.*\) must be finite in float32"):
+            cos_sin_of(positions, directions)
+    assert cos_sin_of(positions, [[3.4e38]])[0].isfinite().all()
+
+
+def test_positions_of_directions_are_those_of_every_table():
+    large = torch.tensor([[2**64 - 1]], dtype=torch.uint64)
+    for directions in ([[1.0]], torch.ones(1, 1), torch.ones(1, 1, requires_grad=True)):
+        for number in (math.inf, -math.inf, math.nan):
+            with pytest.raises(ValueError, match="positions must be finite"):
+                cos_sin_of(torch.tensor([[number]]), directions)
+    with pytest.raises(ValueError, match="below 2\\^63"):
+        cos_sin_of(large, [[1.0]])
+    last = torch.tensor([[2**63 - 1]])
+    assert torch.equal(cos_sin_of(last.to(torch.uint64), [[1.0]])[0], cos_sin_of(last, [[1.0]])[0])
+
+
+def test_sequences_of_parameters_are_refused_and_stacked_ones_get_gradients():
+    weights = [torch.nn.Parameter(torch.tensor(1.0)) for _ in range(2)]
+    for directions in ([weights], [[[weights[0]]]], (torch.nn.Parameter(torch.ones(2)),)):
+        with pytest.raises(TypeError, match=r"require a gradient, .* torch.stack\(\)"):
+            cos_sin_of(torch.tensor([[1, 2]]), directions)
+    cos_sin_of(torch.tensor([[1, 2]]), torch.stack(weights)[None])[1].sum().backward()
+    assert all(w.grad is not None for w in weights)
+    plain = cos_sin_of(torch.tensor([[1, 2]]), [[w.detach() for w in weights]])
+    assert torch.equal(plain[0], cos_sin_of(torch.tensor([[1, 2]]), [[1.0, 1.0]])[0])
+
+
 def test_gradients_reach_directions_and_real_positions():
     directions = torch.nn.Parameter(torch.randn(2, 4, 2, dtype=torch.float64))
     positions = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)

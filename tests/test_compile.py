@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from rotary import RotaryEmbedding, apply_rotary_qk
+from rotary import RotaryEmbedding, apply_rotary_qk, cos_sin_of
+from rotary.scaling import DynamicNTK
 
 LENGTHS = (1, 10, 5, 6, 7, 8, 9, 4, 3, 2, 11)
 ROPES = {
@@ -117,6 +118,22 @@ def test_export_with_a_dynamic_length(rope: RotaryEmbedding, strict: bool):
         rope.rotate(q, k)[0],
         RotaryEmbedding(rope.dim, rope.use_xpos, interleaved=rope.interleaved, angles=rope.angles).rotate(q, k)[0],
     )
+
+
+DYNAMIC = RotaryEmbedding(64, scaling=DynamicNTK(2.0, 16))
+TABLES: dict[str, tuple[Callable[..., tuple[Tensor, Tensor]], tuple[Tensor, ...]]] = {
+    "one position": (ROPES["plain"].cos_sin, (torch.tensor(3),)),
+    "a length": (lambda p, n: DYNAMIC.cos_sin(p, length=n), (torch.arange(5), torch.tensor(40))),
+    "directions": (lambda p: cos_sin_of(p, [[1.0, 0.5]]), (torch.tensor([[1, 2]]),)),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_what_asks_for_a_jit_trace_compiles_whole(name: str):
+    run, inputs = TABLES[name]
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert all(torch.equal(a, b) for a, b in zip(compiled(*inputs), run(*inputs), strict=True))
 
 
 def test_tables_handed_to_layers_compile_too():

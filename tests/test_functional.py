@@ -171,6 +171,17 @@ def test_cos_and_sin_in_the_place_of_freqs_and_scale_are_refused(dtype: torch.dt
             assert apply_rotary_pos_emb(x, freqs[first:], scale[first:]).shape == x.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_the_companion_takes_no_radians_in_half_precision(dtype: torch.dtype):
+    t, (freqs, scale) = torch.randn(2, 6, 8), RotaryEmbedding(8)(6)
+    for factor in (1.0, scale, scale.expand_as(freqs)):
+        with pytest.raises(TypeError, match=f"freqs must be float32 or float64, got {dtype}"):
+            apply_rotary_pos_emb(t, freqs.to(dtype), factor)
+    for factor in (scale.to(torch.complex64), scale.expand_as(freqs) * 1j, scale > 0):
+        with pytest.raises(TypeError, match="scale must be real numbers, got torch"):
+            apply_rotary_pos_emb(t, freqs, factor)
+
+
 @pytest.mark.parametrize(
     ("arguments", "keywords"),
     [

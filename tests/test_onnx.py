@@ -192,6 +192,19 @@ def test_float64_and_odd_heads_are_the_formula(interleaved: bool):
             assert y.dtype == dtype and (y.double() - expected(x, angles, **how)).abs().max() < allowed
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_tables_of_no_plane_export_what_goes_in(interleaved: bool):
+    x, table = torch.randn(2, 4, 9, 32), torch.empty(9, 0)
+    for dtype in (torch.float32, torch.float16):
+        program = export(WithTables(interleaved=interleaved), (x.to(dtype), table, table))
+        assert not nodes(program).keys() & {NODE, "Mul", "Cast"}
+        session = onnxruntime.InferenceSession(
+            program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        feed = {i.name: t.numpy() for i, t in zip(session.get_inputs(), (x.to(dtype), table, table), strict=False)}
+        assert torch.equal(torch.from_numpy(session.run(None, feed)[0]), x.to(dtype))
+
+
 def test_an_older_opset_gets_the_formula_and_a_warning():
     x, angles = torch.randn(9, 2, 32), 7 * torch.rand(9, 16)
     with pytest.warns(UserWarning, match="opset 20 has no RotaryEmbedding.*pass opset_version=23"):

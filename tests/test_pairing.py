@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rotary import RotaryEmbedding
 from rotary.pairing import half_to_interleaved, interleaved_to_half, permutation
@@ -39,6 +40,17 @@ def test_the_drawing():
     order = permutation(8, 8, to_interleaved=True)
     assert [letters[i] for i in order.tolist()] == list("aabbccdd")
     assert permutation(4, 6, to_interleaved=False).tolist() == [0, 2, 1, 3, 4, 5]
+
+
+def test_the_order_is_made_where_x_is():
+    x = torch.arange(16.0).view(2, 8)
+    with torch.device("meta"):
+        reordered = half_to_interleaved(x, head_dim=4)
+        assert half_to_interleaved(torch.empty(3, 8)).device.type == "meta"
+    assert torch.equal(reordered, half_to_interleaved(x, head_dim=4))
+    assert torch.equal(interleaved_to_half(reordered, head_dim=4), x)
+    with FakeTensorMode():
+        assert interleaved_to_half(torch.empty(3, 8)).shape == (3, 8)
 
 
 def test_refusals():

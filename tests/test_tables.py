@@ -159,6 +159,18 @@ def test_what_does_not_fit_is_named(call: Any, error: type[Exception], message: 
         call()
 
 
+@pytest.mark.parametrize("how", ["halves", "neighbours"])
+def test_NaN_in_both_columns_of_a_plane_is_no_question_of_the_layout(how: Any):
+    angles = ANGLES.clone()
+    angles[2, 1] = torch.nan
+    full = doubled(angles, how)
+    cos, _ = tables.from_full_width(full.cos(), full.sin(), doubled=how)
+    assert torch.equal(cos.isnan(), angles.isnan()) and torch.equal(cos.nan_to_num(), angles.cos().nan_to_num())
+    full[2, 1] = 0.0
+    with pytest.raises(ValueError, match="are not equal; no columns of it are doubled"):
+        tables.from_radians(full, doubled=how)
+
+
 def test_values_are_not_read_while_a_compiler_traces():
     compiled = torch.compile(lambda t: tables.from_radians(t), backend="eager", fullgraph=True)
     full = doubled(ANGLES, "halves")

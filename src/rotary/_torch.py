@@ -108,7 +108,7 @@ def onnx_exporting() -> bool:
 
 def jit_tracing() -> bool:
     """True while torch.jit.trace records."""
-    return _is_tracing()
+    return not torch.compiler.is_compiling() and _is_tracing()  # a compiler cannot trace the second question
 
 
 def forward_mode() -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import _checks, _inputs
+from ._angles.cos_sin import as_int64, range_of
 from ._angles.exact import cos_sin_of_directions
 from ._angles.turns import turns_per_token
 from ._inputs.words import of_one_tensor
@@ -23,7 +24,7 @@ from ._rotation import call
 from ._rotation.autograd import rotate
 from ._subclasses import nested
 from ._subclasses.dtensor import distributed
-from ._torch import has_float64
+from ._torch import has_float64, tracing
 
 
 def apply_rotary(
@@ -61,7 +62,7 @@ def apply_rotary(
             [0., 1.]])
     """
     if not is_compiling():
-        rotated = call.rotate(x, False, cos, sin, None, None, seq_dim, interleaved, conjugate, inplace)
+        rotated = call.rotate(x, cos, sin, seq_dim, interleaved, conjugate, inplace)
         if rotated is not None:
             return rotated
     _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
@@ -149,7 +150,8 @@ def cos_sin_of(
     Returns (cos, sin), (..., seq, planes), or (heads, seq, planes): heads are then the batch of a transposed view,
     apply_rotary(x.transpose(0, 1), cos, sin).transpose(0, 1) for x (batch, heads, seq, head_dim).
 
-    TypeError for half precision or what is no number; ValueError for shapes and devices that do not fit.
+    TypeError for half precision or what is no number, and for sequences of tensors that require a gradient; ValueError for shapes and
+    devices that do not fit, for numbers that are not finite in float32, and for positions on the CPU that are not finite or beyond int64.
 
     >>> cos, sin = cos_sin_of(torch.tensor([[0, 1], [2, 3]]), [[1.0, 0.0], [0.5, 0.5]])
     >>> cos.shape
@@ -159,28 +161,49 @@ def cos_sin_of(
     _checks.tensor("positions", positions)
     if isinstance(directions, Tensor):
         _inputs.for_directions(positions, directions)
+        if positions.is_floating_point():
+            range_of(positions, tracing())  # refuses what is not finite
         work = torch.float64 if has_float64(positions.device) else torch.float32
         angles = positions.to(work) @ directions.to(work).transpose(-1, -2)
         return angles.cos().to(dtype), angles.sin().to(dtype)
-    try:
-        exact = torch.tensor(directions, dtype=torch.float32, device=positions.device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"directions must be a tensor or nested sequences of numbers: {error}") from None
+    exact = _in_float32(directions).to(positions.device)
     _inputs.for_directions(positions, exact)
     if positions.is_floating_point():
         return cos_sin_of(positions, exact, dtype)
     high, low = turns_per_token(exact)
-    rows = positions.to(torch.int64) if exact.ndim == 2 else positions.to(torch.int64)[None]
-    return cos_sin_of_directions(rows, high, low, dtype)
+    rows = as_int64(positions, tracing())
+    return cos_sin_of_directions(rows if exact.ndim == 2 else rows[None], high, low, dtype)
+
+
+def _in_float32(directions: Sequence[Any]) -> Tensor:
+    """Nested sequences of numbers as a tensor on the CPU."""
+    if _require_gradients(directions):
+        raise TypeError(
+            "directions are sequences of tensors that require a gradient, which a copy loses: give torch.stack() of them"
+        )
+    try:
+        values = torch.tensor(directions, dtype=torch.float32, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"directions must be a tensor or nested sequences of numbers: {error}") from None
+    if not tracing() and not bool(values.isfinite().all()):
+        raise ValueError(f"directions with shape {tuple(values.shape)} must be finite in float32")
+    return values
+
+
+def _require_gradients(directions: Any) -> bool:
+    """Whether one of the tensors in nested sequences does."""
+    if isinstance(directions, Tensor):
+        return directions.requires_grad
+    return isinstance(directions, (list, tuple)) and any(map(_require_gradients, directions))
 
 
 @of_one_tensor
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """t * cos(freqs) * scale + rotate_half(t) * sin(freqs) * scale: what goes with the pair that RotaryEmbedding.forward returns.
 
-    t: (..., seq, head_dim), floating. freqs: (rows, dim) [rad], the halves concatenated, dim <= head_dim: later channels pass
-        through. scale: a number, a 0-d tensor or (rows, dim); keys under xPos take 1 / scale. With more rows than t is long, the
-        last are used, as when decoding.
+    t: (..., seq, head_dim), floating. freqs: (rows, dim) [rad], float32 or float64, the halves concatenated, dim <= head_dim: later
+        channels pass through. scale: a real number, a 0-d tensor or (rows, dim); keys under xPos take 1 / scale. With more rows than t
+        is long, the last are used, as when decoding.
 
     Returns t's shape and dtype; cos and sin are taken in float64, the arithmetic is float32 (float64 for a float64 t).
     Differentiable in each argument. Radians in float32 are only as good as float32 is at that size:
@@ -188,8 +211,8 @@ def apply_rotary_pos_emb(t: Tensor, freqs: Tensor, scale: Tensor | float = 1.0) 
 
     Functions of this name elsewhere take (q, k, cos, sin): that is apply_rotary_qk here, with tables of half width (rotary.tables).
 
-    TypeError for a t that is not floating; ValueError for shapes that do not fit, and, on the CPU, for cos and sin in the place of freqs
-    and scale.
+    TypeError for a t that is not floating, for freqs in half precision and for a scale that is not real; ValueError for shapes that do
+    not fit, and, on the CPU, for cos and sin in the place of freqs and scale.
     """
     if type(t) is not Tensor and distributed(t):
         from ._rotation import shards  # few processes have DTensors

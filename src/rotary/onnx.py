@@ -71,6 +71,8 @@ class _Rotation:
 
     def nodes(self, cos: Any, sin: Any, interleaved: bool, conjugate: bool) -> Any:
         """The rotated x, computed in the dtype of the tables and rounded once."""
+        if not self.dim:  # no channel turns, and runtimes refuse a node of no planes
+            return self.op.Identity(self.x)
         sin = self.op.Neg(sin) if conjugate else sin
         x = self.x if self.x.dtype == self.dtype else self.op.Cast(self.x, to=int(self.dtype))
         y = self._as_node(x, cos, sin, interleaved) if self._fits() else self._formula(x, cos, sin, interleaved)

@@ -51,10 +51,13 @@ def permutation(dim: int, head_dim: int, *, to_interleaved: bool) -> Tensor:
     widths.
     """
     dim, head_dim = _widths(dim, head_dim)
-    _checks.flag("to_interleaved", to_interleaved)
-    planes = torch.arange(dim)
+    return _order(dim, head_dim, _checks.flag("to_interleaved", to_interleaved), None)
+
+
+def _order(dim: int, head_dim: int, to_interleaved: bool, device: torch.device | None) -> Tensor:
+    planes = torch.arange(dim, device=device)
     order = planes.view(2, dim // 2).t() if to_interleaved else planes.view(dim // 2, 2).t()
-    return torch.cat((order.reshape(-1), torch.arange(dim, head_dim)))
+    return torch.cat((order.reshape(-1), torch.arange(dim, head_dim, device=device)))
 
 
 def _reorder(x: Tensor, dim: int | None, head_dim: int | None, axis: int, *, to_interleaved: bool) -> Tensor:
@@ -67,9 +70,8 @@ def _reorder(x: Tensor, dim: int | None, head_dim: int | None, axis: int, *, to_
     dim, head_dim = _widths(head_dim if dim is None else dim, head_dim)
     if width % head_dim:
         raise ValueError(f"axis {axis} of x with shape {tuple(x.shape)} is not a multiple of head_dim {head_dim}")
-    heads = torch.arange(0, width, head_dim)[:, None]
-    order = (heads + permutation(dim, head_dim, to_interleaved=to_interleaved)).reshape(-1)
-    return x.index_select(axis, order.to(x.device))
+    heads = torch.arange(0, width, head_dim, device=x.device)[:, None]
+    return x.index_select(axis, (heads + _order(dim, head_dim, to_interleaved, x.device)).reshape(-1))
 
 
 def _widths(dim: Any, head_dim: Any) -> tuple[int, int]:

@@ -158,14 +158,19 @@ def _undoubled(name: str, rows: Tensor, doubled: Doubled) -> Tensor:
         raise ValueError(f"{name} has {columns} columns, an odd number or none: a column per plane is doubled='no'")
     by_halves, by_neighbours = (rows[..., : columns // 2], rows[..., columns // 2 :]), (rows[..., ::2], rows[..., 1::2])
     first, second = by_halves if doubled == "halves" else by_neighbours
-    if _readable(rows) and not torch.equal(first, second):
+    if _readable(rows) and not _equal(first, second):
         layout, pair = ("neighbours", by_neighbours) if doubled == "halves" else ("halves", by_halves)
-        if torch.equal(*pair):
+        if _equal(*pair):
             remedy = f"its {layout} are: pass doubled={layout!r}"
         else:
             remedy = "no columns of it are doubled: a column per plane is doubled='no'"
         raise ValueError(f"the {doubled} of {name} with shape {tuple(rows.shape)} are not equal; {remedy}")
     return first
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether the numbers are equal, NaN beside NaN too: what is wrong with a table is then no question of its layout."""
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _check_pair(cos: Tensor, sin: Tensor) -> None:

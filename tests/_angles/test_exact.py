@@ -257,6 +257,39 @@ def test_no_address_is_taken_of_what_something_traces(tracer: str, monkeypatch: 
         RotaryEmbedding(8).cos_sin(torch.arange(3))
 
 
+XPOS, FLOAT32 = RotaryEmbedding(8, use_xpos=True), RotaryEmbedding(8, angles="float32")
+DYNAMIC = RotaryEmbedding(8, scaling=scaling.DynamicNTK(4.0, 16))
+LONG = RotaryEmbedding(8, scaling=scaling.LongRoPE([1.0] * 4, [4.0] * 4, 16, factor=2.0))
+TRACES: dict[
+    str, tuple[Callable[..., object], tuple[int, ...]]
+] = {  # functions of q, p and, if they take one, two lengths of the context
+    "xPos": (lambda q, p: XPOS.rotate(q, positions=p, role="key"), ()),
+    "xPos, two tables": (lambda q, p: XPOS.rotate(q, 2 * q, positions=p), ()),
+    "DynamicNTK": (lambda q, p, n: DYNAMIC.rotate(q, positions=p, length=n), (9, 99)),
+    "DynamicNTK, a length per row": (lambda q, p, n: DYNAMIC.cos_sin(p, length=torch.stack((n, 2 * n))), (9, 99)),
+    "LongRoPE in float64": (lambda q, p, n: LONG.cos_sin(p, torch.float64, length=n), (9, 99)),
+    "directions": (lambda q, p: cos_sin_of(p[:, None], [[1.0], [1e-39], [-0.3]]), ()),
+    "moved keys": (lambda q, p: XPOS.rerotate(q, p, p + 3), ()),
+    "moved keys of float32 angles": (lambda q, p: FLOAT32.rerotate(q, p, 2 * p), ()),
+    "keys under another base": (lambda q, p: XPOS.rerotate(q, p, p, new=XPOS.replace(base=500)), ()),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_jit_trace_has_the_bits_for_other_positions_and_lengths(name: str):
+    run, lengths = TRACES[name]
+    first: list[Tensor] = [torch.randn(2, 3, 5, 8), torch.arange(5)]
+    other: list[Tensor] = [torch.randn(2, 3, 5, 8), torch.arange(5) * 7]
+    for inputs, length in zip((first, other), lengths, strict=False):
+        inputs.append(torch.tensor(length))
+    traced = torch.jit.trace(run, tuple(first), check_trace=False)
+    for inputs in (first, other):
+        result, expected = traced(*inputs), run(*inputs)
+        pairs = [(result, expected)] if isinstance(expected, Tensor) else zip(result, expected, strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @needs_library
 def test_tables_lie_where_positions_do_whatever_the_default_device():
     with torch.device("meta"):

@@ -80,6 +80,13 @@ def test_exp_is_right_to_two_units_and_saturates():
     assert polynomials.exp(far).tolist() == [math.inf] * 3 + [0.0] * 3
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_jit_trace_has_the_bits_of_exp():
+    x = torch.cat((torch.linspace(-1200, 1200, 9_999, dtype=torch.float64), torch.tensor([math.inf, -math.inf])))
+    traced = torch.jit.trace(polynomials.exp, torch.zeros(3, dtype=torch.float64), check_trace=False)
+    assert torch.equal(traced(x), polynomials.exp(x))
+
+
 def test_the_constants_of_exp_are_a_split_logarithm():
     high, low = mpmath.mpf(polynomials.LN2_HIGH), mpmath.mpf(polynomials.LN2_LOW)
     assert abs(high + low - mpmath.log(2)) <= mpmath.mpf(2) ** -92

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from fractions import Fraction
 
@@ -100,6 +101,20 @@ def test_divisor_is_exact_too():
     for divisor in (4.0, 3.7):
         cos, sin = tables(positions, inv_freq, torch.float32, divisor)
         assert worst(positions, inv_freq, cos, sin, divisor) <= FLOAT32_BOUND
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_jit_trace_has_the_words_of_every_exponent():
+    """Denormal numbers and both zeros included; what is not finite has no words in either."""
+    bits = torch.arange(0xFF)[:, None] << 23 | torch.tensor([0, 1, 2, 0x400000, 0x2AAAAA, 0x7FFFFF])
+    x = torch.cat((bits.flatten(), torch.arange(2000))).to(torch.int32).view(torch.float32)
+    x = torch.cat((x, -x))
+    traced = torch.jit.trace(lambda x: turns_per_token(x, 3.0), torch.ones(2), check_trace=False)
+    assert all(torch.equal(a, b) for a, b in zip(traced(x), turns_per_token(x, 3.0), strict=True))
+    for number in (math.inf, math.nan):
+        for words in (traced, turns_per_token):
+            with pytest.raises((IndexError, RuntimeError)):
+                words(torch.full((2,), number))
 
 
 def test_positions_far_beyond_two_to_the_31():

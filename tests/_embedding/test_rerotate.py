@@ -237,6 +237,11 @@ def test_meta_and_empty():
     for new in (None, RotaryEmbedding(DIM, base=500_000)):
         assert rope.rerotate(raw(2, 0, HEAD), 4, 9, new=new).shape == (2, 0, HEAD)
         assert rope.rerotation(4, 9, rows=0, new=new)[0].shape == (0, DIM // 2)
+    key, other = raw(2, 5, HEAD), XPOS.replace(base=500_000)
+    for new in (None, other):
+        expected = XPOS.rerotate(key, 4, 9, new=new)
+        with torch.device("meta"):  # the default of new tensors, which keys in memory do not follow
+            assert torch.equal(XPOS.rerotate(key, 4, 9, new=new), expected)
 
 
 # --- the trap, and what others do --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rotary._fused import eager, triton
-from rotary._fused.work import Norm, Store
+from rotary._fused.work import Norm, Store, by_token
 from rotary._rotation import triton as rotation
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -134,6 +134,48 @@ def test_triton_writes_keys_and_values_by_slot(norm: Norm | None, queries: bool,
     same(results[1], results[0])
 
 
+@pytest.mark.parametrize("layout", ["tokens first", "heads first"])
+@pytest.mark.parametrize("queries", [False, True])
+def test_triton_writes_tokens_of_no_batch_with_all_their_heads(layout: str, queries: bool):
+    """More heads than one: each of them reads the slot of its token, and no slot is read past the last."""
+    shape, seq_dim = ((5, 3, 16), 0) if layout == "tokens first" else ((3, 5, 16), 1)
+    part = slice(0, 2) if queries else slice(1, 2)
+    torch.manual_seed(0)
+    xs = tuple(torch.randn(shape).to(DEVICE) for _ in range(2))[part]
+    cos, sin = torch.randn(2, 5, 8).to(DEVICE)
+    memory = torch.tensor([3, -1, 0, 11, 7, *range(12, 24)], device=DEVICE)  # five slots, and what lies behind them
+    store = Store(
+        by_token(torch.randn(shape).to(DEVICE), seq_dim), *torch.zeros(2, 8, 3, 3, 16).to(DEVICE), memory[None, :5]
+    )
+    norm = Norm(1e-6, 0.0, False, False) if queries else None
+    results = []
+    for kernel in (eager, triton):
+        outs, caches = empty(xs), [torch.zeros_like(store.cache_k), torch.zeros_like(store.cache_v)]
+        filled = Store(store.values, *caches, store.slots)
+        how: dict[str, Any] = {"seq_dim": seq_dim, "interleaved": False}
+        tables = ((cos, sin),) * len(xs)
+        assert kernel.rotate_and_store(xs, outs, (None,) * len(xs), tables, norm, filled, **how) is None
+        results.append((*outs, *caches))
+    same(results[1], results[0])
+
+
+@pytest.mark.parametrize("weights", [0, 1, 2, 3])
+@pytest.mark.parametrize("empty_one", [0, 1])
+def test_triton_a_tensor_of_no_tokens_lends_no_address(empty_one: int, weights: int):
+    """Beside it the other is normalised, whichever of them has a weight."""
+    drawn, norm = Drawn(torch.float32, 16, 16, weights, batched=False), Norm(1e-6, 0.0, False, False)
+    xs, tables = list(drawn.xs), list(drawn.tables)
+    xs[empty_one] = torch.empty(2, 3, 0, 16, device=DEVICE)
+    assert xs[empty_one].data_ptr() == 0
+    cos, sin = tables[empty_one]
+    tables[empty_one] = (cos[:0], sin[:0])
+    outs, expected = empty(xs), empty(xs)
+    how: dict[str, Any] = {"seq_dim": 2, "interleaved": False}
+    eager.norm_rotate(tuple(xs), expected, drawn.weights, tuple(tables), norm, **how)
+    assert triton.norm_rotate(tuple(xs), outs, drawn.weights, tuple(tables), norm, **how) is None
+    same(outs, expected)
+
+
 def test_triton_what_is_not_served_is_named_and_nothing_is_written():
     norm = Norm(1e-6, 0.0, False, False)
     x, out = torch.randn(2, 2, 2, 2, 8).to(DEVICE), torch.full((2, 2, 2, 2, 8), 7.0).to(DEVICE)
@@ -145,3 +187,10 @@ def test_triton_what_is_not_served_is_named_and_nothing_is_written():
     table = (table[0][:, :2], table[1][:, :2])
     assert "adjacent" in (triton.norm_rotate((x,), (out,), (None,), (table,), norm, seq_dim=1, interleaved=False) or "")
     assert bool((out == 7.0).all())
+    k, out = torch.randn(3, 2, 8).to(DEVICE), torch.full((3, 2, 8), 7.0).to(DEVICE)  # (heads, tokens, head_dim)
+    table = (torch.randn(3, 2, 4).to(DEVICE),) * 2
+    caches = torch.full((2, 1, 4, 3, 8), 7.0).to(DEVICE)
+    store = Store(by_token(k, 1), *caches, torch.tensor([[0, 1]]).to(DEVICE))
+    reason = triton.rotate_and_store((k,), (out,), (None,), (table,), None, store, seq_dim=1, interleaved=False)
+    assert "rows for each head" in (reason or "")
+    assert bool((out == 7.0).all() and (caches == 7.0).all())

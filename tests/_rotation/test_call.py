@@ -204,6 +204,26 @@ def test_F58_what_is_not_ordinary_is_declined_and_its_graph_stays_whole(kind: st
     assert served == [] and whole[0] not in ("RuntimeError", "TypeError", "ValueError")
 
 
+@pytest.mark.parametrize("other", [False, True, None, 0, ..., "key"], ids=str)
+def test_what_is_no_tensor_is_declined_and_then_refused(other: Any):
+    """In the place of keys above all: C tells one tensor from two by the number of arguments."""
+    calls: list[Callable[[], Any]] = [
+        lambda: apply_rotary_qk(X, other, COS, SIN),
+        lambda: apply_rotary_qk(other, X, COS, SIN),
+        lambda: apply_rotary(X, other, SIN),
+        lambda: apply_rotary(other, COS, SIN),
+    ]
+    if other is not None:
+        calls += [
+            lambda: apply_rotary_qk(X, X, COS, SIN, key_cos=other, key_sin=SIN),
+            lambda: ROPE.rotate(X, other),
+        ]
+    for run in calls:
+        with counted() as served, pytest.raises(TypeError, match="must be (a )?tensor"):
+            run()
+        assert served == []
+
+
 @pytest.mark.parametrize("flag", ["interleaved", "conjugate", "inplace"])
 def test_a_flag_that_is_neither_true_nor_false_is_declined_and_then_refused(flag: str):
     with counted() as served, pytest.raises(TypeError, match=f"{flag} must be True or False, got int 1"):
@@ -358,7 +378,7 @@ def test_memory_is_shared_where_the_search_in_python_says_so(
     cos, sin = torch.ones(x.shape[-2], 1), torch.zeros(x.shape[-2], 1)
     alone = overlap.overlaps_itself(x)
     together = alone or overlap.overlaps_itself(y) or overlap.overlap(x, y)
-    assert (call.rotate(x, False, cos, sin, None, None, -2, False, False, True) is None) == alone
+    assert (call.rotate(x, cos, sin, -2, False, False, True) is None) == alone
     if x.ndim <= 3 or x.shape[0] == y.shape[0]:
         assert (call.rotate(x, y, cos, sin, None, None, -2, False, False, True) is None) == together
 

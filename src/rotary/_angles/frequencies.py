@@ -263,10 +263,10 @@ def side_by_side(parts: tuple[Spectrum, ...], coordinates: Axes, *, alternating:
     """
     if len({part.angles for part in parts}) > 1:
         raise ValueError("the parts must have one arithmetic of angles: all exact or all float32")
-    factors = [part.attention_factor for part in parts]
     lengths = [part.window + more for part in parts if part.window is not None for more in (0, 1)]
     for length in (None, *lengths):
-        factors = [float(part.frequencies(torch.device("cpu"), length)[1]) for part in parts]
+        with plain_torch():
+            factors = [float(part.frequencies(torch.device("cpu"), length)[1]) for part in parts]
         if len(set(factors)) > 1:
             raise ValueError(
                 f"the parts have different attention factors {tuple(factors)}, and a head has one: give "

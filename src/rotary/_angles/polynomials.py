@@ -23,6 +23,8 @@ import math
 import torch
 from torch import Tensor
 
+from .._constants import Constants
+from .._torch import jit_tracing
 from .._types import CosSin
 
 RADIANS_PER_UNIT = 2.0 * math.pi * 2.0**-64
@@ -41,6 +43,10 @@ LN2_LOW = float.fromhex("0x1.cf79abc9e3b3ap-40")
 """The rest: ln 2 = LN2_HIGH + LN2_LOW to 2^-92."""
 EXP_LIMIT = 1100.0
 """Beyond it exp is infinite or 0; arguments are cut here, so that exponents stay in range."""
+
+_EXPONENTS = 800
+"""Half of EXP_LIMIT / ln 2, rounded up: |exponent| of each of the two factors of exp."""
+_POWERS = Constants(tuple(2.0**n for n in range(-_EXPONENTS, _EXPONENTS + 1)), torch.float64)
 
 
 def cos_sin(turns: Tensor) -> CosSin:
@@ -74,4 +80,7 @@ def _horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 def _power_of_two(power: Tensor) -> Tensor:
+    """2^power in float64, of integers within _EXPONENTS."""
+    if jit_tracing():  # which records no view of another dtype
+        return _POWERS.on(power.device, traced=True)[power + _EXPONENTS]
     return ((power + 1023) << 52).view(torch.float64)

@@ -181,7 +181,7 @@ def _overflow(xpos: XPos | None, tokens: Tensor, factor: float | Tensor, dtype: 
     """The error message if a ratio of amplitudes, or its inverse, exceeds finfo(dtype).max / 64, which leaves room for a key of 64."""
     if tokens.numel() == 0 or (xpos is None and isinstance(factor, float) and factor == 1.0):
         return None
-    factors = torch.as_tensor(factor, dtype=torch.float64)
+    factors = torch.as_tensor(factor, dtype=torch.float64, device="cpu")
     steepest = 0.0 if xpos is None else -math.log(xpos.zeta[0]) / xpos.scale_base
     most = float(factors.log().abs().max()) + steepest * float(tokens.abs().max())
     limit = math.log(torch.finfo(dtype).max / 64)

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from .._constants import Constants
+from .._torch import jit_tracing
 
 # floor(2^320 / (2 pi)): the digits of 1/(2 pi), more than any float32 frequency can ask for. Compared with mpmath in the tests.
 ONE_TURN = 0x28BE60DB9391054A7F09D5F47D4D377036D8A5664F10E4107F9458EAF7AEF1586DC91B8E909374B8
@@ -55,15 +56,27 @@ def turns_per_token(inv_freq: Tensor, divisor: float = 1.0, *, traced: bool | No
     119 fractional bits terms from Python integers, never from a rounded 1/(2 pi); the product is integer arithmetic on any device.
     traced: the answer of tracing(), if the caller has it.
     """
-    bits = inv_freq.view(torch.int32).to(torch.int64)
-    exponent = (bits >> 23) & 0xFF
-    fraction = bits & 0x7FFFFF
-    mantissa = torch.where(exponent > 0, fraction | 0x800000, fraction)
-    mantissa = torch.where(bits < 0, -mantissa, mantissa)
+    mantissa, exponent = _mantissa_and_exponent(inv_freq)
     top, middle, guard = _turns_of_powers_of_two(divisor).on(inv_freq.device, traced=traced)[:, exponent].unbind(0)
     carry = (mantissa * guard) >> _GUARD_BITS
     low = mantissa * middle + carry  # below 2^56
     return mantissa * top + (low >> _EXTRA_BITS), low & _EXTRA_MASK
+
+
+def _mantissa_and_exponent(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The signed integer of 24 bits and the biased exponent of float32 numbers, int64: x = mantissa 2^(max(exponent, 1) - 150)."""
+    if jit_tracing():  # which records no view of another dtype
+        half_to_one, power = torch.frexp(x)
+        exponent = power.to(torch.int64) + 126
+        mantissa = (half_to_one * 2.0**24).to(torch.int64) >> (1 - exponent).clamp(
+            min=0
+        )  # denormal numbers end in zeros
+        return mantissa, torch.where(x.isfinite(), exponent.clamp(min=0), 0xFF)
+    bits = x.view(torch.int32).to(torch.int64)
+    exponent = (bits >> 23) & 0xFF
+    fraction = bits & 0x7FFFFF
+    mantissa = torch.where(exponent > 0, fraction | 0x800000, fraction)
+    return torch.where(bits < 0, -mantissa, mantissa), exponent
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ from .._angles.frequencies import Spectrum, side_by_side
 from .._angles.xpos import XPos
 from .._inputs.words import FROM_CONFIG, explained
 from .._subclasses.dtensor import dtensor_class
+from .._torch import plain_torch
 from .._types import AngleArithmetic
 from ..axes import Axes, checked
 from ..scaling.scheme import Scheme
@@ -187,9 +188,12 @@ class Built(RotatesPacked):
         """The module of the arguments that a config asks for. Frequencies that are float32 numbers stay float32."""
         how: Any = {"interleaved": read.interleaved, "angles": angles, "device": device}
         if read.inv_freq:
-            values = torch.tensor(read.inv_freq, dtype=torch.float64)
-            if torch.equal(values.float().double(), values):
-                values = values.float()
+            with plain_torch():  # also where a model is built on the meta device
+                values = torch.tensor(read.inv_freq, dtype=torch.float64)
+                in_float32 = values.float()
+                short = torch.equal(in_float32.double(), values)
+            if short:
+                values = in_float32
             elif angles == "float32":
                 raise ValueError(
                     "angles='float32' is transformers' arithmetic for text and grids; this model turns by frequencies in float64, or by "

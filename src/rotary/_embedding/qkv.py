@@ -45,7 +45,8 @@ class RotatesPacked(Rerotatable):
             first, qkv.unflatten(-1, (-1, head_dim)), which copies nothing. The batch is dimension 0, or, where that is qkv_dim, the next.
         heads: (query heads, key heads), which the shape does not tell.
         qkv_dim: the stacked dimension; -2 for (batch, seq, heads, 3, head_dim).
-        seq_dim: of the tokens, in qkv; by default the dimension before those of heads: -4 stacked, -3 side by side.
+        seq_dim: of the tokens, in qkv; by default the dimension before those of heads: -4 stacked, -3 side by side. Required where
+            qkv_dim is in front of the last three: the order of batch, heads and tokens is then open.
         offset, positions, cu_seqlens, length, conjugate: as in rotate.
         inplace: write over the queries and keys in qkv and return it; nothing is copied, in training too. Otherwise qkv is copied once.
             TypeError for a nested (jagged) qkv, which has no rotation in place.
@@ -100,6 +101,11 @@ def _stacked(qkv: Tensor, qkv_dim: int) -> int:
 
 def _tokens(qkv: Tensor, stacked: int | None, seq_dim: int | None) -> int:
     """The dimension of the tokens, counted from the front."""
+    if seq_dim is None and stacked is not None and stacked < qkv.ndim - 3:
+        raise TypeError(
+            f"qkv_dim {stacked} of qkv with shape {tuple(qkv.shape)} leaves open which dimension has the tokens: pass seq_dim=, -2 for "
+            f"(3, batch, heads, seq, head_dim)"
+        )
     dim = (-3 if stacked is None else -4) if seq_dim is None else _checks.index("seq_dim", seq_dim)
     axis = dim + qkv.ndim if dim < 0 else dim
     if not 0 <= axis < qkv.ndim - 1 or axis == stacked or (stacked is None and axis == qkv.ndim - 2):

@@ -50,6 +50,8 @@ def rotate_and_store(
         return f"a cache of more than {MOST} rows"
     if len(xs) == 2 and xs[0].shape[seq_dim] != xs[1].shape[seq_dim]:
         return "queries that are fewer than the keys"
+    if xs[-1].ndim == 3 and seq_dim == 1 and any(cos.ndim == 3 and cos.shape[0] > 1 for cos, _ in tables):
+        return "(heads, tokens, head_dim) with tables that have rows for each head"
     return _forward(xs, outs, weights, tables, norm, store, seq_dim, interleaved)
 
 
@@ -88,10 +90,12 @@ def _forward(
     dim, turned = xs[0].shape[-1], 2 * tables[0][0].shape[-1]
     value_dim = 0 if store is None else store.values.shape[-1]
     tile = cut.rows(_WARPS)
+    by_head = rows.by_head if store is None else rows.stored_by_head
     parts: list[Sizes] = []
     for x, out, (cos, _) in zip(xs, outs, tables, strict=True):
-        batch, heads_of_x, seq = rows.sizes(x, seq_dim)
-        strides = (*rows.strides(x, seq_dim), *rows.strides(out, seq_dim), *rows.rows_of(cos, seq))
+        four = by_head(x, seq_dim)
+        batch, heads_of_x, seq = four.shape[:3]
+        strides = (*rows.strides(four), *rows.strides(by_head(out, seq_dim)), *rows.rows_of(cos, seq))
         parts.append((batch * seq, max(seq, 1), heads_of_x, *strides))
     q, k = parts[0], parts[-1]
     last = xs[-1]
@@ -101,9 +105,11 @@ def _forward(
         has_weight = 2 * (weights[0] is not None)
     q_heads = 0 if store is not None and not pair else q[2]
     q = (*q[:2], q_heads, *q[3:])
-    # A parameter that the constants leave unread still takes a pointer: that of x.
-    tensors = [xs[0], outs[0], xs[0] if weights[0] is None else weights[0], *tables[0]]
-    tensors += [last, outs[-1], last if weights[-1] is None else weights[-1], *tables[-1]]
+    # A parameter that the constants leave unread still takes a pointer. For an absent weight that is the other one: with one weight of two
+    # every program reads head_dim numbers there, also those of a tensor without elements, whose own address is 0.
+    present = next((weight for weight in weights if weight is not None), last)
+    tensors = [xs[0], outs[0], present if weights[0] is None else weights[0], *tables[0]]
+    tensors += [last, outs[-1], present if weights[-1] is None else weights[-1], *tables[-1]]
     if store is None:
         tensors += [last, last, last, last]
         cache: Sizes = (0,) * 13

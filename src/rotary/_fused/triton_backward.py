@@ -77,9 +77,10 @@ def _launch(
     parts: list[Sizes] = []
     chunks: list[int] = []
     for g, x, d, (cos, _) in zip(grads, xs, grad_xs, tables, strict=True):
-        batch, heads, seq = cut_rows.sizes(x, seq_dim)
+        fours = [cut_rows.by_head(t, seq_dim) for t in (x, g, d)]
+        batch, heads, seq = fours[0].shape[:3]
         rows = batch * heads * seq if dim else 0
-        each = [s for t in (x, g, d) for s in cut_rows.strides(t, seq_dim)]
+        each = [s for four in fours for s in cut_rows.strides(four)]
         parts.append((rows, max(seq, 1), max(heads, 1), *each, *cut_rows.rows_of(cos, seq)))
         chunks.append(-(-rows // sums.ROWS))
     q, k = parts[0], parts[-1]

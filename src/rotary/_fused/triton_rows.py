@@ -12,6 +12,7 @@ from .._rotation import triton as rotation
 from .._triton import devices
 from .._triton.launch import ACCESS
 from .._types import CosSin, Sizes, Tensors
+from .work import by_token
 
 unavailable = rotation.unavailable
 _WIDEST = 4096  # channels of a head: one row of a wider tile does not fit into the registers of a program
@@ -85,15 +86,23 @@ def together(xs: Tensors, tables: tuple[CosSin, ...]) -> bool:
     return xs[0].shape[-1] == xs[-1].shape[-1] and tables[0][0].shape[-1] == tables[-1][0].shape[-1]
 
 
-def sizes(x: Tensor, seq_dim: int) -> tuple[int, int, int]:
-    """Batch, heads, seq."""
-    batch, heads, seq = _four(x, seq_dim).shape[:3]
-    return batch, heads, seq
+def by_head(x: Tensor, seq_dim: int) -> Tensor:
+    """x as (batch, heads, seq, channels), a view. Dimension 0 is the batch, for which tables may have rows of their own. In two dimensions,
+    and in three with the sequence first, the batch is 1."""
+    if x.ndim == 2:
+        return x[None, None]
+    if x.ndim == 3:
+        return x.transpose(0, 1)[None] if seq_dim == 0 else x[:, None]
+    return x.movedim(seq_dim, 2)
 
 
-def strides(x: Tensor, seq_dim: int) -> tuple[int, int, int]:
+def stored_by_head(x: Tensor, seq_dim: int) -> Tensor:
+    """by_head for a write: a slot is for a token of all heads, so (heads, tokens, channels) is a batch of one, as in work.by_token."""
+    return by_token(x, seq_dim).transpose(1, 2)
+
+
+def strides(four: Tensor) -> tuple[int, int, int]:
     """Strides of batch, heads and sequence. 0 for a size of 1: only index 0 multiplies it, and unit() ignores zeros."""
-    four = _four(x, seq_dim)
     b, h, s = (stride if size > 1 else 0 for size, stride in zip(four.shape[:3], four.stride()[:3], strict=True))
     return b, h, s
 
@@ -117,16 +126,6 @@ def unit(size: int, numbers: Sizes) -> int:
     The channels of a row are among the numbers, because one row alone has no strides and would otherwise need another kernel.
     """
     return math.gcd(ACCESS // size, *numbers)
-
-
-def _four(x: Tensor, seq_dim: int) -> Tensor:
-    """x as (batch, heads, seq, channels), a view. Dimension 0 is the batch, for which tables may have rows of their own. In two dimensions,
-    and in three with the sequence first, the batch is 1."""
-    if x.ndim == 2:
-        return x[None, None]
-    if x.ndim == 3:
-        return x.transpose(0, 1)[None] if seq_dim == 0 else x[:, None]
-    return x.movedim(seq_dim, 2)
 
 
 def _power(least: int) -> int:

@@ -181,8 +181,14 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
         raise ValueError(
             f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"
         )
+    if isinstance(scale, Tensor) and (scale.is_complex() or scale.dtype == torch.bool):
+        raise TypeError(f"scale must be real numbers, got {scale.dtype}")
     if isinstance(scale, Tensor) and scale.ndim and freqs.numel() and freqs.device.type == "cpu" and not tracing():
         _check_no_cosines(freqs, scale)
+    if freqs.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"freqs must be float32 or float64, got {freqs.dtype}, in which an angle of 300 is off by up to 1: make them in float32"
+        )
 
 
 def _check_no_cosines(freqs: Tensor, scale: Tensor) -> None:
@@ -196,7 +202,7 @@ def _check_no_cosines(freqs: Tensor, scale: Tensor) -> None:
         squares = freqs[rows].float().square() + scale[rows].float().square()
         if (
             not torch.allclose(squares, torch.ones_like(squares), rtol=0, atol=tolerance)
-            or freqs[rows].abs().max() < 0.5
+            or freqs[rows].float().abs().max() < 0.5
         ):
             return
     raise ValueError(

@@ -25,38 +25,43 @@ bool fits(const Table& table, const Layout& x, int axis, Index rows) {
   return cos.dims == 2 || cos.shape[0] == 1 || (axis != 0 && cos.shape[0] == x.shape[0]);
 }
 
-// rotate(q, k | False, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place)
+// rotate(q, k, cos, sin, key_cos | None, key_sin | None, seq_dim, interleaved, conjugate, in_place), and for one tensor alone
+// rotate(x, cos, sin, seq_dim, interleaved, conjugate, in_place). Their number tells them apart: any object may come in the place of k.
 PyObject* rotate_by_tables(PyObject*, PyObject* const* arguments, PySize count) {
-  enum { kQ, kK, kCos, kSin, kKeyCos, kKeySin, kSeqDim, kInterleaved, kConjugate, kInPlace, kCount };
-  if (count != kCount) return declined();
-  for (int i = kInterleaved; i < kCount; ++i)
-    if (!is_flag(arguments[i])) return declined();
+  enum { kCos, kSin, kKeyCos, kKeySin };                            // behind the tensors
+  enum { kSeqDim, kInterleaved, kConjugate, kInPlace, kHowCount };  // the last ones
+  constexpr PySize kOfPair = 2 + 4 + kHowCount, kOfOne = 1 + 2 + kHowCount;
+  if (count != kOfPair && count != kOfOne) return declined();
+  const bool pair = count == kOfPair;
+  PyObject *const *const tables = arguments + 1 + pair, *const *const how = arguments + count - kHowCount;
+  for (int i = kInterleaved; i < kHowCount; ++i)
+    if (!is_flag(how[i])) return declined();
   PyObject *const none = constants().none, *const yes = constants().yes;
-  const bool key_table = arguments[kKeyCos] != none;
+  const bool key_table = pair && tables[kKeyCos] != none;
+  if (pair && key_table != (tables[kKeySin] != none)) return declined();
   Call call;
-  PyObject* const k_object = arguments[kK] == constants().no ? nullptr : arguments[kK];
-  if (key_table != (arguments[kKeySin] != none) || !read_tensors(call, arguments[kQ], k_object, arguments[kSeqDim])) return declined();
-  const bool pair = call.count == 2;
+  if (!read_tensors(call, arguments[0], pair ? arguments[1] : nullptr, how[kSeqDim])) return declined();
   const Layout &q = call.x[0], &k = call.x[pair];
   const Index rows = k.shape[call.axis];
   Table& table = call.table[0];
-  if (!read(arguments[kCos], table.cos) || !read(arguments[kSin], table.sin)) return declined();
+  if (!read(tables[kCos], table.cos) || !read(tables[kSin], table.sin)) return declined();
   if (!fits(table, k, call.axis, rows) || (pair && !fits(table, q, call.axis, rows))) return declined();
   if (key_table) {
-    if (!read(arguments[kKeyCos], call.table[1].cos) || !read(arguments[kKeySin], call.table[1].sin)) return declined();
+    if (!read(tables[kKeyCos], call.table[1].cos) || !read(tables[kKeySin], call.table[1].sin)) return declined();
     if (!fits(call.table[1], k, call.axis, rows)) return declined();
   } else if (pair) {
     call.table[1] = table;
   }
   if (q.shape[call.axis] != rows) cut_to(table.cos, q.shape[call.axis]), cut_to(table.sin, q.shape[call.axis]);
-  call.interleaved = arguments[kInterleaved] == yes;
-  call.conjugate = arguments[kConjugate] == yes;
-  call.in_place = arguments[kInPlace] == yes;
+  call.interleaved = how[kInterleaved] == yes;
+  call.conjugate = how[kConjugate] == yes;
+  call.in_place = how[kInPlace] == yes;
   return rotated(call);
 }
 
 PyMethodDef kRotate = {"rotate", rotate_by_tables, kPyFastCall,
-                       "rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, in_place) -> tensors, or None"};
+                       "rotate(q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved, conjugate, in_place) -> (q, k), or None\n"
+                       "rotate(x, cos, sin, seq_dim, interleaved, conjugate, in_place) -> x, or None"};
 
 }  // namespace
 

@@ -25,7 +25,8 @@ class Functions(NamedTuple):
     """All but plan() return None, before anything is written, for a call that is not ordinary: see _rotation/call.py."""
 
     rotate: Callable[..., Any]
-    """rotate(q, k or False for one tensor alone, cos, sin, key_cos or None, key_sin or None, seq_dim, interleaved, conjugate, in_place)"""
+    """rotate(q, k, cos, sin, key_cos or None, key_sin or None, seq_dim, interleaved, conjugate, in_place), and for one tensor alone
+    rotate(x, cos, sin, seq_dim, interleaved, conjugate, in_place)"""
     plan: Callable[[bytes], Any]
     """plan(numbers of _angles/plan.py) -> the object that the next two take first, or None where the numbers are no plan"""
     rotate_at: Callable[..., Any]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._checks import WIDEST, describe, even_dim, flag, number, text
+from .._torch import plain_torch
 from ..scaling import Scheme
 from ..scaling.temperature import Temperature
 from .axial import Arrangement, Axial, Part
@@ -64,6 +65,7 @@ class Arguments:
     extent: float = 0.0
 
 
+@plain_torch()  # numbers of a config become numbers of a rotation, under meta or fake tensors too
 def read(
     config: Any,
     *,
