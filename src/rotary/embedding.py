@@ -302,6 +302,7 @@ class RotaryEmbedding(Built):
                 return nested.rotate(self.rotate, q, k, **options)
             from ._embedding import dtensors  # few processes have DTensors
 
+            options["windowed"] = self._tables.spectrum.window is not None
             return dtensors.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
         resolved = _inputs.for_rotate(
             q,

@@ -14,7 +14,7 @@ from .. import _inputs
 from .._angles.cos_sin import Tables
 from .._inputs.parts import PartCall, for_cos_sin_part, for_rotate_parts
 from .._rotation import autograd, shards
-from .._subclasses.parts import Part, dtensors_of, from_part
+from .._subclasses.parts import Part, dtensors_of
 from .._torch import tracing
 from .._types import CosSin, Role
 
@@ -76,7 +76,7 @@ def _table(tables: Tables, call: PartCall, role: Role, input_dtype: torch.dtype)
 def cos_sin(
     tables: Tables, positions: Any, dtype: torch.dtype, *, dim: int, coordinates: int, use_xpos: bool, **given: Any
 ) -> CosSin:
-    """RotaryEmbedding.cos_sin for DTensor positions: tables placed as they are."""
+    """RotaryEmbedding.cos_sin for DTensor positions: tables placed as they are, with a batch of its own for a length (batch,)."""
     call = for_cos_sin_part(positions, coordinates=coordinates, use_xpos=use_xpos, **given)
     cos, sin = tables.at(
         call.positions,
@@ -87,5 +87,8 @@ def cos_sin(
         traced=call.traced,
         part=True,
     )
-    shape = (*call.shape, cos.shape[-1])
-    return from_part(cos, shape, positions), from_part(sin, shape, positions)
+    shape, where = (*call.shape, cos.shape[-1]), call.where
+    if cos.ndim > len(shape):  # positions (seq,) under a length for each row of a batch
+        where = where.for_value((cos.shape[0], *shape), {1: 0}, 0)
+        shape = (cos.shape[0], *shape)
+    return dtensors_of(Part((cos, sin), shape, where))

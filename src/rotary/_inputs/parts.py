@@ -59,6 +59,7 @@ def for_rotate_parts(
     dim: int,
     coordinates: int,
     use_xpos: bool,
+    windowed: bool,
     offset: Any,
     positions: Any,
     cu_seqlens: Any,
@@ -66,7 +67,8 @@ def for_rotate_parts(
     role: Any,
     seq_dim: int,
 ) -> list[PartCall]:
-    """A PartCall for q and one for k, the same object if their tables have the same placements. where: the placements of q and k."""
+    """A PartCall for q and one for k, the same object if their tables have the same placements. where: the placements of q and k.
+    windowed: True if a scheme of the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
     keys = q
@@ -86,7 +88,7 @@ def for_rotate_parts(
     role = "query" if k is not None else role_of(role, use_xpos)
     tokens = context_length(length, keys, axis)
     source = _source(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
-    rows = source.rows or (tokens.shape[0] if per_row(tokens) else 1)
+    rows = source.rows or (tokens.shape[0] if windowed and per_row(tokens) else 1)
     check_batch_of_tables(rows, q, "q")
     shape = (keys.shape[axis],) if rows == 1 else (rows, keys.shape[axis])
     dims = {0: axis} if rows == 1 else {0: 0, 1: axis}

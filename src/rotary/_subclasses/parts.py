@@ -41,16 +41,11 @@ def as_dtensor(t: Tensor, like: Any) -> Any:
 def dtensors_of(part: Part) -> tuple[Any, Any]:
     """The DTensors cos and sin whose part in this process is given."""
     placements = placements_of(part.where)
-    cos, sin = (_from_part(t, part.shape, part.where.mesh, placements) for t in part.table)
+    cos, sin = (_dtensor(t, part.shape, part.where.mesh, placements) for t in part.table)
     return cos, sin
 
 
-def from_part(t: Tensor, shape: Sizes, like: Any) -> Any:
-    """The DTensor of that shape and the placements of `like` whose part in this process is t."""
-    return _from_part(t, shape, like.device_mesh, like.placements)
-
-
-def _from_part(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
+def _dtensor(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
     from torch.distributed.tensor import DTensor
 
     strides = [1]
