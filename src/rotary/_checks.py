@@ -84,13 +84,13 @@ def count(name: str, value: Any, most: int = 2**63 - 1) -> int:
     return n
 
 
-def even_dim(dim: Any) -> int:
+def even_dim(dim: Any, name: str = "dim") -> int:
     """A positive even number of channels, at most WIDEST."""
-    value = index("dim", dim)
+    value = index(name, dim)
     if value > WIDEST:
-        raise ValueError(f"dim must be at most {WIDEST:,} channels, got {value}; is it the size of one head?")
+        raise ValueError(f"{name} must be at most {WIDEST:,} channels, got {value}; is it the size of one head?")
     if value <= 0 or value % 2:
-        raise ValueError(f"dim must be a positive even integer, got {value}")
+        raise ValueError(f"{name} must be a positive even integer, got {value}")
     return value
 
 
@@ -254,7 +254,7 @@ def dense(name: str, value: Tensor) -> None:
     """Raise for nested, sparse and other layouts that have no strides."""
     if value.is_nested and value.layout is torch.jagged:
         raise TypeError(
-            f"{name} is a jagged nested tensor, which is not served here: give its values(), with cu_seqlens=its offsets()"
+            f"{name} is a jagged nested tensor, which is not served here: give its values(), all documents one after the other"
         )
     if value.is_nested:
         raise TypeError(

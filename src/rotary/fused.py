@@ -136,7 +136,8 @@ def rotate_and_store(
             [0., 0.]]), tensor([1., 0.]))
     """
     _inputs.check_flags(interleaved=interleaved, inplace=inplace)
-    axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
+    first, name = (k, "k") if q is None else (q, "q")
+    axis, tables = _inputs.for_pair(first, k, cos, sin, key_cos, key_sin, seq_dim, name)
     return _store(q, k, (None, None), tables, None, v, cache_k, cache_v, slots, axis, interleaved, inplace)
 
 
@@ -171,7 +172,8 @@ def norm_rotate_and_store(
     if q is None and q_weight is not None:
         raise TypeError("q_weight without q: give both, or neither")
     _inputs.check_flags(interleaved=interleaved, inplace=inplace)
-    axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
+    first, name = (k, "k") if q is None else (q, "q")
+    axis, tables = _inputs.for_pair(first, k, cos, sin, key_cos, key_sin, seq_dim, name)
     norm = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
     weights = q_weight, k_weight
     return _store(q, k, weights, tables, norm, v, cache_k, cache_v, slots, axis, interleaved, inplace)

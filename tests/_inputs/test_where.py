@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from rotary import RotaryEmbedding
 from rotary._inputs.where import check_rows_of_length, positions_of
 
 
@@ -63,6 +65,31 @@ def test_lengths_that_do_not_agree_are_named():
         positions_of(k, 1, 5, 0, torch.zeros(2, 4, dtype=torch.int64), None, False)
     with pytest.raises(ValueError, match=r"positions has 6 entries along the sequence, .* has 5 along dimension 1"):
         positions_of(k, 1, 5, 0, torch.zeros(6, dtype=torch.int64), None, False)
+
+
+@pytest.mark.parametrize("offset", [False, 0.0, None, "0", np.array([0, 0])])
+def test_an_offset_beside_positions_is_checked_as_one_alone(offset: object):
+    for positions in (None, torch.arange(5)):
+        with pytest.raises(TypeError, match="offset must be an integer, got"):
+            positions_of(torch.zeros(2, 5, 8), 1, 5, offset, positions, None, False)
+    assert positions_of(torch.zeros(2, 5, 8), 1, 5, np.int64(0), torch.arange(5), None, False)[0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+@pytest.mark.parametrize(
+    "how", [{"positions": torch.arange(3)}, {"offset": torch.arange(3)}, {"length": torch.arange(3)}]
+)
+def test_an_error_names_the_tensor_whose_positions_they_are(how: dict[str, torch.Tensor]):
+    rope, q, k = RotaryEmbedding(8), torch.zeros(2, 1, 4, 8), torch.zeros(2, 1, 5, 8)
+    with pytest.raises(ValueError, match=r"[ (]k (has|with) shape \(2, 1, 5, 8\)"):
+        rope.rotate(q, k, **how)
+    with pytest.raises(ValueError, match=r"[ (]q (has|with) shape \(2, 1, 4, 8\)"):
+        rope.rotate(q, **how)
 
 
 @pytest.mark.parametrize("offset", [-3, 3, torch.tensor(0)])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk
+import rotary
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, operators
 from rotary.scaling import DynamicNTK
 
 LENGTHS = (4, 1, 6)
@@ -139,6 +140,22 @@ def test_a_length_is_one_number_for_all_documents():
         y = rope.rotate(q, seq_dim=1, length=torch.tensor(9))
         for got, x in zip(y.unbind(), alone, strict=True):
             assert torch.equal(got, rope.rotate(x, seq_dim=0, length=9))
+
+
+def test_functions_without_cu_seqlens_advise_none():
+    q, _ = documents()
+    rope = RotaryEmbedding(DIM)
+    calls = (
+        lambda: rope.rerotate(q, 0, 5),
+        lambda: operators.apply_rotary(q, *rope.cos_sin(6), seq_dim=1),
+        lambda: rotary.apply_rotary_pos_emb(q, *rope(6)),
+        lambda: RotaryEmbedding.from_inv_freq(q),
+    )
+    for call in calls:
+        with pytest.raises(
+            TypeError, match=r"is a jagged nested tensor, which is not served here: give its values\(\), all documents"
+        ):
+            call()
 
 
 def test_tables_that_are_too_short_are_refused():

@@ -62,9 +62,9 @@ def for_rotate(
     scheme of the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
-    keys = q
+    keys, keys_name = q, "q"
     if k is not None:
-        keys = k
+        keys, keys_name = k, "k"
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
             raise TypeError("role= is for one tensor alone: q is the query and k the key; leave it out")
@@ -72,10 +72,10 @@ def for_rotate(
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
     key_positions, position_range = positions_of(
-        keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates
+        keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates, keys_name
     )
     by_coordinate = bool(coordinates) and positions is not None
-    length = context_length(length, keys, axis)
+    length = context_length(length, keys, axis, keys_name)
     if key_positions.ndim == 2 + by_coordinate:
         batch = key_positions.shape[0]
     else:
@@ -116,10 +116,18 @@ def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, C
 
 
 def for_pair(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, key_cos: Tensor | None, key_sin: Tensor | None, seq_dim: int
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_cos: Tensor | None,
+    key_sin: Tensor | None,
+    seq_dim: int,
+    q_name: str = "q",
 ) -> tuple[int, tuple[CosSin, CosSin]]:
-    """The checked arguments of apply_rotary_qk: seq_dim from the front, a table for q, cut to its length, and one for k."""
-    axis = sequence_axis(q, seq_dim, "q")
+    """The checked arguments of apply_rotary_qk: seq_dim from the front, a table for q, cut to its length, and one for k. q_name: "k" where
+    there are keys alone, which are then q too."""
+    axis = sequence_axis(q, seq_dim, q_name)
     check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
     if (key_cos is None) != (key_sin is None):
         raise TypeError("key_cos and key_sin belong together: give both or neither")
@@ -128,9 +136,9 @@ def for_pair(
     if key_cos is not None and key_sin is not None:
         k_table = table_of(k, key_cos, key_sin, axis, length, "k")
     if q_table[0].ndim == 3:
-        check_batch_of_tables(q_table[0].shape[0], q, "q")
+        check_batch_of_tables(q_table[0].shape[0], q, q_name)
     if q_table[0].shape[-1] * 2 > q.shape[-1]:
-        table_of(q, cos, sin, axis, length, "q")
+        table_of(q, cos, sin, axis, length, q_name)
     return axis, (last_rows(q_table, q.shape[axis], length), k_table)
 
 

@@ -71,9 +71,9 @@ def for_rotate_parts(
     windowed: True if a scheme of the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
-    keys = q
+    keys, keys_name = q, "q"
     if k is not None:
-        keys = k
+        keys, keys_name = k, "k"
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
             raise TypeError("role belongs to a single tensor: with q and k both given leave it out")
@@ -86,8 +86,8 @@ def for_rotate_parts(
             )
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
-    tokens = context_length(length, keys, axis)
-    source = _source(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
+    tokens = context_length(length, keys, axis, keys_name)
+    source = _source(keys, keys_name, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
     rows = source.rows or (tokens.shape[0] if windowed and per_row(tokens) else 1)
     check_batch_of_tables(rows, q, "q")
     shape = (keys.shape[axis],) if rows == 1 else (rows, keys.shape[axis])
@@ -140,24 +140,32 @@ class _Source(NamedTuple):
 
 
 def _source(
-    keys: Tensor, axis: int, queries: int, offset: Any, explicit: Any, cu_seqlens: Any, traced: bool, coordinates: int
+    keys: Tensor,
+    keys_name: str,
+    axis: int,
+    queries: int,
+    offset: Any,
+    explicit: Any,
+    cu_seqlens: Any,
+    traced: bool,
+    coordinates: int,
 ) -> _Source:
     n, device = keys.shape[axis], keys.device
     if explicit is not None:
         refuse_two(offset, cu_seqlens)
-        at = explicit_positions(keys, axis, explicit, coordinates)
+        at = explicit_positions(keys, axis, explicit, coordinates, keys_name)
         known = None
         if not distributed(at):  # plain, so the same in every process: all raise or none
             at = at if at.is_floating_point() else as_int64(at, traced)
             known = range_of(at, traced)
         spread = bool(coordinates)
         return _Source(n, device, known, at.shape[0] if at.ndim == 2 + spread else 0, spread, explicit=at)
-    start = start_of(keys, queries, offset, cu_seqlens, n, traced)
+    start = start_of(keys, queries, offset, cu_seqlens, n, traced, keys_name)
     if cu_seqlens is not None:
         return _Source(n, device, None, 0, False, start=start, cu_seqlens=cu_seqlens)
     if not isinstance(start, Tensor):
         return _Source(n, device, None if traced or n == 0 else (start, start + n - 1), 0, False, start=start)
-    check_one_per_row("offset", start, keys, axis)
+    check_one_per_row("offset", start, keys, axis, keys_name)
     return _Source(n, device, None, start.shape[0] if start.ndim and start.shape[0] != 1 else 0, False, start=start)
 
 
