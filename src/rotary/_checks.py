@@ -209,6 +209,7 @@ def frequencies(inv_freq: Any) -> tuple[tuple[float, ...], bool]:
                 "inv_freq requires a gradient, which a copy of its values would cut off; compute cos and sin from it yourself and "
                 "give them to rotary.apply_rotary, which differentiates its tables"
             )
+        local("inv_freq", inv_freq)
         if inv_freq.device.type == "meta":
             raise ValueError("inv_freq is on the meta device and has no values")
         if not inv_freq.is_floating_point():
@@ -263,6 +264,14 @@ def dense(name: str, value: Tensor) -> None:
         )
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; call {name}.to_dense() first")
+
+
+def local(name: str, value: Tensor) -> None:
+    """Raise for a DTensor, which torch's operations do not mix with plain tensors."""
+    if type(value) is not Tensor and hasattr(value, "to_local"):
+        raise TypeError(
+            f"{name} is a DTensor, which is not served here: give {name}.to_local(), the part of this process"
+        )
 
 
 def positions(value: Tensor) -> None:

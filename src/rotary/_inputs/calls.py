@@ -105,6 +105,8 @@ def for_cos_sin(
         position_range = (0, n - 1) if n and not traced else None
         positions = count_from(n, device=device)
     length = context_length(length, None, 0)
+    if isinstance(length, Tensor):
+        _checks.local("length", length)
     check_rows_of_length(length, positions, coordinates=by_coordinate)
     return Call(-1, positions, by_coordinate, position_range, length, role_of(role, use_xpos), traced, counted)
 
@@ -175,6 +177,13 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
     _checks.tensor("freqs", freqs)
     if not isinstance(scale, Tensor):
         _checks.number_of_any_sign("scale", scale)
+    for name, value in (("freqs", freqs), ("scale", scale)):
+        if isinstance(value, Tensor):
+            _checks.dense(name, value)
+            if value.device != t.device and (value.ndim or value.device.type != "cpu"):
+                raise ValueError(f"{name} on {value.device}, t on {t.device}")
+            if not distributed(t):
+                _checks.local(name, value)
     if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
         raise ValueError(
             f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}; if that is k, or cos of a "
@@ -183,8 +192,6 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
     check_width(freqs.shape[-1], t, "t")
     if freqs.shape[0] < t.shape[-2]:
         raise ValueError(f"freqs has {freqs.shape[0]} rows, t with shape {tuple(t.shape)} needs {t.shape[-2]}")
-    if freqs.device != t.device:
-        raise ValueError(f"freqs on {freqs.device}, t on {t.device}")
     if isinstance(scale, Tensor) and scale.ndim and scale.shape != freqs.shape:
         raise ValueError(
             f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"

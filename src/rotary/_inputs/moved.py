@@ -158,6 +158,7 @@ def _positions(
             f"rotate the unrotated keys instead"
         )
     _checks.integers(name, value)
+    _checks.local(name, value)
     if value.device != device:
         raise ValueError(f"{name} on {value.device}, k on {device}: move {name} first")
     n = _sequence_of(value, coordinates, name)
@@ -198,6 +199,7 @@ def _length(name: str, value: Any, schemes: str, device: torch.device) -> Length
         checked = _checks.length(name, value)
         return checked if schemes else None
     _checks.integers(name, value)
+    _checks.local(name, value)
     if value.ndim > 1:
         raise ValueError(f"{name} must be an int, 0-d or (batch,), got shape {tuple(value.shape)}")
     if value.device != device:
