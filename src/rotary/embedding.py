@@ -344,6 +344,7 @@ class RotaryEmbedding(Built):
             input_dtype=input_dtype,
             traced=resolved.traced,
             counted=resolved.counted,
+            alike=resolved.counted,
         )
 
     def extra_repr(self) -> str:

@@ -29,7 +29,7 @@ class Call(NamedTuple):
     """A checked call of RotaryEmbedding.
 
     seq_dim: counted from the front. positions: of the keys, (seq,) or (batch, seq), with a last dimension of coordinates if
-    `coordinates`; otherwise each coordinate is the position. position_range: if known without reading a tensor. counted: True if
+    `coordinates`; otherwise each coordinate is the position. position_range: if the offset tells it. counted: True if
     positions were counted from ints alone. traced: the answer of tracing(), asked once for the whole call.
     """
 
@@ -75,7 +75,7 @@ def for_rotate(
         keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates, keys_name
     )
     by_coordinate = bool(coordinates) and positions is not None
-    length = context_length(length, keys, axis, keys_name)
+    length = context_length(length, keys, axis, traced, keys_name)
     if key_positions.ndim == 2 + by_coordinate:
         batch = key_positions.shape[0]
     else:
@@ -104,7 +104,7 @@ def for_cos_sin(
         n = _checks.length("positions", positions)
         position_range = (0, n - 1) if n and not traced else None
         positions = count_from(n, device=device)
-    length = context_length(length, None, 0)
+    length = context_length(length, None, 0, traced)
     if isinstance(length, Tensor):
         _checks.local("length", length)
     check_rows_of_length(length, positions, coordinates=by_coordinate)

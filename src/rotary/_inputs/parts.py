@@ -86,7 +86,7 @@ def for_rotate_parts(
             )
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
-    tokens = context_length(length, keys, axis, keys_name)
+    tokens = context_length(length, keys, axis, traced, keys_name)
     source = _source(keys, keys_name, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
     rows = source.rows or (tokens.shape[0] if windowed and per_row(tokens) else 1)
     check_batch_of_tables(rows, q, "q")
@@ -160,7 +160,7 @@ def _source(
             known = range_of(at, traced)
         spread = bool(coordinates)
         return _Source(n, device, known, at.shape[0] if at.ndim == 2 + spread else 0, spread, explicit=at)
-    start = start_of(keys, queries, offset, cu_seqlens, n, traced, keys_name)
+    start, _ = start_of(keys, queries, offset, cu_seqlens, n, traced, keys_name)
     if cu_seqlens is not None:
         return _Source(n, device, None, 0, False, start=start, cu_seqlens=cu_seqlens)
     if not isinstance(start, Tensor):
@@ -184,6 +184,7 @@ def _part_of_length(length: Length, wanted: Placed) -> Length:
 
 def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any) -> PartCall:
     """The arguments of RotaryEmbedding.cos_sin for distributed positions; seq_dim has no meaning there and is -1."""
+    traced = tracing()
     _checks.positions(positions)
     if coordinates:
         check_coordinates(positions, coordinates)
@@ -194,7 +195,7 @@ def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length
             f"positions {tuple(positions.shape)} have placements {positions.placements}: a process needs all coordinates of its tokens, "
             f"and no summands of a pending reduction; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
         )
-    tokens = context_length(length, None, 0)
+    tokens = context_length(length, None, 0, traced)
     check_rows_of_length(tokens, positions, coordinates=bool(coordinates))
     shape = tuple(positions.shape[:-1] if coordinates else positions.shape)
     wanted = where.for_value((2,), {0: 0} if len(shape) == 2 else {}, -1)
@@ -206,7 +207,7 @@ def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length
         None,
         mine,
         role_of(role, use_xpos),
-        tracing(),
+        traced,
         shape,
         where,
     )

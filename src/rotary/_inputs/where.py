@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from .. import _checks
+from .._angles.cos_sin import as_int64, range_of
 from .._subclasses.dtensor import distributed
 from .._types import Length, Range, Role
 from ..positions import packed
@@ -30,7 +31,7 @@ def positions_of(
     coordinates: int = 0,
     x_name: str = "x",
 ) -> tuple[Tensor, Range | None]:
-    """Positions of keys, (seq,) or (batch, seq), and their range if the offset is an int.
+    """Positions of keys, (seq,) or (batch, seq), and their range where they are counted from an offset whose value is known.
 
     explicit: the positions= argument, checked against keys; if coordinates is not 0 it has a last dimension of so many. Without it,
         positions are counted from offset and cu_seqlens, without coordinates.
@@ -40,13 +41,14 @@ def positions_of(
     if explicit is not None:
         refuse_two(offset, cu_seqlens)
         return explicit_positions(keys, axis, explicit, coordinates, x_name), None
-    start = start_of(keys, queries, offset, cu_seqlens, n, traced, x_name)
+    start, starts = start_of(keys, queries, offset, cu_seqlens, n, traced, x_name)
     if cu_seqlens is not None:
         return packed(cu_seqlens, n, offset=start), None
+    position_range = None if starts is None or n == 0 else (starts[0], starts[1] + n - 1)
     if not isinstance(start, Tensor):
-        return count_from(n, start, device=keys.device), None if traced or n == 0 else (start, start + n - 1)
+        return count_from(n, start, device=keys.device), position_range
     check_one_per_row("offset", start, keys, axis, x_name)
-    return count_from(n, start[0] if start.ndim and start.shape[0] == 1 else start), None
+    return count_from(n, start[0] if start.ndim and start.shape[0] == 1 else start), position_range
 
 
 def refuse_two(offset: Any, cu_seqlens: Any) -> None:
@@ -59,23 +61,42 @@ def refuse_two(offset: Any, cu_seqlens: Any) -> None:
 
 def start_of(
     keys: Tensor, queries: int, offset: Any, cu_seqlens: Any, n: int, traced: bool, x_name: str = "x"
-) -> int | Tensor:
-    """The offset of n keys, as an int or a tensor of integers; cu_seqlens is checked too."""
+) -> tuple[int | Tensor, Range | None]:
+    """The offset of n keys, as an int or an int64 tensor, and the smallest and the largest offset, where they are known; cu_seqlens is
+    checked too."""
     start: int | Tensor = (
         offset if type(offset) is int or isinstance(offset, Tensor) else _checks.index("offset", offset)
     )
     if isinstance(start, Tensor):
         _checks.integers("offset", start)
         _check_device("offset", start, keys, x_name)
+        start, starts = whole_numbers("offset", start, traced)
+    else:
+        starts = None if traced else (start, start)
+    if starts is not None and not -_LONGEST <= starts[0] <= starts[1] <= _LONGEST - max(n, 1):
+        value = f"of {_checks.describe(start)} beyond 2^63 - {n}" if isinstance(start, Tensor) else start
+        raise ValueError(f"positions must fit into int64, got offset {value} for {n} tokens")
     if cu_seqlens is not None:
         if not isinstance(cu_seqlens, Tensor):
             raise TypeError(f"cu_seqlens must be an integer tensor, got {type(cu_seqlens).__name__}")
         _check_device("cu_seqlens", cu_seqlens, keys, x_name)
         if queries != n:
             raise ValueError(f"with cu_seqlens q and k must be equally long, got {queries} and {n}")
-    elif not isinstance(start, Tensor) and not traced and not -_LONGEST <= start <= _LONGEST - n:
-        raise ValueError(f"positions must fit into int64, got offset {start} for {n} tokens")
-    return start
+    return start, starts
+
+
+def whole_numbers(name: str, value: Tensor, traced: bool) -> tuple[Tensor, Range | None]:
+    """A tensor of integers as int64, and the smallest and the largest of them, None where they are not read: traced, on a device, in a
+    DTensor. ValueError for uint64 numbers of 2^63 or more that are read."""
+    if type(value) is not Tensor and distributed(value):
+        return value, None
+    value = as_int64(value, traced, name)
+    if traced or type(value) is not Tensor or value.device.type != "cpu" or value.numel() == 0:
+        return value, None
+    if value.ndim == 0:  # of decoding: 0.3 us, where aminmax takes 3
+        number = int(value)
+        return value, (number, number)
+    return value, range_of(value, traced)
 
 
 def explicit_positions(keys: Tensor, axis: int, explicit: Any, coordinates: int, x_name: str = "x") -> Tensor:
@@ -120,7 +141,7 @@ def check_coordinates(positions: Tensor, coordinates: int) -> None:
         )
 
 
-def context_length(value: Any, x: Tensor | None, axis: int, x_name: str = "x") -> Length:
+def context_length(value: Any, x: Tensor | None, axis: int, traced: bool, x_name: str = "x") -> Length:
     """The length= argument, checked against the batch of x, if there is an x."""
     if value is None:
         return None
@@ -128,6 +149,14 @@ def context_length(value: Any, x: Tensor | None, axis: int, x_name: str = "x") -
         return _checks.length("length", value)
     _checks.integers("length", value)
     check_one_per_row("length", value, x, axis, x_name)
+    return not_negative("length", value, traced)
+
+
+def not_negative(name: str, value: Tensor, traced: bool) -> Tensor:
+    """A length in a tensor of integers, as int64. ValueError for a negative number that is read."""
+    value, known = whole_numbers(name, value, traced)
+    if known is not None and known[0] < 0:
+        raise ValueError(f"{name} must be >= 0, got {_checks.describe(value)} with negative numbers")
     return value
 
 
