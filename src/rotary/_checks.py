@@ -43,6 +43,11 @@ def describe(value: Any) -> str:
     return f"{kind} of {len(value)}" if hasattr(value, "__len__") else kind
 
 
+def names_of(xs: Sequence[Any]) -> tuple[str, ...]:
+    """What errors call the tensors of a rotation: x alone, or q and k."""
+    return ("x",) if len(xs) == 1 else ("q", "k")
+
+
 def index(name: str, value: Any) -> int:
     """An int, a SymInt under tracing, or anything with __index__, as an int; TypeError for bools, floats and tensors of several numbers."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
@@ -216,8 +221,7 @@ def frequencies(inv_freq: Any) -> tuple[tuple[float, ...], bool]:
             raise TypeError(f"inv_freq must be floating point, got {inv_freq.dtype}")
         if inv_freq.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"inv_freq must be float32 or float64, got {inv_freq.dtype}: frequencies that were rounded to it are wrong, "
-                f"and their angles grow with the position"
+                f"inv_freq must be float32 or float64, got {inv_freq.dtype}: rounded to it, the angles are wrong, and more so far out"
             )
         dense("inv_freq", inv_freq)
         shape, entries = tuple(inv_freq.shape), inv_freq

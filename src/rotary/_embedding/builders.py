@@ -85,8 +85,8 @@ class Built(RotatesPacked):
             2 * len(values),
             None,
             angles=_checks.one_of("angles", angles, ("exact", "float32")),
-            given=values,
-            given_factor=_checks.number("attention_factor", attention_factor),
+            values=values,
+            values_factor=_checks.number("attention_factor", attention_factor),
             double=double,
             axes=None if axes is None else checked(axes, len(values)),
         )

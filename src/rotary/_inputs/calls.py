@@ -154,7 +154,7 @@ def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -
         raise ValueError(
             f"rotary.rotate takes one or two tensors, and cos and sin for each, got {len(xs)} tensors and {len(tables)} tables"
         )
-    names = ("x",) if len(xs) == 1 else ("q", "k")
+    names = _checks.names_of(xs)
     for x, name in zip(xs, names, strict=True):
         if seq_dim < 0 or sequence_axis(x, seq_dim, name) != seq_dim:
             raise ValueError(f"seq_dim must be counted from the front, got {seq_dim}")

@@ -89,7 +89,7 @@ def apply(call: Callable[..., Any], xs: tuple[Any, ...], tables: tuple[Any, ...]
     tables: jagged with the same documents, or dense (rows, dim/2); each document then uses the first rows.
     """
     _refuse_in_place(how["inplace"])
-    names = ("x",) if len(xs) == 1 else ("q", "k")
+    names = _checks.names_of(xs)
     first = parts(names[0], xs[0], seq_dim)
     jagged = [first, *(_same_documents("k", k, xs[0], first, seq_dim) for k in xs[1:])]
     rows = [None if t is None else _rows("cos" if i % 2 == 0 else "sin", t, xs[0], first) for i, t in enumerate(tables)]
