@@ -254,6 +254,25 @@ def test_real_integers_are_integers_within_an_ulp(rows: list[tuple[int, int]]):
                 assert float((result.double() - expected.double()).abs().max()) <= 6.0e-8 + 3.7e-9
 
 
+def test_a_base_without_a_part_that_reads_it_is_refused():
+    rope = RotaryEmbedding(8)
+    for base in (10000, 77, "x"):
+        with pytest.raises(TypeError, match="base is of parts that are numbers of channels"):
+            axial(rope, rope, base=base)  # type: ignore[arg-type]
+    assert same(axial(rope, 8, base=77).cos_sin(3), axial(rope, RotaryEmbedding(8, base=77)).cos_sin(3))
+    for part in ("56", 56.0, None):
+        with pytest.raises(TypeError, match="part 1 must be its channels, an integer, or a RotaryEmbedding"):
+            axial(16, part)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="part 1 must be a positive even integer, got 7"):
+        axial(16, 7)
+
+
+def test_every_coordinate_of_alternating_planes_is_read():
+    assert alternating(3, 3) == (0, 1, 2)
+    with pytest.raises(ValueError, match="5 coordinates need at least 5 planes"):
+        alternating(5, 3)
+
+
 def test_packed_images_are_each_alone():
     rope, sizes = axial(8, 8), [(2, 3), (4, 1)]
     whole = rope.cos_sin(grids(sizes))

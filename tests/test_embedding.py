@@ -282,7 +282,7 @@ def test_rotate_refuses():
     value_errors = {
         "exceeds head_dim 8": lambda: rope.rotate(q[..., :8]),
         "positions has 1 entries": lambda: rope.rotate(q, positions=torch.tensor([3])),
-        "positions batch 3 does not match x batch 2": lambda: rope.rotate(
+        "positions batch 3 does not match q batch 2": lambda: rope.rotate(
             q, positions=torch.zeros(3, 6, dtype=torch.int64)
         ),
         "offset batch 3": lambda: rope.rotate(q, offset=torch.zeros(3, dtype=torch.int64)),

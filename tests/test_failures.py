@@ -201,7 +201,7 @@ def numbers_in_tensors() -> int:
 
 def test_F15_devices_that_do_not_match():
     rope, x = RotaryEmbedding(32), torch.ones(1, 8, 32)
-    with pytest.raises(ValueError, match="positions on meta, x on cpu"):
+    with pytest.raises(ValueError, match="positions on meta, q on cpu"):
         rope.rotate(x, positions=torch.arange(8, device="meta"))
     away = RotaryEmbedding(32, device="meta")
     assert torch.equal(away.rotate(x), rope.rotate(x))  # tables follow x, wherever the module lies

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb, apply_rotary_qk
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_pos_emb, apply_rotary_qk, operators
 
 
 def by_complex_numbers(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
@@ -93,6 +93,31 @@ def test_what_does_not_fit_is_refused():
     for message, call in type_errors.items():
         with pytest.raises(TypeError, match=message):
             call()
+
+
+def test_tables_of_another_layout_are_refused():
+    x, (cos, sin) = torch.randn(2, 4, 5, 8), torch.rand(2, 5, 4)
+    for name in ("cos", "sin"):
+        sparse = {"cos": cos, "sin": sin, name: cos.to_sparse()}
+        for function in (apply_rotary, operators.apply_rotary):
+            with pytest.raises(TypeError, match=rf"call {name}\.to_dense\(\) first"):
+                function(x, **sparse)
+        with pytest.raises(TypeError, match=rf"call {name}\.to_dense\(\) first"):
+            apply_rotary_qk(x, x, **sparse)
+
+
+def test_freqs_and_scale_of_another_layout_or_device_are_refused():
+    t, (freqs, _) = torch.randn(2, 5, 8), RotaryEmbedding(8)(5)
+    for name, how in (("freqs", (freqs.to_sparse(),)), ("scale", (freqs, torch.ones(5, 8).to_sparse()))):
+        with pytest.raises(TypeError, match=rf"call {name}\.to_dense\(\) first"):
+            apply_rotary_pos_emb(t, *how)
+    for scale in (torch.ones(5, 8, device="meta"), torch.ones((), device="meta")):
+        with pytest.raises(ValueError, match="scale on meta, t on cpu"):
+            apply_rotary_pos_emb(t, freqs, scale)
+    away = apply_rotary_pos_emb(
+        t.to("meta"), freqs.to("meta"), torch.tensor(2.0)
+    )  # a 0-d CPU tensor goes with every device
+    assert away.shape == t.shape
 
 
 # --- the companion of forward() -------------------------------------------------------------------------------------------------------

@@ -376,3 +376,12 @@ def test_a_chosen_backend_computes_the_backward_pass_too():
             pytest.skip(str(error))
         result.append(torch.autograd.grad(y.pow(2).sum(), (q, w)))
     assert all(torch.equal(a, b) for a, b in zip(*result, strict=True))
+
+
+@pytest.mark.parametrize("function", [fused.rotate_and_store, fused.norm_rotate_and_store])
+def test_without_a_q_the_errors_are_about_k(function: Any):
+    v, cache = torch.zeros(1, 2, 5, 8), torch.zeros(1, 8, 2, 8)
+    how = {"k_weight": None, "eps": 1e-6} if function is fused.norm_rotate_and_store else {}
+    for k in (None, v.int(), v[..., :6], torch.zeros(5)):
+        with pytest.raises((TypeError, ValueError), match=r"\bk\b"):
+            function(k, v, *RotaryEmbedding(8).cos_sin(5), cache, cache.clone(), torch.arange(5), **how)

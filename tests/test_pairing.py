@@ -64,3 +64,10 @@ def test_refusals():
 def test_a_rotated_part_that_is_none_is_refused(dim: int):
     with pytest.raises(ValueError, match=f"dim must be even, positive and at most head_dim 8, got {dim}"):
         half_to_interleaved(torch.zeros(8), dim=dim)
+
+
+def test_a_jagged_tensor_is_refused():
+    x = torch.nested.nested_tensor([torch.randn(n, 8) for n in (2, 3)], layout=torch.jagged)
+    for reorder in (half_to_interleaved, interleaved_to_half):
+        with pytest.raises(TypeError, match=r"x is a jagged nested tensor, .* give its values\(\)"):
+            reorder(x)

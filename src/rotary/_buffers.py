@@ -49,8 +49,8 @@ class MirrorModule(nn.Module):
         """Constructor arguments cannot be assigned: the results would not follow. A buffer takes what agrees with the arguments."""
         if name in self._fixed and "_mirrored" in self.__dict__:
             raise AttributeError(
-                f"{name} was fixed when the module was constructed, and assigning it would change no result; make another module, "
-                f"for instance by rope.replace(base=...)"
+                f"{name} was fixed when the module was constructed, and assigning it would change no result; make another module: "
+                f"rope.replace() changes arguments of the constructor, and the builders (from_inv_freq, axial) take theirs anew"
             )
         if name in self.__dict__.get("_mirrored", ()) and not _without_values(value):
             complaint = disagreement(value, self._mirrored[name])

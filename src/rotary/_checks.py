@@ -48,6 +48,11 @@ def describe(value: Any) -> str:
     return f"{kind} of {len(cast('Sequence[Any]', value))}" if hasattr(value, "__len__") else kind
 
 
+def names_of(xs: Sequence[Any]) -> tuple[str, ...]:
+    """What errors call the tensors of a rotation: x alone, or q and k."""
+    return ("x",) if len(xs) == 1 else ("q", "k")
+
+
 def index(name: str, value: Any) -> int:
     """An int, a SymInt under tracing, or anything with __index__, as an int; TypeError for bools, floats and tensors of several numbers."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
@@ -94,13 +99,13 @@ def count(name: str, value: Any, most: int = 2**63 - 1) -> int:
     return n
 
 
-def even_dim(dim: Any) -> int:
+def even_dim(dim: Any, name: str = "dim") -> int:
     """A positive even number of channels, at most WIDEST."""
-    value = index("dim", dim)
+    value = index(name, dim)
     if value > WIDEST:
-        raise ValueError(f"dim must be at most {WIDEST:,} channels, got {digits(value)}; is it the size of one head?")
+        raise ValueError(f"{name} must be at most {WIDEST:,} channels, got {digits(value)}; is it the size of one head?")
     if value <= 0 or value % 2:
-        raise ValueError(f"dim must be a positive even integer, got {digits(value)}")
+        raise ValueError(f"{name} must be a positive even integer, got {digits(value)}")
     return value
 
 
@@ -219,14 +224,14 @@ def frequencies(inv_freq: Any) -> tuple[tuple[float, ...], bool]:
                 "inv_freq requires a gradient, which a copy of its values would cut off; compute cos and sin from it yourself and "
                 "give them to rotary.apply_rotary, which differentiates its tables"
             )
+        local("inv_freq", inv_freq)
         if inv_freq.device.type == "meta":
             raise ValueError("inv_freq is on the meta device and has no values")
         if not inv_freq.is_floating_point():
             raise TypeError(f"inv_freq must be floating point, got {inv_freq.dtype}")
         if inv_freq.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"inv_freq must be float32 or float64, got {inv_freq.dtype}: frequencies that were rounded to it are wrong, "
-                f"and their angles grow with the position"
+                f"inv_freq must be float32 or float64, got {inv_freq.dtype}: rounded to it, the angles are wrong, and more so far out"
             )
         dense("inv_freq", inv_freq)
         shape, entries = tuple(inv_freq.shape), inv_freq
@@ -264,7 +269,7 @@ def dense(name: str, value: Tensor) -> None:
     """Raise for nested, sparse and other layouts that have no strides."""
     if value.is_nested and value.layout is torch.jagged:
         raise TypeError(
-            f"{name} is a jagged nested tensor, which is not served here: give its values(), with cu_seqlens=its offsets()"
+            f"{name} is a jagged nested tensor, which is not served here: give its values(), all documents one after the other"
         )
     if value.is_nested:
         raise TypeError(
@@ -273,6 +278,14 @@ def dense(name: str, value: Tensor) -> None:
         )
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; call {name}.to_dense() first")
+
+
+def local(name: str, value: Tensor) -> None:
+    """Raise for a DTensor, which torch's operations do not mix with plain tensors."""
+    if type(value) is not Tensor and hasattr(value, "to_local"):
+        raise TypeError(
+            f"{name} is a DTensor, which is not served here: give {name}.to_local(), the part of this process"
+        )
 
 
 def positions(value: Tensor) -> None:

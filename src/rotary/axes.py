@@ -37,11 +37,12 @@ def strided(sections: Sequence[int], *, planes: int | None = None) -> Axes:
 
     sections: the number of planes of each of n coordinates, as mrope_section of Qwen3-VL has them. planes: of a head, by default
         their sum; further ones read coordinate 0 (transformers 5.23, models/qwen3_vl/modeling_qwen3_vl.py, apply_interleaved_mrope).
+        As there, a coordinate whose turn comes too late for its number has fewer planes: those of (2, 3, 3) are 3, 3 and 2.
 
     TypeError for numbers that are no integers; ValueError for numbers below 1, and for fewer planes than the sections need.
 
-    >>> strided((3, 3, 2))
-    (0, 1, 2, 0, 1, 2, 0, 1)
+    >>> strided((3, 3, 2)), strided((2, 3, 3))
+    ((0, 1, 2, 0, 1, 2, 0, 1), (0, 1, 2, 0, 1, 2, 0, 1))
     """
     counts = [
         _planes(f"sections[{axis}]", n) for axis, n in enumerate(_checks.list_of("sections", sections, "integers"))
@@ -56,13 +57,16 @@ def strided(sections: Sequence[int], *, planes: int | None = None) -> Axes:
 
 
 def alternating(coordinates: int, planes: int) -> Axes:
-    """0, 1, .., coordinates - 1, again and again, for so many planes. TypeError or ValueError for numbers that are no integers >= 1.
+    """0, 1, .., coordinates - 1, again and again, for so many planes. TypeError or ValueError for numbers that are no integers >= 1,
+    and for fewer planes than coordinates.
 
     >>> alternating(2, 5)
     (0, 1, 0, 1, 0)
     """
-    n = _planes("coordinates", coordinates)
-    return tuple(j % n for j in range(_planes("planes", planes)))
+    n, total = _planes("coordinates", coordinates), _planes("planes", planes)
+    if total < n:
+        raise ValueError(f"{n} coordinates need at least {n} planes, one each, got planes={total}")
+    return tuple(j % n for j in range(total))
 
 
 def checked(axes: Any, planes: int) -> Axes:

@@ -187,8 +187,8 @@ class RotaryEmbedding(Built):
         The amplitude is folded in: the attention factor, and the decay of xPos. Note that cos_sin(99) makes 99 rows, positions 0 to 98,
         while rotate(offset=99) and cos_sin(torch.tensor(99)) mean position 99.
 
-        dtype: float32 or float64; half precisions are rounded from float32. |error| <= 3.1e-8 in float32 for every
-            |position| <= 2^31 and amplitude <= 1, about 5e-16 in float64.
+        dtype: float32 or float64; float16, bfloat16 and the float8 dtypes are rounded from those tables by torch, which may round to
+            float32 on the way. |error| <= 3.1e-8 in float32 for every |position| <= 2^31 and amplitude <= 1, about 5e-16 in float64.
         role: "query" or "key", required with use_xpos, ignored without.
         length: tokens in the whole context, int or (batch,) integer tensor, for schemes that depend on it. None means the trained window,
             where positions are an int within it; beyond it, and for positions in a tensor, it is a ValueError.
@@ -302,6 +302,7 @@ class RotaryEmbedding(Built):
                 return nested.rotate(self.rotate, q, k, **options)
             from ._embedding import dtensors  # few processes have DTensors
 
+            options["windowed"] = self._tables.spectrum.window is not None
             return dtensors.rotate(self._tables, q, k, interleaved=self.interleaved, **self._own(), **options)
         resolved = _inputs.for_rotate(
             q,
@@ -343,6 +344,7 @@ class RotaryEmbedding(Built):
             input_dtype=input_dtype,
             traced=resolved.traced,
             counted=resolved.counted,
+            alike=resolved.counted,
         )
 
     def extra_repr(self) -> str:

@@ -17,10 +17,11 @@ from torch import Tensor
 from . import _inputs
 from ._fused import autograd, storing
 from ._fused.work import Norm
-from ._inputs.fused import for_norm, for_store
+from ._inputs.fused import check_no_mix, for_norm, for_store
 from ._operators import norm as norm_operator
 from ._operators import store as store_operator
 from ._subclasses import nested
+from ._subclasses.dtensor import dtensor_class
 from ._torch import compiling
 from ._types import CosSin
 
@@ -46,7 +47,8 @@ def norm_rotate(
     """Normalise each head of q and k, x / sqrt(mean(x^2) + eps) (weight + weight_offset), and rotate it.
 
     q, k, cos, sin, key_cos, key_sin, seq_dim, interleaved: as in apply_rotary_qk. The mean is over all of head_dim, and channels past the
-        rotated ones are normalised too.
+        rotated ones are normalised too. DTensors: all of the tensors, weights included, or none; they go by torch's own rules, without a
+        kernel, which local parts (to_local()) have.
     q_weight, k_weight: (head_dim,) in the dtype of q and k, or None for a norm without weight.
     eps: > 0, inside the root. weight_offset: 1.0 for Gemma's (1 + weight).
     rounding: "once": all of it in float32 (float64 for float64), rounded to the dtype of q and k at the end. "model": rounded after the
@@ -86,6 +88,8 @@ def norm_rotate(
             seq_dim=seq_dim,
             inplace=inplace,
         )
+    if dtensor_class() is not None:
+        check_no_mix(q=q, k=k, cos=cos, sin=sin, key_cos=key_cos, key_sin=key_sin, q_weight=q_weight, k_weight=k_weight)
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     checked = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
     call = norm_operator.norm_rotate if compiling() else autograd.norm_rotate
@@ -112,7 +116,8 @@ def rotate_and_store(
     """Rotate keys, and queries where they are given, and copy rotated keys and the values into a cache.
 
     k: (batch, heads, seq, head_dim), (batch, seq, heads, head_dim), (tokens, heads, head_dim) or (heads, tokens, head_dim), with the
-        sequence at seq_dim. v: as k; its last dimension may differ. cos, sin, key_cos, key_sin, interleaved: as in apply_rotary_qk.
+        sequence at seq_dim; of DTensors the local parts. v: as k; its last dimension may differ. cos, sin, key_cos, key_sin,
+        interleaved: as in apply_rotary_qk.
     cache_k, cache_v: (pages, page, heads, head_dim) in the dtype of k, any strides: a cache with heads before the rows of a page is given
         as cache.transpose(1, 2). A static cache has a page for each batch entry.
     slots: (batch, seq) or (batch x seq,) integers, where each token goes: number of the page x page + row. -1 stores nothing. On the CPU
@@ -136,7 +141,10 @@ def rotate_and_store(
             [0., 0.]]), tensor([1., 0.]))
     """
     _inputs.check_flags(interleaved=interleaved, inplace=inplace)
-    axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
+    if dtensor_class() is not None:
+        check_no_mix(q=q, k=k, cos=cos, sin=sin, key_cos=key_cos, key_sin=key_sin)
+    first, name = (k, "k") if q is None else (q, "q")
+    axis, tables = _inputs.for_pair(first, k, cos, sin, key_cos, key_sin, seq_dim, name)
     return _store(q, k, (None, None), tables, None, v, cache_k, cache_v, slots, axis, interleaved, inplace)
 
 
@@ -171,7 +179,10 @@ def norm_rotate_and_store(
     if q is None and q_weight is not None:
         raise TypeError("q_weight without q: give both, or neither")
     _inputs.check_flags(interleaved=interleaved, inplace=inplace)
-    axis, tables = _inputs.for_pair(k if q is None else q, k, cos, sin, key_cos, key_sin, seq_dim)
+    if dtensor_class() is not None:
+        check_no_mix(q=q, k=k, cos=cos, sin=sin, key_cos=key_cos, key_sin=key_sin, q_weight=q_weight, k_weight=k_weight)
+    first, name = (k, "k") if q is None else (q, "q")
+    axis, tables = _inputs.for_pair(first, k, cos, sin, key_cos, key_sin, seq_dim, name)
     norm = for_norm(q, k, q_weight, k_weight, eps, weight_offset, rounding, after)
     weights = q_weight, k_weight
     return _store(q, k, weights, tables, norm, v, cache_k, cache_v, slots, axis, interleaved, inplace)

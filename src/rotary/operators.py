@@ -5,8 +5,8 @@
 
 Under torch.compile the functions of `rotary` become the plain formula, which fuses with the operations around it; docs/design/0009
 says when which is faster. To get the operator, import apply_rotary and apply_rotary_qk from this module: arguments, checks and bits
-are the same. `import rotary` registers the operators, so that a saved program finds them. use_backend() is read when the operator
-runs, not when it is traced.
+are the same, but for nested (jagged) tensors, which an operator does not take: give it their values(). `import rotary` registers the
+operators, so that a saved program finds them. use_backend() is read when the operator runs, not when it is traced.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def apply_rotary(
     conjugate: bool = False,
     inplace: bool = False,
 ) -> Tensor:
-    """rotary.apply_rotary by way of the operator: the same arguments, errors and bits, and one node in a compiled graph.
+    """rotary.apply_rotary by way of the operator: the same arguments, errors and bits, and one node in a compiled graph. TypeError
+    for a nested (jagged) tensor.
 
     >>> import torch
     >>> x, (cos, sin) = torch.randn(2, 4, 9, 64), torch.randn(2, 9, 32)
@@ -53,7 +54,8 @@ def apply_rotary_qk(
     conjugate: bool = False,
     inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """rotary.apply_rotary_qk by way of the operator: the same arguments, errors and bits, and one node in a compiled graph."""
+    """rotary.apply_rotary_qk by way of the operator: the same arguments, errors and bits, and one node in a compiled graph. TypeError
+    for a nested (jagged) tensor."""
     _inputs.check_flags(interleaved=interleaved, conjugate=conjugate, inplace=inplace)
     axis, tables = _inputs.for_pair(q, k, cos, sin, key_cos, key_sin, seq_dim)
     q, k = rotate((q, k), tables, axis, interleaved, conjugate, inplace)

@@ -27,7 +27,8 @@ def half_to_interleaved(x: Tensor, *, dim: int | None = None, head_dim: int | No
     dim: rotated channels, the leading ones of each head; default all of head_dim. The rest stays where it is.
     axis: the dimension of the channels.
 
-    Returns a new tensor of x's shape and dtype. TypeError for what is no tensor or integer; ValueError where the sizes do not fit.
+    Returns a new tensor of x's shape and dtype. TypeError for what is no tensor or integer, and for nested tensors and
+    DTensors; ValueError where the sizes do not fit.
 
     >>> half_to_interleaved(torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])).tolist()
     [0, 4, 1, 5, 2, 6, 3, 7]
@@ -62,6 +63,9 @@ def _order(dim: int, head_dim: int, to_interleaved: bool, device: torch.device |
 
 def _reorder(x: Tensor, dim: int | None, head_dim: int | None, axis: int, *, to_interleaved: bool) -> Tensor:
     _checks.tensor("x", x)
+    _checks.local("x", x)
+    if x.is_nested:
+        _checks.dense("x", x)
     axis = _checks.index("axis", axis)
     if not -x.ndim <= axis < x.ndim:
         raise ValueError(f"axis {_checks.describe(axis)} is no dimension of x with shape {tuple(x.shape)}")

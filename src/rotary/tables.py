@@ -77,8 +77,8 @@ def from_radians(
 def from_complex(freqs_cis: Tensor, *, seq_dim: int = -2) -> CosSin:
     """(cos, sin) from cos + i sin, one complex number per plane, as Meta's freqs_cis: views, (seq, dim/2) or (batch, seq, dim/2).
 
-    freqs_cis: complex64 or complex128, (seq, dim/2) or (batch, seq, dim/2), or with further dimensions of size 1. The code that makes
-        them pairs neighbours: rotate with interleaved=True.
+    freqs_cis: complex64 or complex128, of which the tables are float32 or float64, or complex32, of which they are float16; (seq, dim/2) or
+        (batch, seq, dim/2), or with further dimensions of size 1. The code that makes them pairs neighbours: rotate with interleaved=True.
 
     TypeError for a real tensor, which .to(dtype) of a module makes of a complex one without a warning; ValueError for shapes that do not
     fit.

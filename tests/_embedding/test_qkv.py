@@ -101,6 +101,7 @@ def test_nested_documents():
         ((2, 3, 5, 4, 16), {"qkv_dim": 1}, TypeError, "qkv_dim 1 .* leaves open"),
         ((3, 5, 4, 16), {"qkv_dim": 0}, TypeError, "leaves open"),
         ((2, 7, 8, 16), {"heads": (4, 4)}, ValueError, r"heads \(4, 4\) are 4 \+ 2 x 4 heads, dimension -2 .* has 8"),
+        ((2, 7, 8, 16), {"heads": (4, 2), "qkv_dim": -2}, TypeError, "heads= is for heads side by side, qkv_dim= for"),
         ((2, 7, 8, 16), {"heads": (8, 0)}, ValueError, "heads"),
         ((2, 7, 8, 16), {"heads": 4}, TypeError, r"heads must be \(query heads, key heads\), got int 4"),
     ],
@@ -110,6 +111,16 @@ def test_what_is_no_packed_projection_is_refused(
 ):
     with pytest.raises(error, match=message):
         ROPE.rotate_qkv(torch.randn(shape), **how)
+
+
+def test_the_stacked_dimension_of_a_jagged_projection_is_counted_in_it():
+    qkv = torch.nested.nested_tensor([torch.randn(n, 4, 3, 16) for n in (4, 2)], layout=torch.jagged)
+    assert torch.equal(ROPE.rotate_qkv(qkv, qkv_dim=3).values(), ROPE.rotate_qkv(qkv, qkv_dim=-2).values())
+    for wrong in (0, 1, 2, 4, -1):
+        with pytest.raises(ValueError, match=rf"qkv_dim {wrong} of qkv with shape \(2, j\d+, 4, 3, 16\)"):
+            ROPE.rotate_qkv(qkv, qkv_dim=wrong)
+    with pytest.raises(TypeError, match="heads= is for"):
+        ROPE.rotate_qkv(qkv, heads=(2, 1), qkv_dim=3)
 
 
 def test_what_is_not_written_over():

@@ -136,3 +136,22 @@ def test_the_chosen_backend_stores(monkeypatch: pytest.MonkeyPatch):
     with use_backend("eager"):
         store(given())
     assert ran == [None, "eager"]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_on_the_meta_device_shapes_go_through_and_nothing_is_stored(in_place: bool):
+    """All addresses are 0 there: two caches were said to share memory."""
+    tensors = {name: t.to("meta") for name, t in given().items()}
+    table = tuple(t.to("meta") for t in TABLE)
+    stored = Store(tensors["v"], tensors["cache_k"], tensors["cache_v"], tensors["slots"])
+    q, k = storing.store(
+        (tensors["q"], tensors["k"]),
+        (None, None),
+        (table, table),
+        None,
+        stored,
+        seq_dim=0,
+        interleaved=False,
+        in_place=in_place,
+    )
+    assert q.is_meta and k.shape == tensors["k"].shape and (k is tensors["k"]) == in_place

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from rotary import RotaryEmbedding
 from rotary._inputs.where import check_rows_of_length, positions_of
+from rotary.scaling import DynamicNTK
 
 
 def test_positions_from_every_way_of_giving_them():
@@ -17,7 +20,7 @@ def test_positions_from_every_way_of_giving_them():
     positions, known = made(offset=7)
     assert positions.tolist() == [7, 8, 9, 10, 11] and known == (7, 11)
     positions, known = made(offset=torch.tensor([1, 2]))
-    assert positions.shape == (2, 5) and known is None
+    assert positions.shape == (2, 5) and known == (1, 6)
     assert made(offset=torch.tensor(3))[0].tolist() == [3, 4, 5, 6, 7]
     assert made(positions=torch.arange(5)[None])[0].shape == (5,)
     assert made(cu_seqlens=torch.tensor([0, 2, 5]))[0].tolist() == [0, 1, 0, 1, 2]
@@ -65,7 +68,70 @@ def test_lengths_that_do_not_agree_are_named():
         positions_of(k, 1, 5, 0, torch.zeros(6, dtype=torch.int64), None, False)
 
 
+@pytest.mark.parametrize("offset", [False, 0.0, None, "0", np.array([0, 0])])
+def test_an_offset_beside_positions_is_checked_as_one_alone(offset: object):
+    for positions in (None, torch.arange(5)):
+        with pytest.raises(TypeError, match="offset must be an integer, got"):
+            positions_of(torch.zeros(2, 5, 8), 1, 5, offset, positions, None, False)
+    assert positions_of(torch.zeros(2, 5, 8), 1, 5, np.int64(0), torch.arange(5), None, False)[0].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+@pytest.mark.parametrize(
+    "how", [{"positions": torch.arange(3)}, {"offset": torch.arange(3)}, {"length": torch.arange(3)}]
+)
+def test_an_error_names_the_tensor_whose_positions_they_are(how: dict[str, torch.Tensor]):
+    rope, q, k = RotaryEmbedding(8), torch.zeros(2, 1, 4, 8), torch.zeros(2, 1, 5, 8)
+    with pytest.raises(ValueError, match=r"[ (]k (has|with) shape \(2, 1, 5, 8\)"):
+        rope.rotate(q, k, **how)
+    with pytest.raises(ValueError, match=r"[ (]q (has|with) shape \(2, 1, 4, 8\)"):
+        rope.rotate(q, **how)
+
+
 @pytest.mark.parametrize("offset", [-3, 3, torch.tensor(0)])
 def test_an_offset_beside_positions_is_refused_whatever_its_sign(offset: object):
     with pytest.raises((TypeError, ValueError), match="offset"):
         positions_of(torch.zeros(2, 5, 8), 1, 5, offset, torch.arange(5), None, False)
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+@pytest.mark.parametrize("wrong", [2**63 - 1, [0, 2**63 - 1], [2**63, 0], 2**64 - 1])
+def test_an_offset_in_a_tensor_is_bounded_as_an_int_is(wrong: int | list[int], needs_grad: bool):
+    """Positions past 2^63 - 1 were taken at the other end of int64."""
+    rope, x = RotaryEmbedding(8), torch.randn(2, 1, 2, 8, requires_grad=needs_grad)
+    small = max(wrong if isinstance(wrong, list) else [wrong]) < 2**63
+    offset = torch.tensor(wrong, dtype=torch.int64 if small else torch.uint64)
+    with pytest.raises(
+        ValueError, match="got offset of .* beyond 2.63 - 2 for 2" if small else "offset must be below 2"
+    ):
+        rope.rotate(x, offset=offset)
+    documents = x.detach()[0, 0], torch.tensor([0, 1, 2])
+    for far in (offset, 2**63 - 1):
+        with pytest.raises(ValueError, match="int64|below"):
+            rope.rotate(documents[0], cu_seqlens=documents[1], offset=far)
+    last = torch.tensor([2**63 - 2, 5])
+    assert torch.equal(rope.rotate(x, offset=last)[0], rope.rotate(x[:1], offset=2**63 - 2)[0])
+    unsigned = torch.tensor([7, 5], dtype=torch.uint64)
+    assert torch.equal(rope.rotate(x, offset=unsigned), rope.rotate(x, offset=torch.tensor([7, 5])))
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.tensor(-5), torch.tensor([9, -5]), torch.tensor(2**64 - 1, dtype=torch.uint64)]
+)
+def test_a_length_in_a_tensor_is_checked_as_an_int_is(wrong: torch.Tensor):
+    """Whether a scheme reads it or not."""
+    k, unsigned = torch.randn(2, 1, 4, 8), torch.tensor([9, 20], dtype=torch.uint64)
+    for rope in (RotaryEmbedding(8), RotaryEmbedding(8, scaling=DynamicNTK(2.0, 4))):
+        for call in (
+            lambda length, rope=rope: rope.rotate(k, length=length),
+            lambda length, rope=rope: torch.stack(rope.cos_sin(torch.arange(4), length=length)),
+            lambda length, rope=rope: rope.rerotate(k, 0, 5, old_length=length, new_length=9),
+        ):
+            with pytest.raises(ValueError, match=r"length must be (>= 0, got Tensor int64|below 2\^63)"):
+                call(wrong)
+            assert torch.equal(call(unsigned), call(unsigned.to(torch.int64)))

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk
+import rotary
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, operators
+from rotary.scaling import DynamicNTK
 
 LENGTHS = (4, 1, 6)
 DIM = 8
@@ -105,6 +107,11 @@ def test_the_strided_layout_is_refused_by_name():
         ({"inplace": True}, TypeError, "cannot be rotated in place: leave inplace out"),
         ({"cu_seqlens": torch.tensor([0, 11])}, TypeError, "leave cu_seqlens out"),
         ({"positions": torch.arange(11)}, ValueError, "positions must be jagged with the documents of x"),
+        (
+            {"length": torch.tensor([3, 5, 2])},
+            TypeError,
+            r"length is one number .* int64 \(3,\): give an int or a 0-d tensor",
+        ),
         ({"k": torch.randn(3, 6, 2, DIM)}, TypeError, "k is Tensor: both must be"),
         ({"k": documents(2)[0].transpose(1, 2)}, ValueError, "documents of k .* lie along dimension 2"),
         (
@@ -118,6 +125,37 @@ def test_what_does_not_fit_is_named(how: dict[str, Any], error: type[Exception],
     q, _ = documents()
     with pytest.raises(error, match=message):
         RotaryEmbedding(DIM).rotate(q, seq_dim=1, **how)
+
+
+def test_a_length_is_one_number_for_all_documents():
+    """A tensor of lengths gave tables with a batch, wrapped as if their first dimension were the tokens."""
+    q, alone = documents()
+    positions = torch.nested.nested_tensor_from_jagged(torch.arange(11), q.offsets())
+    for rope in (RotaryEmbedding(DIM), RotaryEmbedding(DIM, scaling=DynamicNTK(2.0, 4))):
+        for lengths in (torch.tensor([3, 5, 2]), torch.tensor([5])):
+            with pytest.raises(TypeError, match="length is one number for all documents"):
+                rope.cos_sin(positions, length=lengths)
+            with pytest.raises(TypeError, match="length is one number for all documents"):
+                rope.rotate_qkv(torch.cat([q, q, q], 2), heads=(3, 3), length=lengths)
+        y = rope.rotate(q, seq_dim=1, length=torch.tensor(9))
+        for got, x in zip(y.unbind(), alone, strict=True):
+            assert torch.equal(got, rope.rotate(x, seq_dim=0, length=9))
+
+
+def test_functions_without_cu_seqlens_advise_none():
+    q, _ = documents()
+    rope = RotaryEmbedding(DIM)
+    calls = (
+        lambda: rope.rerotate(q, 0, 5),
+        lambda: operators.apply_rotary(q, *rope.cos_sin(6), seq_dim=1),
+        lambda: rotary.apply_rotary_pos_emb(q, *rope(6)),
+        lambda: RotaryEmbedding.from_inv_freq(q),
+    )
+    for call in calls:
+        with pytest.raises(
+            TypeError, match=r"is a jagged nested tensor, which is not served here: give its values\(\), all documents"
+        ):
+            call()
 
 
 def test_tables_that_are_too_short_are_refused():

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.debug import CommDebugMode
 
 import rotary
-from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, operators
+from rotary import RotaryEmbedding, apply_rotary, apply_rotary_qk, fused, operators, pairing
 from rotary._subclasses import dtensor
 from rotary.scaling import DynamicNTK
 from several.matrix import BATCH, DIM, HEADS, KV, PLACEMENTS, SEQ, counting, place, same, silent, some
@@ -148,6 +148,37 @@ def refusals(rank: int, world: int, folder: Path) -> None:
     raised(TypeError, "k is a plain tensor", lambda: rope.rotate(q, k))
     raised(TypeError, "q is a plain tensor", lambda: rope.rotate(x, place(k, mesh, [Shard(2)])))
     raised(TypeError, "k is a plain tensor", lambda: apply_rotary_qk(q, k, *tables))
+    whole = [place(t, mesh, [Replicate()]) for t in (x, k, *tables)]
+    weights = {"q_weight": None, "k_weight": None, "eps": 1e-6}
+    normed = fused.norm_rotate(x, k, *tables, **weights)
+    for got, one in zip(fused.norm_rotate(q, long, *whole[2:], **weights), normed, strict=True):
+        assert torch.allclose(got.full_tensor(), one, rtol=0, atol=1e-6)
+    raised(TypeError, "q is a DTensor and cos a plain tensor", lambda: fused.norm_rotate(q, long, *tables, **weights))
+    weights["k_weight"] = place(torch.ones(DIM), mesh, [Replicate()])
+    raised(TypeError, "k_weight is a DTensor and q a plain", lambda: fused.norm_rotate(x, k, *tables, **weights))
+    cache = torch.zeros(2, BATCH, SEQ, KV, DIM).unbind()
+    slots = torch.arange(BATCH * SEQ)
+    for i, name in enumerate(("cache_k", "cache_v", "slots")):
+        stored = [*cache, slots]
+        stored[i] = place(stored[i], mesh, [Replicate()])
+        raised(
+            TypeError,
+            rf"give {name}\.to_local\(\)",
+            lambda stored=stored: fused.rotate_and_store(k, k, *tables, *stored),
+        )
+    raised(TypeError, "give k.to_local", lambda: fused.rotate_and_store(whole[1], k, *whole[2:], *cache, slots))
+    rows = place(torch.arange(SEQ), mesh, [Replicate()])
+    raised(TypeError, "give new_positions.to_local", lambda: rope.rerotate(x, 0, rows))
+    raised(TypeError, "give old_positions.to_local", lambda: rope.rerotation(rows, 0))
+    raised(TypeError, "give old_length.to_local", lambda: rope.rerotate(x, 0, 1, old_length=rows[0]))
+    raised(TypeError, "give length.to_local", lambda: rope.cos_sin(torch.arange(SEQ), length=rows[0]))
+    raised(TypeError, "give x.to_local", lambda: pairing.half_to_interleaved(q))
+    raised(TypeError, "give inv_freq.to_local", lambda: RotaryEmbedding.from_inv_freq(whole[2][0]))
+    raised(
+        TypeError,
+        "give freqs.to_local",
+        lambda: rotary.apply_rotary_pos_emb(x, place(rope(SEQ)[0], mesh, [Replicate()])),
+    )
     raised(TypeError, "x is a plain tensor", lambda: apply_rotary(x, *cut))
     raised(
         TypeError,

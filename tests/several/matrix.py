@@ -300,6 +300,7 @@ def other_arguments(rank: int, world: int, folder: Path) -> None:
         check_rotate(dynamic, mesh, ((p,), (p,)), {"length": lengths}, f"length of rows, {p}")
         check_rotate(dynamic, mesh, ((p,), (p,)), {"length": 64, "offset": torch.tensor(3)}, f"length, {p}")
         check_rotate(dynamic, mesh, ((p,), (Shard(2),)), {"length": lengths}, f"length of rows, {p}, k by rows")
+        check_rotate(RotaryEmbedding(DIM), mesh, ((p,), (p,)), {"length": lengths}, f"length that no scheme reads, {p}")
     xpos = RotaryEmbedding(DIM, use_xpos=True)
     yarn = RotaryEmbedding(DIM, scaling=YaRN(4.0, 8))
     single = RotaryEmbedding(DIM, angles="float32")
@@ -338,6 +339,10 @@ def other_arguments(rank: int, world: int, folder: Path) -> None:
         dynamic.cos_sin(spread, length=lengths), dynamic.cos_sin(spread.full_tensor(), length=lengths), strict=True
     ):
         same(got, whole, [Shard(0)])
+    for p, lies in ((Replicate(), Replicate()), (Shard(0), Shard(1))):  # one row of positions, a table for each length
+        tables = dynamic.cos_sin(place(torch.arange(SEQ), mesh, [p]), length=lengths)
+        for got, whole in zip(tables, dynamic.cos_sin(torch.arange(SEQ), length=lengths), strict=True):
+            same(got, whole, [lies])
     for role in ("query", "key"):
         x = some(BATCH, HEADS, SEQ, DIM)
         with torch.no_grad(), silent():

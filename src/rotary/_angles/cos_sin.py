@@ -43,15 +43,17 @@ class Tables:
         input_dtype: torch.dtype | None = None,
         traced: bool | None = None,
         counted: bool = False,
+        alike: bool = True,
         part: bool = False,
     ) -> CosSin:
         """(cos, sin) of positions (...), integers or float32 or float64, each (..., dim/2) in dtype, amplitude folded in.
 
         coordinates: positions are (..., coordinates), one for each axis.
-        position_range: (smallest, largest) if known, and equal in every process; by default CPU tensors are read.
+        position_range: (smallest, largest) if known; by default CPU tensors are read.
         input_dtype: that of q and k, by default dtype, for the overflow check of xPos.
         traced: the answer of tracing(), if the caller has it; by default it is asked here.
         counted: True if positions were counted from ints, which every process has alike.
+        alike: False if position_range comes from a tensor, which may differ between processes.
         part: True if other processes have other positions of the same tensor; then no value of a position raises.
 
         ValueError where a scheme needs a length and has none, unless positions were counted and lie within its trained window; and where
@@ -65,7 +67,7 @@ class Tables:
         traced = tracing() if traced is None else traced
         window = self.spectrum.window if length is None else None
         positions = positions if positions.is_floating_point() else as_int64(positions, traced)
-        same_in_every_process = position_range is not None
+        alike = alike and position_range is not None
         position_range = position_range or range_of(positions, traced)
         far = position_range is not None and not -FAR <= position_range[0] <= position_range[1] <= FAR
         if window is not None and (not counted or (position_range is not None and position_range[1] >= window)):
@@ -87,11 +89,11 @@ class Tables:
             )
         if position_range is not None and not part:
             overflow = xpos.overflow(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
-            refuse(overflow, alike=same_in_every_process)
+            refuse(overflow, alike=alike)
         return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
 
 
-def as_int64(positions: Tensor, traced: bool) -> Tensor:
+def as_int64(positions: Tensor, traced: bool, name: str = "positions") -> Tensor:
     """Positions as int64. ValueError for uint64 positions of 2^63 or more where the host can read them; elsewhere they wrap."""
     if positions.dtype == torch.int64:
         return positions
@@ -102,7 +104,7 @@ def as_int64(positions: Tensor, traced: bool) -> Tensor:
         and positions.device.type == "cpu"
         and bool((converted < 0).any())
     ):
-        raise ValueError("positions must be below 2^63, got larger ones in a uint64 tensor")
+        raise ValueError(f"{name} must be below 2^63, got larger ones in a uint64 tensor")
     return converted
 
 

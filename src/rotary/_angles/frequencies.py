@@ -28,10 +28,10 @@ from .xpos import Decay
 class Spectrum:
     """dim/2 frequencies as a value, and which coordinate of a position each of them reads.
 
-    base: of the geometric progression. None where the caller gave the frequencies (`given`, with given_factor as the attention factor),
+    base: of the geometric progression. None where the frequencies are `values`, with values_factor as the attention factor,
         and where `parts` are put side by side.
     divisor: divides positions (position interpolation); it is not in inv_freq, as documented.
-    given: float32 values, or float64 ones where `double`.
+    values: frequencies [rad/token] that no base makes: float32 numbers, or float64 ones where `double`.
     parts: spectra of one coordinate each; order: plane j of the whole is plane order[j] of all parts, counted through.
     axes: the coordinate that each plane reads; None: positions have no coordinates.
     """
@@ -41,8 +41,8 @@ class Spectrum:
     schemes: tuple[Scheme, ...] = ()
     divisor: float = 1.0
     angles: AngleArithmetic = "exact"
-    given: tuple[float, ...] | None = None
-    given_factor: float = 1.0
+    values: tuple[float, ...] | None = None
+    values_factor: float = 1.0
     double: bool = False
     parts: tuple[Spectrum, ...] = ()
     order: tuple[int, ...] = ()
@@ -190,8 +190,8 @@ class Spectrum:
         if self.parts:
             frequencies = [part.frequencies(device, length, traced=traced) for part in self.parts]
             return self._side_by_side([inv_freq for inv_freq, _ in frequencies]), frequencies[0][1]
-        if self.given is not None:
-            return torch.tensor(self.given, dtype=torch.float32, device=device), self.given_factor
+        if self.values is not None:
+            return torch.tensor(self.values, dtype=torch.float32, device=device), self.values_factor
         assert self.base is not None
         formula = in_float32 if self.angles == "float32" else in_float64
         try:
@@ -218,8 +218,8 @@ class Spectrum:
                 for part in self.parts
             ]
             return self._side_by_side([high for high, _ in words]), self._side_by_side([low for _, low in words])
-        if self.double and self.given is not None:
-            high, low = turns_of_numbers(self.given, self.divisor)
+        if self.double and self.values is not None:
+            high, low = turns_of_numbers(self.values, self.divisor)
             return torch.tensor(high, device=device), torch.tensor(low, device=device)
         return turns_per_token(inv_freq, self.divisor, traced=traced)
 
@@ -231,7 +231,7 @@ class Spectrum:
                 [part._radians(part.frequencies(device, length)[0], device, length) for part in self.parts]
             )
         if self.double:
-            inv_freq = torch.tensor(self.given, dtype=work, device=device)
+            inv_freq = torch.tensor(self.values, dtype=work, device=device)
         return inv_freq.to(work) / self.divisor
 
     def _divided(self, inv_freq: Tensor, device: torch.device, length: Length) -> Tensor:

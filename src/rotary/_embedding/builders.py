@@ -86,8 +86,8 @@ class Built(RotatesPacked):
             2 * len(values),
             None,
             angles=_checks.one_of("angles", angles, ("exact", "float32")),
-            given=values,
-            given_factor=_checks.number("attention_factor", attention_factor),
+            values=values,
+            values_factor=_checks.number("attention_factor", attention_factor),
             double=double,
             axes=None if axes is None else checked(axes, len(values)),
         )
@@ -97,7 +97,7 @@ class Built(RotatesPacked):
     def axial(
         cls: type[Self],
         *parts: int | Built,
-        base: float = 10000,
+        base: float | None = None,
         axes: Sequence[int] | None = None,
         order: Literal["blocks", "alternating"] = "blocks",
         interleaved: bool = False,
@@ -108,7 +108,7 @@ class Built(RotatesPacked):
 
         parts: for each axis its channels, even, or a module of one coordinate with a base and schemes of its own. The bits of the tables
             are those of one-axis modules, each at its own coordinate.
-        base: of the parts that are numbers of channels.
+        base: of the parts that are numbers of channels, by default 10,000. TypeError where there is none of them.
         axes: the coordinate that each part reads, by default 0, 1, ...; (1, 0) for a model whose first block reads columns.
         order: of the planes: "blocks", all planes of a part together, or "alternating", the first planes of all parts, then the second.
         interleaved, angles, device: as in the constructor; parts that are modules must agree in the first two.
@@ -124,10 +124,19 @@ class Built(RotatesPacked):
         angles = _checks.one_of("angles", angles, ("exact", "float32"))
         if not parts:
             raise ValueError("axial() needs the channels of each axis, as axial(64, 64)")
-        made: list[Spectrum] = []
+        if base is not None and all(isinstance(part, Built) for part in parts):
+            raise TypeError(
+                "base is of parts that are numbers of channels, and each part here is a module: leave it out"
+            )
+        base = 10000 if base is None else _checks.number("base", base)
+        spectra: list[Spectrum] = []
         for i, part in enumerate(parts):
             if not isinstance(part, Built):
-                made.append(Spectrum(_checks.even_dim(part), _checks.number("base", base), angles=angles))
+                if not hasattr(part, "__index__"):
+                    raise TypeError(
+                        f"part {i} must be its channels, an integer, or a RotaryEmbedding, got {_checks.describe(part)}"
+                    )
+                spectra.append(Spectrum(_checks.even_dim(part, f"part {i}"), base, angles=angles))
                 continue
             if part.use_xpos or part.axes is not None:
                 raise ValueError(
@@ -138,10 +147,10 @@ class Built(RotatesPacked):
                     f"part {i} has interleaved={part.interleaved}, angles={part.angles!r}, the module interleaved={interleaved}, "
                     f"angles={angles!r}: a head has one of each"
                 )
-            made.append(part._tables.spectrum)
+            spectra.append(part._tables.spectrum)
         coordinates = checked(range(len(parts)) if axes is None else axes, len(parts))
         alternating = _checks.one_of("order", order, ("blocks", "alternating")) == "alternating"
-        spectrum = side_by_side(tuple(made), coordinates, alternating=alternating)
+        spectrum = side_by_side(tuple(spectra), coordinates, alternating=alternating)
         module = cls._without_base(spectrum, interleaved, device)
         object.__setattr__(module, "parts", parts)
         return module
@@ -205,7 +214,8 @@ class Built(RotatesPacked):
                 cls(part.channels, base=read.base, scaling=part.scaling, **how) if part.scaling else part.channels
                 for part in read.parts
             ]
-            return cls.axial(*parts, base=read.base, axes=[part.axis for part in read.parts], order=read.order, **how)
+            base = read.base if any(isinstance(part, int) for part in parts) else None
+            return cls.axial(*parts, base=base, axes=[part.axis for part in read.parts], order=read.order, **how)
         return cls(read.dim, base=read.base, scaling=read.scaling, axes=read.axes, **how)
 
     @classmethod

@@ -14,7 +14,7 @@ from .. import _inputs
 from .._angles.cos_sin import Tables
 from .._inputs.parts import PartCall, for_cos_sin_part, for_rotate_parts
 from .._rotation import autograd, shards
-from .._subclasses.parts import Part, dtensors_of, from_part
+from .._subclasses.parts import Part, dtensors_of
 from .._torch import tracing
 from .._types import CosSin, Role
 
@@ -30,26 +30,26 @@ def rotate(
     interleaved: bool,
     conjugate: bool,
     inplace: bool,
-    **given: Any,
+    **arguments: Any,
 ) -> Any:
     """RotaryEmbedding.rotate for DTensors q and k."""
     xs, names = ((q,), ("q",)) if k is None else ((q, k), ("q", "k"))
-    where = shards.check(xs, names)
-    calls = for_rotate_parts(q, k, where, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **given)
+    placements = shards.check(xs, names)
+    calls = for_rotate_parts(q, k, placements, dim=dim, coordinates=coordinates, use_xpos=use_xpos, **arguments)
     axis, n = calls[0].seq_dim, q.shape[calls[0].seq_dim]
     parts: list[Part] = []
-    made: Any = None
+    first: Any = None
     for x, call in zip(xs, calls, strict=True):
         if parts and call is calls[0] and not use_xpos:
-            table = made
+            table = first
         else:
             role = call.role if k is None else "key" if x is k else "query"
-            made = table = _table(tables, call, role, q.dtype)
+            first = table = _table(tables, call, role, q.dtype)
         shape = (*call.shape, table[0].shape[-1])
         if x is q and k is not None:
             table = _inputs.last_rows(table, n, k.shape[axis])
             shape = (*shape[:-2], n, shape[-1])
-        parts.append(Part(table, shape, call.where))
+        parts.append(Part(table, shape, call.placed))
     how: autograd.How = {"seq_dim": axis, "interleaved": interleaved, "conjugate": conjugate}
     if tracing() or any(t.requires_grad for part in parts for t in part.table):
         whole = tuple([dtensors_of(part) for part in parts])
@@ -74,10 +74,10 @@ def _table(tables: Tables, call: PartCall, role: Role, input_dtype: torch.dtype)
 
 
 def cos_sin(
-    tables: Tables, positions: Any, dtype: torch.dtype, *, dim: int, coordinates: int, use_xpos: bool, **given: Any
+    tables: Tables, positions: Any, dtype: torch.dtype, *, dim: int, coordinates: int, use_xpos: bool, **arguments: Any
 ) -> CosSin:
-    """RotaryEmbedding.cos_sin for DTensor positions: tables placed as they are."""
-    call = for_cos_sin_part(positions, coordinates=coordinates, use_xpos=use_xpos, **given)
+    """RotaryEmbedding.cos_sin for DTensor positions: tables placed as they are, with a batch of its own for a length (batch,)."""
+    call = for_cos_sin_part(positions, coordinates=coordinates, use_xpos=use_xpos, **arguments)
     cos, sin = tables.at(
         call.positions,
         dtype,
@@ -87,5 +87,8 @@ def cos_sin(
         traced=call.traced,
         part=True,
     )
-    shape = (*call.shape, cos.shape[-1])
-    return from_part(cos, shape, positions), from_part(sin, shape, positions)
+    shape, place = (*call.shape, cos.shape[-1]), call.placed
+    if cos.ndim > len(shape):  # positions (seq,) under a length for each row of a batch
+        place = place.for_value((cos.shape[0], *shape), {1: 0}, 0)
+        shape = (cos.shape[0], *shape)
+    return dtensors_of(Part((cos, sin), shape, place))

@@ -29,7 +29,7 @@ class RotatesPacked(Rerotatable):
         qkv: Tensor,
         heads: tuple[int, int] | None = None,
         *,
-        qkv_dim: int = -3,
+        qkv_dim: int | None = None,
         seq_dim: int | None = None,
         offset: int | Tensor = 0,
         positions: Tensor | None = None,
@@ -44,7 +44,7 @@ class RotatesPacked(Rerotatable):
             by side along the dimension before the channels: (batch, seq, heads + 2 kv_heads, head_dim); split a joined last dimension
             first, qkv.unflatten(-1, (-1, head_dim)), which copies nothing. The batch is dimension 0, or, where that is qkv_dim, the next.
         heads: (query heads, key heads), which the shape does not tell.
-        qkv_dim: the stacked dimension; -2 for (batch, seq, heads, 3, head_dim).
+        qkv_dim: the stacked dimension, without heads: by default -3, -2 for (batch, seq, heads, 3, head_dim).
         seq_dim: of the tokens, in qkv; by default the dimension before those of heads: -4 stacked, -3 side by side. Required where
             qkv_dim is in front of the last three: the order of batch, heads and tokens is then open.
         offset, positions, cu_seqlens, length, conjugate: as in rotate.
@@ -64,7 +64,9 @@ class RotatesPacked(Rerotatable):
         if not isinstance(qkv, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"qkv must be one tensor, got {_checks.describe(qkv)}; separate q and k go to rotate")
         _inputs.check_flags(conjugate=conjugate, inplace=inplace)
-        qkv_dim = _checks.index("qkv_dim", qkv_dim)
+        if heads is not None and qkv_dim is not None:
+            raise TypeError("heads= is for heads side by side, qkv_dim= for stacked ones: give one of them")
+        stacked = _stacked(qkv, -3 if qkv_dim is None else _checks.index("qkv_dim", qkv_dim)) if heads is None else None
         how: dict[str, Any] = {
             "offset": offset,
             "positions": positions,
@@ -74,9 +76,8 @@ class RotatesPacked(Rerotatable):
         }
         if type(qkv) is not Tensor and nested.is_jagged(qkv):
             at = seq_dim if seq_dim is not None else -4 if heads is None else -3
-            packed = {"heads": heads, "qkv_dim": qkv_dim if qkv_dim < 0 else qkv_dim - 1}
+            packed = {"heads": heads, "qkv_dim": None if stacked is None else stacked - qkv.ndim}
             return nested.rotate(self.rotate_qkv, qkv, None, seq_dim=at, inplace=inplace, **packed, **how)
-        stacked = None if heads is not None else _stacked(qkv, qkv_dim)
         axis = _tokens(qkv, stacked, seq_dim)
         out = qkv if inplace else qkv.clone()
         if stacked is not None:

@@ -56,37 +56,34 @@ class Kernel(Protocol):
     ) -> str | None: ...
 
 
-_kernels: dict[str, Kernel | None] = {"eager": eager}
+_kernels: dict[str, Kernel] = {"eager": eager}
 
 
-def kernel(name: str) -> Kernel | None:
-    """The kernel of that name, imported at its first use; None where this room has none."""
+def kernel(name: str) -> Kernel:
+    """The kernel of that name, one of those that use_backend() knows, imported at its first use."""
     if name not in _kernels:
         _kernels[name] = _load(name)
     return _kernels[name]
 
 
-def _load(name: str) -> Kernel | None:
+def _load(name: str) -> Kernel:
     if name == "native":
         from . import native
 
         return native
-    if name == "triton":
-        from . import triton
+    from . import triton
 
-        return triton
-    return None
+    return triton
 
 
 def run(name: str | None, device: str, call: Callable[[Kernel], str | None]) -> None:
     """Call the kernel of that name, or, for None, the best one that serves these tensors. RuntimeError if a named kernel does not."""
     if name is None:
         first = kernel(_BY_DEVICE.get(device, "eager"))
-        if first is not None and first.unavailable() is None and call(first) is None:
+        if first.unavailable() is None and call(first) is None:
             return
         name = "eager"
-    named = kernel(name)
-    reason = "it has no kernel for norm, rotation and write" if named is None else call(named)
+    reason = call(kernel(name))
     if reason is not None:
         raise RuntimeError(f"backend {name!r} does not serve these tensors: {reason}")
 

@@ -80,7 +80,9 @@ def rotate_and_store(
 
 
 def write(keys: Tensor, store: Store) -> None:
-    """Copy keys (batch, seq, heads, head_dim) and values to their slots."""
+    """Copy keys (batch, seq, heads, head_dim) and values to their slots. On the meta device slots have no values, and nothing is copied."""
+    if store.slots.is_meta:
+        return
     with torch.no_grad():
         slots = store.slots.to(torch.int64)
         token = (slots >= 0).nonzero(as_tuple=True)

@@ -88,7 +88,7 @@ def _launch(
     has_sums = any(total is not None for total in grad_weights)
     partial = tables[0][0].new_empty((sum(chunks) if has_sums else 0, dim))
     tile = cut.rows(_WARPS)
-    read = max(min(_READ, _STAGED_CHANNELS // (cut.number * cut.held)), 1)
+    read = max(min(_READ, _STAGED_CHANNELS // (cut.number * cut.per_thread)), 1)
     read = 1 << (read.bit_length() - 1)
     constants = (  # in the order of the kernel's capitals
         *(dim, turned, interleaved, cut.width),

@@ -26,11 +26,11 @@ class Blocks(NamedTuple):
 
     width: int
     number: int
-    held: int
+    per_thread: int
 
     def rows(self, warps: int) -> int:
-        """Rows of a tile that gives each thread `held` channels of every block."""
-        return max(32 * warps * self.held // self.width, 1)
+        """Rows of a tile that gives each thread `per_thread` channels of every block."""
+        return max(32 * warps * self.per_thread // self.width, 1)
 
 
 def blocks(dim: int, turned: int, widest: int, size: int, most: int, *, interleaved: bool) -> Blocks:
@@ -49,10 +49,10 @@ def blocks(dim: int, turned: int, widest: int, size: int, most: int, *, interlea
     else:
         width = half
     count = -(-widest // width)
-    held = min(ACCESS // size, width)
-    while held > 1 and held * count > most:
-        held //= 2
-    return Blocks(width, count, held)
+    per_thread = min(ACCESS // size, width)
+    while per_thread > 1 and per_thread * count > most:
+        per_thread //= 2
+    return Blocks(width, count, per_thread)
 
 
 def refused(xs: Tensors, tensors: Tensors) -> str | None:

@@ -1,6 +1,7 @@
 """The arguments of every public call, checked and resolved before anything is computed. One function per public entry.
 
-This module exports the functions of calls.py. Callers import moved.py (rerotate), fused.py, and parts.py (distributed tensors) directly.
+This module exports the functions of calls.py. Callers import moved.py (rerotate), fused.py, parts.py (distributed tensors) and
+words.py (words of other libraries) directly.
 """
 
 from .calls import (

@@ -29,7 +29,7 @@ class Call(NamedTuple):
     """A checked call of RotaryEmbedding.
 
     seq_dim: counted from the front. positions: of the keys, (seq,) or (batch, seq), with a last dimension of coordinates if
-    `coordinates`; otherwise each coordinate is the position. position_range: if known without reading a tensor. counted: True if
+    `coordinates`; otherwise each coordinate is the position. position_range: if the offset tells it. counted: True if
     positions were counted from ints alone. traced: the answer of tracing(), asked once for the whole call.
     """
 
@@ -62,9 +62,9 @@ def for_rotate(
     scheme of the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
-    keys = q
+    keys, keys_name = q, "q"
     if k is not None:
-        keys = k
+        keys, keys_name = k, "k"
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
             raise TypeError("role= is for one tensor alone: q is the query and k the key; leave it out")
@@ -72,10 +72,10 @@ def for_rotate(
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
     key_positions, position_range = positions_of(
-        keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates
+        keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates, keys_name
     )
     by_coordinate = bool(coordinates) and positions is not None
-    length = context_length(length, keys, axis)
+    length = context_length(length, keys, axis, traced, keys_name)
     if key_positions.ndim == 2 + by_coordinate:
         batch = key_positions.shape[0]
     else:
@@ -104,7 +104,9 @@ def for_cos_sin(
         n = _checks.length("positions", positions)
         position_range = (0, n - 1) if n and not traced else None
         positions = count_from(n, device=device)
-    length = context_length(length, None, 0)
+    length = context_length(length, None, 0, traced)
+    if isinstance(length, Tensor):
+        _checks.local("length", length)
     check_rows_of_length(length, positions, coordinates=by_coordinate)
     return Call(-1, positions, by_coordinate, position_range, length, role_of(role, use_xpos), traced, counted)
 
@@ -116,10 +118,18 @@ def for_table(x: Tensor, cos: Tensor, sin: Tensor, seq_dim: int) -> tuple[int, C
 
 
 def for_pair(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, key_cos: Tensor | None, key_sin: Tensor | None, seq_dim: int
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_cos: Tensor | None,
+    key_sin: Tensor | None,
+    seq_dim: int,
+    q_name: str = "q",
 ) -> tuple[int, tuple[CosSin, CosSin]]:
-    """The checked arguments of apply_rotary_qk: seq_dim from the front, a table for q, cut to its length, and one for k."""
-    axis = sequence_axis(q, seq_dim, "q")
+    """The checked arguments of apply_rotary_qk: seq_dim from the front, a table for q, cut to its length, and one for k. q_name: "k" where
+    there are keys alone, which are then q too."""
+    axis = sequence_axis(q, seq_dim, q_name)
     check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
     if (key_cos is None) != (key_sin is None):
         raise TypeError("key_cos and key_sin belong together: give both or neither")
@@ -128,9 +138,9 @@ def for_pair(
     if key_cos is not None and key_sin is not None:
         k_table = table_of(k, key_cos, key_sin, axis, length, "k")
     if q_table[0].ndim == 3:
-        check_batch_of_tables(q_table[0].shape[0], q, "q")
+        check_batch_of_tables(q_table[0].shape[0], q, q_name)
     if q_table[0].shape[-1] * 2 > q.shape[-1]:
-        table_of(q, cos, sin, axis, length, "q")
+        table_of(q, cos, sin, axis, length, q_name)
     return axis, (last_rows(q_table, q.shape[axis], length), k_table)
 
 
@@ -144,7 +154,7 @@ def for_operator(xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int) -
         raise ValueError(
             f"rotary.rotate takes one or two tensors, and cos and sin for each, got {len(xs)} tensors and {len(tables)} tables"
         )
-    names = ("x",) if len(xs) == 1 else ("q", "k")
+    names = _checks.names_of(xs)
     for x, name in zip(xs, names, strict=True):
         if seq_dim < 0 or sequence_axis(x, seq_dim, name) != seq_dim:
             raise ValueError(f"seq_dim must be counted from the front, got {seq_dim}")
@@ -167,6 +177,13 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
     _checks.tensor("freqs", freqs)
     if not isinstance(scale, Tensor):
         _checks.number_of_any_sign("scale", scale)
+    for name, value in (("freqs", freqs), ("scale", scale)):
+        if isinstance(value, Tensor):
+            _checks.dense(name, value)
+            if value.device != t.device and (value.ndim or value.device.type != "cpu"):
+                raise ValueError(f"{name} on {value.device}, t on {t.device}")
+            if not distributed(t):
+                _checks.local(name, value)
     if freqs.ndim != 2 or freqs.shape[-1] % 2 or not freqs.is_floating_point():
         raise ValueError(
             f"freqs must be floating with shape (rows, dim), dim even, got {freqs.dtype} {tuple(freqs.shape)}; if that is k, or cos of a "
@@ -175,8 +192,6 @@ def for_freqs(t: Tensor, freqs: Tensor, scale: Tensor | float) -> None:
     check_width(freqs.shape[-1], t, "t")
     if freqs.shape[0] < t.shape[-2]:
         raise ValueError(f"freqs has {freqs.shape[0]} rows, t with shape {tuple(t.shape)} needs {t.shape[-2]}")
-    if freqs.device != t.device:
-        raise ValueError(f"freqs on {freqs.device}, t on {t.device}")
     if isinstance(scale, Tensor) and scale.ndim and scale.shape != freqs.shape:
         raise ValueError(
             f"scale must be a number or have the shape of freqs {tuple(freqs.shape)}, got {tuple(scale.shape)}"

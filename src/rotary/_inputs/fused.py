@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .. import _checks
 from .._fused.work import Norm, Store, by_token
+from .._subclasses.dtensor import distributed
 from .._torch import tracing
 
 _SMALLEST = 2.0**-149
@@ -90,8 +91,21 @@ def check_weight(name: str, weight: Any, x_name: str, x: Tensor) -> None:
         _checks.dense(name, weight)
 
 
+def check_no_mix(**tensors: Any) -> None:
+    """Raise where some of the tensors are DTensors and others are plain: torch's operations do not take both."""
+    spread = {name: distributed(t) for name, t in tensors.items() if isinstance(t, Tensor)}
+    if any(spread.values()) and not all(spread.values()):
+        name = next(name for name in spread if spread[name])
+        plain = next(name for name in spread if not spread[name])
+        raise TypeError(
+            f"{name} is a DTensor and {plain} a plain tensor: give local parts of all of them, by .to_local(), with tables of their rows, "
+            f"or DTensors alone"
+        )
+
+
 def for_store(k: Tensor, v: Any, cache_k: Any, cache_v: Any, slots: Any, axis: int) -> Store:
     """The checked Store. k has passed the checks of the rotation; axis: its sequence, from the front. Slots are read on the CPU only."""
+    _checks.local("k", k)
     if k.ndim not in (3, 4) or (k.ndim == 4 and axis == 0):
         raise ValueError(
             f"k with shape {tuple(k.shape)} and seq_dim {axis} cannot be stored: needed is (batch, heads, seq, head_dim), "
@@ -102,6 +116,7 @@ def for_store(k: Tensor, v: Any, cache_k: Any, cache_v: Any, slots: Any, axis: i
             raise TypeError(f"{name} must be a tensor, got {_checks.describe(tensor)}")
         if tensor.layout is not _STRIDED or tensor.is_nested:
             _checks.dense(name, tensor)
+        _checks.local(name, tensor)
         if tensor.dtype != k.dtype:
             raise TypeError(f"{name} is {tensor.dtype}, k is {k.dtype}: nothing is converted on the way into a cache")
         if tensor.device != k.device:
@@ -137,6 +152,7 @@ def _slots(slots: Any, keys: Tensor, cache: Tensor) -> Tensor:
     if not isinstance(slots, Tensor):
         raise TypeError(f"slots must be a tensor of integers, got {_checks.describe(slots)}")
     _checks.integers("slots", slots)
+    _checks.local("slots", slots)
     if slots.device != cache.device:
         raise ValueError(f"slots on {slots.device}, the cache on {cache.device}")
     batch, seq = keys.shape[:2]

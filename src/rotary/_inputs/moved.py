@@ -17,7 +17,7 @@ from .. import _checks
 from .._torch import tracing
 from .._types import Length, Role
 from .shapes import check_batch_of_tables, check_width, sequence_axis
-from .where import check_coordinates
+from .where import check_coordinates, not_negative
 
 _FURTHEST = 2**62
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -126,7 +126,7 @@ def _resolved(
     for which, value, length, side in zip(("old", "new"), positions, lengths, sides, strict=True):
         name = f"{which}_positions"
         checked_positions.append(_positions(name, value, side.coordinates, rows, device, source, traced))
-        checked_lengths.append(_length(f"{which}_length", length, side.schemes, device))
+        checked_lengths.append(_length(f"{which}_length", length, side.schemes, device, traced))
     old, new = checked_positions
     old_length, new_length = checked_lengths
     return Move(-1, rows, device, (old, new), (old_length, new_length), role, traced)
@@ -158,6 +158,7 @@ def _positions(
             f"rotate the unrotated keys instead"
         )
     _checks.integers(name, value)
+    _checks.local(name, value)
     if value.device != device:
         raise ValueError(f"{name} on {value.device}, k on {device}: move {name} first")
     n = _sequence_of(value, coordinates, name)
@@ -186,7 +187,7 @@ def _sequence_of(positions: Tensor, coordinates: int, name: str = "positions") -
     return rows[-1]
 
 
-def _length(name: str, value: Any, schemes: str, device: torch.device) -> Length:
+def _length(name: str, value: Any, schemes: str, device: torch.device, traced: bool) -> Length:
     """The checked length, or None where no scheme depends on it."""
     if value is None:
         if schemes:
@@ -198,10 +199,12 @@ def _length(name: str, value: Any, schemes: str, device: torch.device) -> Length
         checked = _checks.length(name, value)
         return checked if schemes else None
     _checks.integers(name, value)
+    _checks.local(name, value)
     if value.ndim > 1:
         raise ValueError(f"{name} must be an int, 0-d or (batch,), got shape {tuple(value.shape)}")
     if value.device != device:
         raise ValueError(f"{name} on {value.device}, k on {device}: move {name} first")
+    value = not_negative(name, value, traced)
     return value if schemes else None
 
 

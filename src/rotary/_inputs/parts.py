@@ -37,7 +37,7 @@ class PartCall(NamedTuple):
     """The checked arguments of a call, for this process.
 
     seq_dim: counted from the front. positions, length: of this process's rows. shape: of the table of the whole, without its planes.
-    position_range: of the whole, if the host knows it from values that are the same in every process. where: placements of the table.
+    position_range: of the whole, if the host knows it from values that are the same in every process. placed: as the table is.
     """
 
     seq_dim: int
@@ -48,17 +48,18 @@ class PartCall(NamedTuple):
     role: Role
     traced: bool
     shape: Sizes
-    where: Placed
+    placed: Placed
 
 
 def for_rotate_parts(
     q: Tensor,
     k: Tensor | None,
-    where: Sequence[Placed],
+    placements: Sequence[Placed],
     *,
     dim: int,
     coordinates: int,
     use_xpos: bool,
+    windowed: bool,
     offset: Any,
     positions: Any,
     cu_seqlens: Any,
@@ -66,17 +67,18 @@ def for_rotate_parts(
     role: Any,
     seq_dim: int,
 ) -> list[PartCall]:
-    """A PartCall for q and one for k, the same object if their tables have the same placements. where: the placements of q and k."""
+    """A PartCall for q and one for k, the same object if their tables have the same placements. placements: of q and k.
+    windowed: True if a scheme of the module depends on the length."""
     traced = tracing()
     axis = sequence_axis(q, seq_dim, "q")
-    keys = q
+    keys, keys_name = q, "q"
     if k is not None:
-        keys = k
+        keys, keys_name = k, "k"
         check_pair(q, k, axis, sequence_axis(k, seq_dim, "k"))
         if role is not None:
             raise TypeError("role belongs to a single tensor: with q and k both given leave it out")
         check_width(dim, k, "k")
-        if q.shape[axis] != k.shape[axis] and any(w.cut_at(axis) for w in where):
+        if q.shape[axis] != k.shape[axis] and any(place.cut_at(axis) for place in placements):
             raise ValueError(
                 f"q with shape {tuple(q.shape)} is shorter than k {tuple(k.shape)} along dimension {axis}, along which one is cut: "
                 f"processes hold different rows of q and k; redistribute both to heads, batch or Replicate(), or rotate each by itself "
@@ -84,21 +86,23 @@ def for_rotate_parts(
             )
     check_width(dim, q, "q")
     role = "query" if k is not None else role_of(role, use_xpos)
-    tokens = context_length(length, keys, axis)
-    source = _source(keys, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
-    rows = source.rows or (tokens.shape[0] if per_row(tokens) else 1)
+    length = context_length(length, keys, axis, traced, keys_name)
+    source = _source(keys, keys_name, axis, q.shape[axis], offset, positions, cu_seqlens, traced, coordinates)
+    rows = source.rows or (length.shape[0] if windowed and per_row(length) else 1)
     check_batch_of_tables(rows, q, "q")
     shape = (keys.shape[axis],) if rows == 1 else (rows, keys.shape[axis])
     dims = {0: axis} if rows == 1 else {0: 0, 1: axis}
     calls: list[PartCall] = []
-    for place in where:
+    for place in placements:
         cut = place.for_value(shape, dims, axis)
-        if calls and calls[0].where == cut:
+        if calls and calls[0].placed == cut:
             calls.append(calls[0])
             continue
         at = source.part(place, axis)
-        mine = _part_of_length(tokens, place.for_value((rows,), {0: 0}, axis))
-        calls.append(PartCall(axis, at, source.spread, source.known, mine, role, traced, shape, cut))
+        local_length = _part_of_length(length, place.for_value((rows,), {0: 0}, axis))
+        calls.append(
+            PartCall(axis, at, source.by_coordinate, source.position_range, local_length, role, traced, shape, cut)
+        )
     return calls
 
 
@@ -107,9 +111,9 @@ class _Source(NamedTuple):
 
     n: int
     device: torch.device
-    known: Range | None
+    position_range: Range | None
     rows: int
-    spread: bool
+    by_coordinate: bool
     explicit: Any = None
     start: int | Tensor = 0
     cu_seqlens: Any = None
@@ -138,24 +142,33 @@ class _Source(NamedTuple):
 
 
 def _source(
-    keys: Tensor, axis: int, queries: int, offset: Any, explicit: Any, cu_seqlens: Any, traced: bool, coordinates: int
+    keys: Tensor,
+    keys_name: str,
+    axis: int,
+    queries: int,
+    offset: Any,
+    explicit: Any,
+    cu_seqlens: Any,
+    traced: bool,
+    coordinates: int,
 ) -> _Source:
     n, device = keys.shape[axis], keys.device
     if explicit is not None:
         refuse_two(offset, cu_seqlens)
-        at = explicit_positions(keys, axis, explicit, coordinates)
-        known = None
+        at = explicit_positions(keys, axis, explicit, coordinates, keys_name)
+        position_range = None
         if not distributed(at):  # plain, so the same in every process: all raise or none
             at = at if at.is_floating_point() else as_int64(at, traced)
-            known = range_of(at, traced)
-        spread = bool(coordinates)
-        return _Source(n, device, known, at.shape[0] if at.ndim == 2 + spread else 0, spread, explicit=at)
-    start = start_of(keys, queries, offset, cu_seqlens, n, traced)
+            position_range = range_of(at, traced)
+        by_coordinate = bool(coordinates)
+        rows = at.shape[0] if at.ndim == 2 + by_coordinate else 0
+        return _Source(n, device, position_range, rows, by_coordinate, explicit=at)
+    start, _ = start_of(keys, queries, offset, cu_seqlens, n, traced, keys_name)
     if cu_seqlens is not None:
         return _Source(n, device, None, 0, False, start=start, cu_seqlens=cu_seqlens)
     if not isinstance(start, Tensor):
         return _Source(n, device, None if traced or n == 0 else (start, start + n - 1), 0, False, start=start)
-    check_one_per_row("offset", start, keys, axis)
+    check_one_per_row("offset", start, keys, axis, keys_name)
     return _Source(n, device, None, start.shape[0] if start.ndim and start.shape[0] != 1 else 0, False, start=start)
 
 
@@ -174,29 +187,30 @@ def _part_of_length(length: Length, wanted: Placed) -> Length:
 
 def for_cos_sin_part(positions: Any, *, coordinates: int, use_xpos: bool, length: Any, role: Any) -> PartCall:
     """The arguments of RotaryEmbedding.cos_sin for distributed positions; seq_dim has no meaning there and is -1."""
+    traced = tracing()
     _checks.positions(positions)
     if coordinates:
         check_coordinates(positions, coordinates)
-    where = placed("positions", positions)
+    place = placed("positions", positions)
     last = positions.ndim - 1
-    if any(p.is_partial() for p in positions.placements) or (coordinates and where.cut_at(last)):
+    if any(p.is_partial() for p in positions.placements) or (coordinates and place.cut_at(last)):
         raise ValueError(
             f"positions {tuple(positions.shape)} have placements {positions.placements}: a process needs all coordinates of its tokens, "
             f"and no summands of a pending reduction; redistribute them to Shard(batch), Shard(sequence) or Replicate()"
         )
-    tokens = context_length(length, None, 0)
-    check_rows_of_length(tokens, positions, coordinates=bool(coordinates))
+    length = context_length(length, None, 0, traced)
+    check_rows_of_length(length, positions, coordinates=bool(coordinates))
     shape = tuple(positions.shape[:-1] if coordinates else positions.shape)
-    wanted = where.for_value((2,), {0: 0} if len(shape) == 2 else {}, -1)
-    mine = _part_of_length(tokens, wanted) if not per_row(tokens) or tokens.shape[0] != 1 else tokens
+    wanted = place.for_value((2,), {0: 0} if len(shape) == 2 else {}, -1)
+    local_length = _part_of_length(length, wanted) if not per_row(length) or length.shape[0] != 1 else length
     return PartCall(
         -1,
         positions.to_local(),
         bool(coordinates),
         None,
-        mine,
+        local_length,
         role_of(role, use_xpos),
-        tracing(),
+        traced,
         shape,
-        where,
+        place,
     )

@@ -81,12 +81,17 @@ def table_of(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: 
     """(cos, sin) in the dtype of the arithmetic; an error where they do not fit x."""
     if not isinstance(cos, Tensor) or not isinstance(sin, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"cos and sin must be tensors, got {_checks.describe(cos)} and {_checks.describe(sin)}")
+    if cos.layout is not _STRIDED or sin.layout is not _STRIDED:
+        _checks.dense("cos", cos)
+        _checks.dense("sin", sin)
     shape = cos.shape
     if shape != sin.shape or len(shape) not in (2, 3):
         raise ValueError(
             f"cos and sin must both have shape (seq, dim/2) or (batch, seq, dim/2), got {tuple(shape)} and {tuple(sin.shape)}"
         )
-    if not cos.is_floating_point() or not sin.is_floating_point():
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    ready = cos.dtype == work and sin.dtype == work
+    if not ready and not (cos.is_floating_point() and sin.is_floating_point()):
         raise TypeError(f"cos and sin must be floating point, got {cos.dtype} and {sin.dtype}")
     planes = shape[-1]
     if planes * 2 > x.shape[-1]:
@@ -107,8 +112,7 @@ def table_of(x: Tensor, cos: Tensor, sin: Tensor, axis: int, length: int, name: 
     device = x.device
     if cos.device != device or sin.device != device:
         raise ValueError(f"cos on {cos.device}, sin on {sin.device}, {name} on {x.device}")
-    work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if cos.dtype == work and sin.dtype == work:
+    if ready:
         return cos, sin
     _warn_of_half(cos, sin)
     return cos.to(work), sin.to(work)

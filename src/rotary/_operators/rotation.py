@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _inputs, _torch
+from .. import _checks, _inputs, _torch
 from .._rotation import autograd, backends, eager, overlap
 from .._rotation.autograd import (
     How,
@@ -76,7 +76,7 @@ def _run_in_place(
     xs: Sequence[Tensor], tables: Sequence[Tensor], seq_dim: int, interleaved: bool, conjugate: bool
 ) -> None:
     _inputs.for_operator(xs, tables, seq_dim)
-    overlap.check(tuple(xs), _names(xs))  # at run time: memory is not known while a compiler traces
+    overlap.check(tuple(xs), _checks.names_of(xs))  # at run time: memory is not known while a compiler traces
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     backends.run(backends.chosen(), tuple(xs), tuple(xs), pairs(tables), **how)
 
@@ -116,7 +116,7 @@ def _differentiable_in_place(
         return
     formula = tables_need_formula(tables)
     if (formula or needs_grad) and not tracing():
-        overlap.check(tuple(xs), _names(xs))
+        overlap.check(tuple(xs), _checks.names_of(xs))
     if needs_grad and not formula:  # a graph needs outputs of its own, which are copied over xs
         for x, y in zip(
             xs, _RotateByOperator.apply(seq_dim, interleaved, conjugate, len(xs), *xs, *tables), strict=True
@@ -149,10 +149,6 @@ def _formula_in_place(
     _inputs.for_operator(xs, tables, seq_dim)
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
     over_by_formula(tuple(xs), pairs(tables), how)
-
-
-def _names(xs: Sequence[Tensor]) -> tuple[str, ...]:
-    return ("q", "k") if len(xs) == 2 else ("x",)
 
 
 class _RotateByOperator(torch.autograd.Function):

@@ -8,6 +8,7 @@
     native.py        the CPU kernel, C++ (../_native)
     triton.py        the GPU kernel, host part: tiles, strides, launches; triton_kernel.py is the device part
     overlap.py       preconditions of writing in place
+    shards.py        the rotation of distributed tensors (DTensor), each process its own part
 
 A kernel is a module with two functions, held to one contract by tests/_rotation/test_contract.py:
 

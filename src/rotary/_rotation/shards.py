@@ -33,9 +33,13 @@ def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool,
 
     ValueError or TypeError for placements and meshes that would require sending q, k or a table.
     """
-    where = check(xs, names)
+    placements = check(xs, names)
     seq_dim = how["seq_dim"]
-    if len(xs) == 2 and xs[0].shape[seq_dim] != xs[1].shape[seq_dim] and any(at.cut_at(seq_dim) for at in where):
+    if (
+        len(xs) == 2
+        and xs[0].shape[seq_dim] != xs[1].shape[seq_dim]
+        and any(place.cut_at(seq_dim) for place in placements)
+    ):
         raise ValueError(
             f"q with shape {tuple(xs[0].shape)} and k {tuple(xs[1].shape)} differ along dimension {seq_dim}, along which one is cut: "
             f"processes hold different rows of q and k; redistribute both to heads, batch or Replicate(), or rotate each by itself"
@@ -44,10 +48,10 @@ def rotate(xs: Tensors, tables: tuple[CosSin, ...], how: How, *, in_place: bool,
         return _by_formula(xs, tables, how, in_place=in_place)
     if _torch.forward_mode() or _torch.transforming():
         return _by_formula(xs, tables, how, in_place=in_place)
-    parts = [part_for(tables[0], where[0], seq_dim, names[0])]
+    parts = [part_for(tables[0], placements[0], seq_dim, names[0])]
     if len(xs) == 2:
-        alike = tables[1] is tables[0] and where[1] == where[0]
-        parts.append(parts[0] if alike else part_for(tables[1], where[1], seq_dim, names[1]))
+        alike = tables[1] is tables[0] and placements[1] == placements[0]
+        parts.append(parts[0] if alike else part_for(tables[1], placements[1], seq_dim, names[1]))
     return rotate_parts(xs, tuple(parts), how, in_place=in_place, names=names)
 
 
@@ -58,8 +62,7 @@ def by_tables(
     if _torch.tracing():
         return autograd.by_operator(xs, tables, seq_dim, interleaved, conjugate, inplace)
     how: How = {"seq_dim": seq_dim, "interleaved": interleaved, "conjugate": conjugate}
-    names = ("x",) if len(xs) == 1 else ("q", "k")
-    return rotate(xs, tables, how, in_place=inplace, names=names)
+    return rotate(xs, tables, how, in_place=inplace, names=_checks.names_of(xs))
 
 
 def check(xs: Sequence[Any], names: Sequence[str]) -> list[Placed]:
@@ -160,7 +163,7 @@ def _gradients(grads: dict[int, Any], parts: Sequence[Part], how: How) -> dict[i
     """Gradients rotated back, each under its own placements."""
     if not grads:
         return {}
-    seq_dim, mesh = how["seq_dim"], parts[0].where.mesh
+    seq_dim, mesh = how["seq_dim"], parts[0].placed.mesh
     incoming = {i: autograd.readable(g) if distributed(g) else replicated(g, mesh) for i, g in grads.items()}
     back: How = {**how, "conjugate": not how["conjugate"]}
     parts_of_grads: list[Part] = []
@@ -168,7 +171,7 @@ def _gradients(grads: dict[int, Any], parts: Sequence[Part], how: How) -> dict[i
         name = "the gradient"
         same_mesh(name, g, "x", mesh)
         wanted = rotatable(name, g).for_value(parts[i].shape, dims_of(parts[i].shape, seq_dim), seq_dim)
-        parts_of_grads.append(parts[i] if wanted.cuts == parts[i].where.cuts else redistributed(parts[i], wanted))
+        parts_of_grads.append(parts[i] if wanted.cuts == parts[i].placed.cuts else redistributed(parts[i], wanted))
     ys = rotate_parts(
         tuple(incoming.values()),
         tuple(parts_of_grads),
@@ -189,7 +192,7 @@ class _RotateParts(torch.autograd.Function):
         ctx.save_for_backward(*tensors[count:])
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for x, out in zip(xs, outs, strict=True) if not x.requires_grad))
-        ctx.places, ctx.how, ctx.count = [(part.shape, part.where) for part in parts], how, count
+        ctx.places, ctx.how, ctx.count = [(part.shape, part.placed) for part in parts], how, count
         return outs
 
     @staticmethod
@@ -209,7 +212,7 @@ class _RotatePartInPlace(torch.autograd.Function):
         _rotate_local((x,), (part,), how, in_place=True)
         ctx.mark_dirty(x)
         ctx.save_for_backward(cos, sin)
-        ctx.place, ctx.how = (part.shape, part.where), how
+        ctx.place, ctx.how = (part.shape, part.placed), how
         return x
 
     @staticmethod
@@ -251,6 +254,6 @@ def by_operator(
         autograd.pairs(tables),
         how,
         in_place=in_place,
-        names=("q", "k") if len(xs) == 2 else ("x",),
+        names=_checks.names_of(xs),
     )
     return None if in_place else list(ys)

@@ -62,6 +62,7 @@ def rotate(call: Callable[..., Any], q: Tensor, k: Any, *, seq_dim: int, inplace
     _refuse_in_place(inplace)
     if arguments["cu_seqlens"] is not None:
         raise TypeError("a jagged tensor has offsets of its own: leave cu_seqlens out")
+    _check_one_length(arguments["length"])
     q_parts = parts("q", q, seq_dim)
     documents: dict[str, Any] = {"cu_seqlens": q_parts.offsets}
     if arguments["positions"] is not None:
@@ -76,6 +77,7 @@ def rotate(call: Callable[..., Any], q: Tensor, k: Any, *, seq_dim: int, inplace
 
 def cos_sin(call: Callable[..., CosSin], positions: Tensor, dtype: torch.dtype, **arguments: Any) -> CosSin:
     """RotaryEmbedding.cos_sin for jagged positions (batch, tokens): jagged tables (batch, tokens, dim/2). call: the same for dense ones."""
+    _check_one_length(arguments["length"])
     jagged = parts("positions", positions)
     cos, sin = call(jagged.values, dtype, **arguments)
     return jagged.like(cos), jagged.like(sin)
@@ -87,7 +89,7 @@ def apply(call: Callable[..., Any], xs: tuple[Any, ...], tables: tuple[Any, ...]
     tables: jagged with the same documents, or dense (rows, dim/2); each document then uses the first rows.
     """
     _refuse_in_place(how["inplace"])
-    names = ("x",) if len(xs) == 1 else ("q", "k")
+    names = _checks.names_of(xs)
     first = parts(names[0], xs[0], seq_dim)
     jagged = [first, *(_same_documents("k", k, xs[0], first, seq_dim) for k in xs[1:])]
     rows = [None if t is None else _rows("cos" if i % 2 == 0 else "sin", t, xs[0], first) for i, t in enumerate(tables)]
@@ -133,6 +135,14 @@ def _same_documents(name: str, k: Any, q: Tensor, of: Jagged, seq_dim: int) -> J
 def _alike(a: Tensor, b: Tensor) -> bool:
     """True if offsets are the same tensor, or equal CPU tensors. On a device, and while traced, values are not read: False."""
     return a is b or (a.device.type == "cpu" and not tracing() and a.shape == b.shape and torch.equal(a, b))
+
+
+def _check_one_length(length: Any) -> None:
+    if isinstance(length, Tensor) and length.ndim:
+        raise TypeError(
+            f"length is one number for all documents of a jagged tensor, got {_checks.describe(length)}: give an int or a 0-d tensor, or "
+            f"rotate documents of different length one by one"
+        )
 
 
 def _refuse_in_place(inplace: bool) -> None:

@@ -17,15 +17,15 @@ class Part(NamedTuple):
 
     table: CosSin
     shape: Sizes
-    where: Placed
+    placed: Placed
 
 
 def part_for(table: CosSin, x: Placed, seq_dim: int, name: str) -> Part:
     """The part of a table that belongs to this process's part of x."""
     shape = tuple(table[0].shape)
-    where = x.for_value(shape, dims_of(shape, seq_dim), seq_dim)
-    cos, sin = (part_of(what, t, where, name) for what, t in zip(("cos", "sin"), table, strict=True))
-    return Part((cos, sin), shape, where)
+    place = x.for_value(shape, dims_of(shape, seq_dim), seq_dim)
+    cos, sin = (part_of(what, t, place, name) for what, t in zip(("cos", "sin"), table, strict=True))
+    return Part((cos, sin), shape, place)
 
 
 def dims_of(shape: Sizes, seq_dim: int) -> dict[int, int]:
@@ -40,17 +40,12 @@ def as_dtensor(t: Tensor, like: Any) -> Any:
 
 def dtensors_of(part: Part) -> tuple[Any, Any]:
     """The DTensors cos and sin whose part in this process is given."""
-    placements = placements_of(part.where)
-    cos, sin = (_from_part(t, part.shape, part.where.mesh, placements) for t in part.table)
+    placements = placements_of(part.placed)
+    cos, sin = (_dtensor(t, part.shape, part.placed.mesh, placements) for t in part.table)
     return cos, sin
 
 
-def from_part(t: Tensor, shape: Sizes, like: Any) -> Any:
-    """The DTensor of that shape and the placements of `like` whose part in this process is t."""
-    return _from_part(t, shape, like.device_mesh, like.placements)
-
-
-def _from_part(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
+def _dtensor(t: Tensor, shape: Sizes, mesh: Any, placements: Any) -> Any:
     from torch.distributed.tensor import DTensor
 
     strides = [1]
@@ -75,11 +70,11 @@ def redistributed(part: Part, wanted: Placed) -> Part:
     return Part((cos, sin), part.shape, wanted)
 
 
-def placements_of(where: Placed) -> list[Any]:
+def placements_of(place: Placed) -> list[Any]:
     """The same as torch's placement objects."""
     from torch.distributed.tensor import Replicate, Shard
 
     return [
         Replicate() if c is None else Shard(c.dim) if c.factor == 1 else strided_shard(c.dim, c.factor)
-        for c in where.cuts
+        for c in place.cuts
     ]

@@ -69,20 +69,20 @@ def placed(name: str, x: Any) -> Placed:
 def rotatable(name: str, x: Any) -> Placed:
     """The placements of x, if each process can rotate its part alone. ValueError if x is cut along channels, or holds summands of
     a reduction that is not linear."""
-    where = placed(name, x)
-    if where.cut_at(x.ndim - 1):
+    place = placed(name, x)
+    if place.cut_at(x.ndim - 1):
         raise ValueError(
             f"{name} with shape {tuple(x.shape)} has placements {_shown(x)}, cut along its channels, and a process needs both channels "
             f"of a plane: redistribute it to be cut along heads, batch or sequence, or to Replicate()"
         )
-    if None in where.cuts:
+    if None in place.cuts:
         for p in x.placements:
             if p.is_partial() and p.reduce_op not in ("sum", "avg"):
                 raise ValueError(
                     f"{name} with shape {tuple(x.shape)} has placements {_shown(x)}: a rotation goes with sums and averages, not with "
                     f"{p.reduce_op!r}: redistribute it to Replicate() or a Shard first"
                 )
-    return where
+    return place
 
 
 def _cuts_of(placements: Sequence[Any], ndim: int) -> tuple[tuple[Cut | None, ...], bool]:
@@ -163,15 +163,15 @@ def _at(x: Tensor, dim: int, runs: Runs) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
-def _kept(runs: Runs, where: Placed, dim: int, after: int) -> Runs:
+def _kept(runs: Runs, place: Placed, dim: int, after: int) -> Runs:
     """The indices of `runs` that this process holds when the mesh dimensions from `after` on cut them."""
-    coordinate = where.mesh.get_coordinate()
+    coordinate = place.mesh.get_coordinate()
     if coordinate is None:  # this process has no part in the mesh
         return []
-    for i, cut in enumerate(where.cuts):
+    for i, cut in enumerate(place.cuts):
         if i < after or cut is None or cut.dim != dim:
             continue
-        size, mine = where.mesh.size(i), coordinate[i]
+        size, mine = place.mesh.size(i), coordinate[i]
         kept: Runs = []
         for piece in range(cut.factor):
             inside = _chunk(runs, cut.factor, piece)
