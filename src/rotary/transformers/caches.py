@@ -12,7 +12,7 @@ from .._types import CosSin
 from ..embedding import RotaryEmbedding
 from ..functional import apply_rotary
 from .configs import Configs
-from .coordinates import understood
+from .coordinates import plane_orders
 from .handle import Handle
 from .measured import Rotary, holders
 from .spec import RotationSpec
@@ -199,7 +199,7 @@ def _rope(rotary: Rotary, configs: Configs, exact: bool, interleaved: bool) -> R
     rope_type = getattr(rotary.module, "rope_type", "default")
     if isinstance(rope_type, dict):
         rope_type = rope_type[rotary.layer_type]
-    if understood(rotary.module, inv_freq) is not None:
+    if plane_orders(rotary.module, inv_freq) is not None:
         raise ValueError(
             f"{name} takes several positions per token (M-RoPE): move keys by RotaryEmbedding(axes=...).rerotate"
         )
