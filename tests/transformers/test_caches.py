@@ -304,3 +304,77 @@ def test_layers_without_rotation_are_left():
         assert torch.equal(cache.layers[1].keys, middle)
         for a, b in zip(cache.layers, fresh.layers, strict=True):
             torch.testing.assert_close(a.keys, b.keys, rtol=0, atol=1e-5)
+
+
+SLIDING = {**SIZES, "num_hidden_layers": 4, "sliding_window": 4096, "max_position_embeddings": 4096}
+LEFT_OUT = {
+    "cohere2": {},
+    "exaone4": {"sliding_window_pattern": 2},
+    "flint": {},
+    "granite_swa": {"layer_rope_theta": [1e4, 0, 1e4, 0]},
+    "llama4_text": {"num_local_experts": 2, "attention_chunk_size": 4096, "head_dim": 16, "use_qk_norm": False},
+}
+
+
+@pytest.mark.parametrize("family", LEFT_OUT)
+def test_each_family_leaves_layers_out_in_its_own_way(family: str):
+    """A cache without a config has ordinary layers alone, so that nothing else tells which of them rotate."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **{**SLIDING, **LEFT_OUT[family]})
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with patch(model) as handle:
+        cache, fresh = DynamicCache(), DynamicCache()
+        cached(model, cache, torch.arange(40).expand(2, -1))
+        cached(model, fresh, torch.arange(40).expand(2, -1) + 10)
+        before = [layer.keys.clone() for layer in cache.layers]
+        rotated = [not torch.allclose(b, f.keys, atol=1e-3) for b, f in zip(before, fresh.layers, strict=True)]
+        rerotate(cache, handle, 0, 10)
+        for layer, other in zip(cache.layers, fresh.layers, strict=True):
+            torch.testing.assert_close(layer.keys, other.keys, rtol=0, atol=2e-5)
+        assert {True, False} == set(rotated)
+        assert [not torch.equal(b, layer.keys) for b, layer in zip(before, cache.layers, strict=True)] == rotated
+
+
+@pytest.mark.parametrize("alibi", [True, False])
+def test_falcon_rotates_where_its_config_says_so(alibi: bool):
+    config = transformers.FalconConfig(
+        **{**SIZES, "num_key_value_heads": None}, alibi=alibi, multi_query=False, new_decoder_architecture=False
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with patch(model) as handle:
+        cache = DynamicCache()
+        cached(model, cache, torch.arange(40).expand(2, -1))
+        before = [layer.keys.clone() for layer in cache.layers]
+        rerotate(cache, handle, 0, 10)
+        assert [torch.equal(b, layer.keys) for b, layer in zip(before, cache.layers, strict=True)] == [alibi] * 2
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_cache_of_a_deeper_model_is_refused(name: str):
+    model = made(name)
+    deeper = transformers.LlamaForCausalLM(LlamaConfig(**{**SIZES, "num_hidden_layers": 3}))
+    cache = DynamicCache()
+    cached(deeper, cache, torch.arange(40).expand(2, -1))
+    before = cache.layers[0].keys.clone()
+    with patch(model) as handle, pytest.raises(ValueError, match="the cache has 3 layers, the model 2: pass a cache"):
+        rerotate(cache, handle, 0, 1)
+    assert torch.equal(cache.layers[0].keys, before)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3"])
+def test_defaults_of_the_process_change_nothing(name: str):
+    """Phi-3's frequencies are those of its config."""
+    model = made(name)
+    length = 40 if name == "phi3" else None
+    with patch(model) as handle:
+        cache, same = DynamicCache(), DynamicCache()
+        for filled in (cache, same):
+            cached(model, filled, torch.arange(40).expand(2, -1))
+        rerotate(same, handle, 0, 10, old_length=length, new_length=length)
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device("meta"):
+                rerotate(cache, handle, 0, 10, old_length=length, new_length=length)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(cache.layers, same.layers, strict=True))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from rotary._rotation import triton
 from rotary.transformers import RotationSpec, probe, wrapper
@@ -225,3 +227,43 @@ def test_under_torch_compile_a_size_that_is_unknown_is_left_to_the_function():
         arguments = (q, k, *tables(6, dim))
         for x, y in zip(counts(*arguments), otherwise_when_wide(*arguments), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+
+
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def random_arguments(*, equal_halves: bool = True) -> Arguments:
+    q, k = torch.randn(2, 2, 4, 6, 8)
+    return (q, k, *tables(2, 6, 8, equal_halves=equal_halves))
+
+
+def assert_same(ours: Any, function: Any, arguments: Arguments):
+    for x, y in zip(ours(*arguments), function(*arguments), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic", "jit"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_recorded_program_serves_tables_whose_halves_differ(ours: Replacement, mode: str):
+    """It was recorded with equal halves: their comparison may not become part of it."""
+    arguments = random_arguments()
+    if mode == "jit":
+        program = torch.jit.trace(lambda *x: ours(*x), arguments, check_trace=False)
+    else:
+        program = make_fx(lambda *x: ours(*x), tracing_mode=mode)(*arguments)
+    assert_same(program, usual, random_arguments(equal_halves=False))
+    assert_same(program, usual, random_arguments())
+
+
+@pytest.mark.parametrize("size", [8, 12])
+def test_fake_tensors_have_the_shapes_of_the_function(ours: Replacement, size: int):
+    q, k = torch.randn(2, 2, 4, 6, size)
+    with FakeTensorMode() as mode:
+        arguments = [mode.from_tensor(x) for x in (q, k, *tables(2, 6, size))]
+        assert [y.shape for y in ours(*arguments)] == [y.shape for y in usual(*arguments)]
+
+
+def test_vmap_over_queries_and_over_tables(ours: Replacement):
+    q, k, cos, sin = (torch.stack((x, x + 1.0)) for x in random_arguments())
+    for in_dims, arguments in (((0, 0, None, None), (q, k, cos[0], sin[0])), (0, (q, k, cos, sin))):
+        assert_same(*(torch.func.vmap(f, in_dims=in_dims) for f in (ours, usual)), arguments)

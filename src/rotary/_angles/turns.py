@@ -49,15 +49,19 @@ FAR = 1 << 31
 """The largest |position| for which one word gives float32 tables within 3.1e-8; beyond it two words do."""
 
 
-def turns_per_token(inv_freq: Tensor, divisor: float = 1.0, *, traced: bool | None = None) -> tuple[Tensor, Tensor]:
+def turns_per_token(
+    inv_freq: Tensor, divisor: float = 1.0, *, traced: bool | None = None, powers: Constants | None = None
+) -> tuple[Tensor, Tensor]:
     """The two words (high, low) of inv_freq / (2 pi divisor), each int64 and shaped like inv_freq, a float32 tensor [rad/token].
 
     A float32 number is mantissa x 2^exponent, the mantissa an integer of 24 bits. 2^exponent / (2 pi divisor) comes from a table of
     119 fractional bits terms from Python integers, never from a rounded 1/(2 pi); the product is integer arithmetic on any device.
-    traced: the answer of tracing(), if the caller has it.
+    traced: the answer of tracing(), if the caller has it. powers: turns_of_powers_of_two(divisor), if the caller has it: torch.compile
+    ignores caches, and takes ten seconds to trace how it is made.
     """
+    powers = turns_of_powers_of_two(divisor) if powers is None else powers
     mantissa, exponent = _mantissa_and_exponent(inv_freq)
-    top, middle, guard = _turns_of_powers_of_two(divisor).on(inv_freq.device, traced=traced)[:, exponent].unbind(0)
+    top, middle, guard = powers.on(inv_freq.device, traced=traced)[:, exponent].unbind(0)
     carry = (mantissa * guard) >> _GUARD_BITS
     low = mantissa * middle + carry  # below 2^56
     return mantissa * top + (low >> _EXTRA_BITS), low & _EXTRA_MASK
@@ -80,7 +84,7 @@ def _mantissa_and_exponent(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.lru_cache(maxsize=64)
-def _turns_of_powers_of_two(divisor: float) -> Constants:
+def turns_of_powers_of_two(divisor: float) -> Constants:
     """(3, 255) int64: 2^(exponent - 150) / (2 pi divisor) turns for each biased float32 exponent, cut at 2^-64, 2^-95, 2^-119."""
     fractional = _TURN_BITS + _EXTRA_BITS + _GUARD_BITS
     words: list[tuple[int, int, int]] = []

@@ -12,11 +12,13 @@ from .._types import CosSin
 from ..embedding import RotaryEmbedding
 from ..functional import apply_rotary
 from .configs import Configs
-from .coordinates import understood
+from .coordinates import plane_orders
 from .handle import Handle
+from .layer_rotation import LayerRotation
 from .measured import Rotary, holders
 from .spec import RotationSpec
 from .spectra import AGREE
+from .surroundings import defaults
 
 _SERVED = ("DynamicLayer", "StaticLayer")
 """Classes of cache layers whose keys are plain tensors of all tokens."""
@@ -38,8 +40,8 @@ def rerotate(
 ) -> None:
     """Move the keys of a cache in place, as RotaryEmbedding.rerotate does, in every layer of a model whose rotation `patch` recognises.
 
-    cache: a DynamicCache or StaticCache of transformers with layers of full attention. Nothing else in it changes: where tokens are to be
-        dropped, crop or gather keys and values yourself.
+    cache: a DynamicCache or StaticCache of transformers with layers of full attention. Layers that the model does not rotate are left.
+        Nothing else in it changes: where tokens are to be dropped, crop or gather keys and values yourself.
     handle: what patch(model) returned, active. Frequencies are those of the model's rotary modules, in float32 arithmetic, or exact after
         patch(model, tables="exact"); for schemes that depend on the length those of its config.
     old_positions, new_positions: of all tokens in the cache: ints, (seq,), or (1 or batch, seq).
@@ -51,15 +53,17 @@ def rerotate(
     within the roundings of rerotate; those of deeper layers, and all values, come from hidden states that the short factors made.
 
     TypeError for what is no cache of transformers or no handle, and for quantised, offloaded, sliding and other layers, by name; ValueError
-    for a model whose cached keys are not rotated as was recognised, and for positions that do not fit. Errors come before anything is
-    written.
+    for a model whose cached keys are not rotated as was recognised, whose code does not show which layers rotate, or which has fewer layers
+    than the cache, and for positions that do not fit. Errors come before anything is written.
     """
     if not isinstance(handle, Handle):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"handle must be what patch(model) returned, got {describe(handle)}")
     model = handle.model
     layers = _layers(cache)
     spec = _spec(handle)
-    ropes = _Ropes(model, handle, spec)
+    with defaults("cpu"):
+        ropes = _Ropes(model, handle, spec)
+    ropes.check_depth(1 + layers[-1][0])
     moves: list[tuple[Tensor, CosSin]] = []
     tables: dict[tuple[int, torch.device, torch.dtype], CosSin] = {}
     for index, layer in layers:
@@ -159,6 +163,7 @@ class _Ropes:
         configs = Configs(model, None)
         self._config: Any = getattr(model, "config", None)
         self._config = getattr(self._config, "get_text_config", lambda: self._config)()
+        self._rotation = LayerRotation(model, self._config, handle.report())
         self._ropes: dict[str | None, RotaryEmbedding] = {}
         for rotary in holders(model):
             rope = _rope(rotary, configs, type(rotary.module).__name__ in exact, _interleaved(spec))
@@ -170,17 +175,20 @@ class _Ropes:
         if not self._ropes:
             raise ValueError(f"no rotary module in {type(model).__name__} has an inv_freq")
 
+    def check_depth(self, layers: int) -> None:
+        """ValueError for a cache with more layers than the model."""
+        count = self._rotation.count
+        if 0 < count < layers:
+            raise ValueError(f"the cache has {layers} layers, the model {count}: pass a cache that this model filled")
+
     def of_layer(self, index: int) -> RotaryEmbedding | None:
         """None for a layer that does not rotate."""
-        rotates = getattr(
-            self._config, "no_rope_layers", None
-        )  # despite its name 1 where a layer rotates (Llama 4, SmolLM3)
-        if rotates and not rotates[index]:
+        if not self._rotation.of_layer(index):
             return None
         if len(self._ropes) == 1:
             return next(iter(self._ropes.values()))
         types = getattr(self._config, "layer_types", None)
-        if not types or types[index] not in self._ropes:
+        if not types or index >= len(types) or types[index] not in self._ropes:
             raise ValueError(
                 f"the frequencies differ by layer type ({', '.join(map(str, self._ropes))}), and layer {index} has none"
             )
@@ -199,7 +207,7 @@ def _rope(rotary: Rotary, configs: Configs, exact: bool, interleaved: bool) -> R
     rope_type = getattr(rotary.module, "rope_type", "default")
     if isinstance(rope_type, dict):
         rope_type = rope_type[rotary.layer_type]
-    if understood(rotary.module, inv_freq) is not None:
+    if plane_orders(rotary.module, inv_freq) is not None:
         raise ValueError(
             f"{name} takes several positions per token (M-RoPE): move keys by RotaryEmbedding(axes=...).rerotate"
         )

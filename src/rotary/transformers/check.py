@@ -21,6 +21,7 @@ from .hypotheses import Comparison
 from .likeness import compare, unwritten
 from .measured import Measured, Rotary, holders, makers, measure
 from .spectra import AGREE, close, spectrum_of
+from .surroundings import defaults
 
 
 def check(model: nn.Module, config: Any = None) -> Findings:
@@ -44,12 +45,13 @@ def check(model: nn.Module, config: Any = None) -> Findings:
     PROBLEM    Rotary: base: base 10,000; the config has 500,000
     """
     configs = Configs(module("model", model), config)
-    findings = [_finding(rotary, configs, _measured(rotary)) for rotary in holders(model)]
-    for rotary, measured in makers(model):
-        finding = _finding(rotary, configs, measured)
-        # A static table that no config describes may be one of sinusoids that the model adds to its embeddings.
-        if not rotary.static or finding.kind not in ("unchecked", "not in the config"):
-            findings.append(finding)
+    with defaults("cpu"):
+        findings = [_finding(rotary, configs, _measured(rotary)) for rotary in holders(model)]
+        for rotary, measured in makers(model):
+            finding = _finding(rotary, configs, measured)
+            # A static table that no config describes may be one of sinusoids that the model adds to its embeddings.
+            if not rotary.static or finding.kind not in ("unchecked", "not in the config"):
+                findings.append(finding)
     if not findings:
         text = "no rotary module was found; if the model rotates, its tables are made elsewhere"
         findings = [Finding("", type(model).__name__, None, "unchecked", text)]
@@ -60,7 +62,8 @@ def check_frequencies(model: nn.Module) -> dict[int, Finding]:
     """id of a module -> what is wrong with its inv_freq, for modules whose inv_freq disagrees with their config. It calls no module, and so
     is cheap."""
     configs = Configs(model, None)
-    findings = [(id(rotary.module), _finding(rotary, configs, None)) for rotary in holders(model)]
+    with defaults("cpu"):
+        findings = [(id(rotary.module), _finding(rotary, configs, None)) for rotary in holders(model)]
     return {module: f for module, f in findings if f.kind not in ("agrees", "unchecked", "contradiction")}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..axes import Axes
+from .surroundings import defaults
 
 PositionLayout = Literal["first", "last", "rows"]
 """Where coordinates are in position_ids: (coordinates, batch, seq), (batch, seq, coordinates), or (tokens, coordinates)."""
@@ -56,13 +57,19 @@ def position_layouts(position_ids: Tensor) -> list[tuple[PositionLayout, int]]:
     return [(layout, n) for layout, n in candidates if n in _COORDINATES]
 
 
-def understood(module: nn.Module, inv_freq: Tensor) -> bool | None:
-    """True if the plane order of a module of several coordinates is found, False if not; None for a module of one coordinate."""
+def plane_orders(module: nn.Module, inv_freq: Tensor) -> dict[tuple[PositionLayout, int], PlaneOrder] | None:
+    """The plane order for each layout and number of coordinates that a module takes; empty where it takes several coordinates in an
+    unknown order, None for a module of one coordinate."""
     forward = type(module).forward
-    orders = [plane_order(module, forward, inv_freq, layout, n) for layout in _LAYOUTS for n in _COORDINATES]
-    if any(isinstance(order, PlaneOrder) for order in orders):
-        return True
-    return False if any(_takes(module, forward, inv_freq, n) for n in _COORDINATES) else None
+    orders: dict[tuple[PositionLayout, int], PlaneOrder] = {}
+    for layout in _LAYOUTS:
+        for n in _COORDINATES:
+            order = plane_order(module, forward, inv_freq, layout, n)
+            if isinstance(order, PlaneOrder):
+                orders[layout, n] = order
+    if not orders and not any(_takes(module, forward, inv_freq, n) for n in _COORDINATES):
+        return None
+    return orders
 
 
 def _takes(module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, n: int) -> bool:
@@ -139,9 +146,9 @@ def _tables(
     module: nn.Module, forward: Callable[..., Any], inv_freq: Tensor, positions: Tensor, tokens: int
 ) -> tuple[Tensor, Tensor] | str:
     """(cos, sin), each (tokens, columns) in float64; or the reason why forward does not give them."""
-    x = torch.zeros(1, tokens, 2 * inv_freq.shape[0], device=inv_freq.device)
+    x = torch.zeros(1, tokens, 2 * inv_freq.shape[0], dtype=torch.float32, device=inv_freq.device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), defaults(inv_freq.device):
             result = forward(module, x, positions)
     except Exception as error:  # the model's code may raise anything
         return f"calling forward(x, position_ids) raised {type(error).__name__}"

@@ -2,11 +2,13 @@
 
 A module qualifies if its forward(x, position_ids) gives, near position 0, cos and sin of position * inv_freq repeated in both halves, or
 if its planes read several coordinates in an order that can be found (coordinates.py). The comparison is made near position 0, because far
-from it the model's float32 angles are wrong.
+from it the model's float32 angles are wrong. frequency_tables.py makes the tables.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 import weakref
 from collections import Counter
@@ -16,11 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._angles.turns import turns_of_powers_of_two
+from .._torch import jit_tracing, tracing
 from ..embedding import RotaryEmbedding
-from .coordinates import PlaneOrder, PositionLayout, plane_order, position_layouts, understood
+from .coordinates import plane_orders
 from .findings import Finding
+from .frequency_tables import FrequencyTables, Reading
 from .handle import Handle
 from .rebind import mark_as_patched
+from .surroundings import defaults
 
 
 def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wrong: Mapping[int, Finding]) -> None:
@@ -32,15 +38,16 @@ def replace_tables(model: nn.Module, handle: Handle, replaced: Counter[Any], wro
         if isinstance(module, RotaryEmbedding) or not _is_rotary(module):
             continue
         owner = type(module).__name__
-        several, reason = _qualifies(module)
-        if reason is None and id(module) in wrong:
-            reason = f"{wrong[id(module)].kind}: {wrong[id(module)].text}; trust='module' takes them as they are"
-        if reason is not None:
-            handle.report().left[owner, "forward"] = reason
-            warnings.warn(f"the tables of {owner} stay the model's own: {reason}", stacklevel=3)
+        reading = _reading(module)
+        if isinstance(reading, Reading) and id(module) in wrong:
+            reading = f"{wrong[id(module)].kind}: {wrong[id(module)].text}; trust='module' takes them as they are"
+        if isinstance(reading, str):
+            handle.report().left[owner, "forward"] = reading
+            warnings.warn(f"the tables of {owner} stay the model's own: {reading}", stacklevel=3)
             continue
-        handle.replace(module, "forward", _exact_forward(type(module).forward, handle))
-        replaced[owner, "forward", "cos and sin", "exact angles of coordinates" if several else "exact angles"] += 1
+        handle.replace(module, "forward", _exact_forward(type(module).forward, reading, handle))
+        angles = "exact angles of coordinates" if reading.orders else "exact angles"
+        replaced[owner, "forward", "cos and sin", angles] += 1
 
 
 def _is_rotary(module: nn.Module) -> bool:
@@ -48,28 +55,32 @@ def _is_rotary(module: nn.Module) -> bool:
     return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
 
 
-def _qualifies(module: nn.Module) -> tuple[bool, str | None]:
-    """Whether a module takes several coordinates, and the reason why its tables stay its own, or None."""
+def _reading(module: nn.Module) -> Reading | str:
+    """How a module reads its arguments, or the reason why its tables stay its own."""
     inv_freq = getattr(module, "inv_freq", None)
     if not isinstance(inv_freq, Tensor) or inv_freq.ndim != 1:
-        return False, "it has no single inv_freq of shape (dim/2,)"
+        return "it has no single inv_freq of shape (dim/2,)"
     if "forward" in module.__dict__:
-        return False, "its forward is overridden on the instance"
+        return "its forward is overridden on the instance"
     reason = _unfit(module, inv_freq)
     if reason is not None:
-        return False, reason
-    several = understood(module, inv_freq)
-    if several is None:
-        return False, _not_one_axis(module, inv_freq)
-    return (
-        True,
-        None if several else "it takes several positions per token, and its planes read them in an unknown order",
-    )
+        return reason
+    orders = plane_orders(module, inv_freq)
+    if orders == {}:
+        return "it takes several positions per token, and its planes read them in an unknown order"
+    reason = _not_one_axis(module, inv_freq)
+    if orders is None and reason is not None:
+        return reason
+    shape = (1, 4)
+    if reason is not None:
+        layout, n = next(iter(orders or {}))
+        shape = {"first": (n, 1, 4), "last": (1, 4, n), "rows": (4, n)}[layout]
+    return Reading(orders or {}, reason is None, _follows_x(module, inv_freq, shape), turns_of_powers_of_two(1.0))
 
 
 def _unfit(module: nn.Module, inv_freq: Tensor) -> str | None:
-    """The reason why no tables can be computed from these frequencies, or None."""
-    if inv_freq.is_meta or not bool(inv_freq.isfinite().all()):
+    """The reason why no tables can be computed from these frequencies, or None. A traced program cannot read whether they are finite."""
+    if inv_freq.is_meta or not (tracing() or bool(inv_freq.isfinite().all())):
         return "its inv_freq is on the meta device or not finite"
     if inv_freq.dtype not in (torch.float32, torch.float64):
         return f"its inv_freq was cast to {inv_freq.dtype}: exact cosines of rounded frequencies would be wrong"
@@ -81,13 +92,11 @@ def _unfit(module: nn.Module, inv_freq: Tensor) -> str | None:
 def _not_one_axis(module: nn.Module, inv_freq: Tensor) -> str | None:
     """The reason why the tables are not cos and sin of one position times inv_freq, or None."""
     positions = torch.tensor([[0, 1, 2, 5]], device=inv_freq.device)
-    x = torch.zeros(1, 4, 2 * inv_freq.shape[0], device=inv_freq.device)
     try:
-        with torch.no_grad():
-            cos, sin = type(module).forward(module, x, positions)
+        cos, sin = _called(module, inv_freq, positions, torch.float32)
         angles = positions[..., None] * inv_freq.double()
         for table, half in ((cos, angles.cos()), (sin, angles.sin())):
-            expected = torch.cat((half, half), -1) * float(getattr(module, "attention_scaling", 1.0))
+            expected = torch.cat((half, half), -1) * _factor(module)
             if table.shape != expected.shape or float((table - expected).abs().max()) > 1e-5:
                 return "its tables are not cos and sin of position * inv_freq repeated in both halves"
     except Exception as error:  # the model's code may raise anything
@@ -95,68 +104,60 @@ def _not_one_axis(module: nn.Module, inv_freq: Tensor) -> str | None:
     return None
 
 
-class _Exact:
-    """Exact modules with the frequencies that a rotary module had at one time: one for positions of one coordinate, and one for each layout
-    of several."""
-
-    def __init__(self, module: nn.Module, original: Callable[..., Any], inv_freq: Tensor, scaling: float) -> None:
-        self.inv_freq, self.scaling = inv_freq.detach().clone(), scaling
-        self._module, self._original = weakref.ref(module), original
-        self._one: RotaryEmbedding | None = None
-        self._several: dict[tuple[PositionLayout, int], tuple[PlaneOrder, RotaryEmbedding] | None] = {}
-
-    def tables(self, position_ids: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(cos, sin) at full width; None where the plane order for such positions is not known."""
-        for layout, n in position_layouts(position_ids):
-            entry = self._of_coordinates(layout, n)
-            if entry is not None:
-                order, rope = entry
-                cos, sin = rope.cos_sin(order.last(position_ids))
-                return order.spread(cos), order.spread(sin)
-        if position_ids.ndim > 2:
-            return None
-        if self._one is None:
-            module = self._module()
-            if torch.compiler.is_compiling() or module is None or _not_one_axis(module, self.inv_freq) is not None:
-                return None
-            self._one = RotaryEmbedding.from_inv_freq(self.inv_freq, attention_factor=self.scaling)
-        cos, sin = self._one.cos_sin(position_ids)
-        return torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
-
-    def _of_coordinates(self, layout: PositionLayout, n: int) -> tuple[PlaneOrder, RotaryEmbedding] | None:
-        if (layout, n) not in self._several:
-            module = self._module()
-            if (
-                torch.compiler.is_compiling() or module is None
-            ):  # finding the order calls the module, which tracing cannot
-                return None
-            order = plane_order(module, self._original, self.inv_freq, layout, n)
-            self._several[layout, n] = None
-            if isinstance(order, PlaneOrder):
-                inv_freq = self.inv_freq[list(order.index)]
-                rope = RotaryEmbedding.from_inv_freq(inv_freq, axes=order.axes, attention_factor=self.scaling)
-                self._several[layout, n] = (order, rope)
-        return self._several[layout, n]
+def _follows_x(module: nn.Module, inv_freq: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether the tables for positions of this shape have x's dtype. Those of OLMo and ERNIE 4.5 are float32, whatever x is."""
+    positions = torch.zeros(shape, dtype=torch.int64, device=inv_freq.device)
+    try:
+        return _called(module, inv_freq, positions, torch.bfloat16)[0].dtype == torch.bfloat16
+    except Exception:  # the model's code may raise anything; then it is not called with such an x either
+        return True
 
 
-def _exact_forward(original: Callable[..., Any], handle: Handle) -> Any:
+def _called(module: nn.Module, inv_freq: Tensor, positions: Tensor, dtype: torch.dtype) -> Any:
+    """The tables of the module's own forward for positions of four tokens, and an x of that dtype."""
+    x = torch.zeros(1, 4, 2 * inv_freq.shape[0], dtype=dtype, device=inv_freq.device)
+    with torch.no_grad(), defaults(inv_freq.device):
+        return type(module).forward(module, x, positions)
+
+
+def _factor(module: nn.Module) -> float:
+    return float(getattr(module, "attention_scaling", 1.0))
+
+
+def _exact_forward(original: Callable[..., Any], reading: Reading, handle: Handle) -> Any:
     """A forward that computes exact tables while the handle is active, and otherwise calls the original."""
     # Keyed by module, because deep copies share this function and may have other frequencies. An entry is used only while the values of
     # inv_freq are those that it was made from: a tensor's identity and version do not change when it is written through .data, through
     # numpy or in inference mode, and the id of a deleted tensor is given to another.
-    cache: weakref.WeakKeyDictionary[nn.Module, _Exact] = weakref.WeakKeyDictionary()
+    cache: weakref.WeakKeyDictionary[nn.Module, FrequencyTables] = weakref.WeakKeyDictionary()
+    names = list(inspect.signature(original).parameters)[1:3]
 
-    def forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not handle.active or args or kwargs or position_ids.is_floating_point():
-            return original(self, x, position_ids, *args, **kwargs)
-        inv_freq, scaling = self.inv_freq, float(getattr(self, "attention_scaling", 1.0))
-        entry = cache.get(self)
-        # torch.equal waits for the device on a GPU, once per forward pass.
-        if entry is None or entry.scaling != scaling or not torch.equal(entry.inv_freq, inv_freq):
-            entry = cache[self] = _Exact(self, original, inv_freq, scaling)
-        tables = entry.tables(position_ids)
-        if tables is None:
-            return original(self, x, position_ids)
-        return tuple(table.to(x.dtype) for table in tables)
+    @functools.wraps(original)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        x, position_ids = _two(names, args, kwargs)
+        if not handle.active or not isinstance(position_ids, Tensor) or not reading.takes(position_ids):
+            return original(self, *args, **kwargs)
+        inv_freq, factor = self.inv_freq, _factor(self)
+        # torch.jit.trace sees plain tensors, and has no operation for the bits of a float.
+        if torch.compiler.is_compiling() or (tracing() and not jit_tracing()):
+            if _unfit(self, inv_freq) is not None:
+                return original(self, *args, **kwargs)
+            tables = reading.traced(inv_freq, factor, position_ids)
+        else:
+            entry = cache.get(self)
+            if entry is None or not entry.are_of(inv_freq, factor):
+                if _unfit(self, inv_freq) is not None:  # a model may be cast or emptied after the patch
+                    return original(self, *args, **kwargs)
+                entry = cache[self] = FrequencyTables(inv_freq, factor)
+            tables = entry.at(position_ids, reading.order(position_ids))
+        return tuple(table.to(x.dtype) for table in tables) if reading.follows_x else tables
 
     return mark_as_patched(forward)
+
+
+def _two(names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """(x, position_ids) of a call with these two arguments and no others, by position or by name; else None for both."""
+    values = [*args, *(kwargs[name] for name in names[len(args) :] if name in kwargs)]
+    if len(values) != 2 or len(args) + len(kwargs) != 2 or not isinstance(values[0], Tensor):
+        return None, None
+    return values[0], values[1]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..embedding import RotaryEmbedding
 from .likeness import half_precision_of
-from .surroundings import unchanged
+from .surroundings import defaults, unchanged
 
 POSITIONS = (0, 1, 2, 5)
 """[token] The positions at which cos and sin are measured: near 0, since far from it the float32 angles of any model are wrong."""
@@ -88,7 +88,7 @@ def measure(rotary: Rotary) -> Measured | str:
     """What a module's cos and sin show at POSITIONS, or the reason why nothing. What the calls change in the module is restored."""
     reason = "its forward makes no cos and sin of position * frequency"
     for call in _calls(rotary):
-        with unchanged(rotary.module), torch.no_grad():
+        with unchanged(rotary.module), torch.no_grad(), defaults(_device(rotary)):
             try:
                 tables = _tables(call())
             except Exception as error:  # the model's code may raise anything, or take other arguments
@@ -138,8 +138,7 @@ def _first_rows(table: Tensor) -> tuple[Tensor, ...]:
 
 def _calls(rotary: Rotary) -> Iterator[Callable[[], Any]]:
     """The ways to call a module for its tables at POSITIONS."""
-    tensors = [t for t in (rotary.inv_freq, *rotary.module.buffers(recurse=False)) if t is not None]
-    device = tensors[0].device if tensors else torch.device("cpu")
+    device = _device(rotary)
     width = 64 if rotary.inv_freq is None else 2 * rotary.inv_freq.shape[-1]
     forward: Any = rotary.module.forward
     names, required = list(inspect.signature(forward).parameters), len(_required(rotary.module))
@@ -158,6 +157,12 @@ def _calls(rotary: Rotary) -> Iterator[Callable[[], Any]]:
         x = x[:, : len(rows)]
         yield lambda: forward(x, positions, **layers)
         yield lambda: forward(x, positions.expand(3, 1, -1), **layers)  # M-RoPE, with equal coordinates
+
+
+def _device(rotary: Rotary) -> torch.device:
+    """The device of the module's frequencies, or else of its buffers."""
+    tensors = [t for t in (rotary.inv_freq, *rotary.module.buffers(recurse=False)) if t is not None]
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _tables(result: Any) -> tuple[Tensor, Tensor] | None:

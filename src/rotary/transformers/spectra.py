@@ -33,7 +33,7 @@ def spectrum(base: float, dim: int, scaling: tuple[Scheme, ...], length: int | N
 
 def progression(base: float, divisor: float, planes: int) -> Tensor:
     """base^(-2j / divisor) (planes,) float64."""
-    return torch.tensor([base ** (-2 * j / divisor) for j in range(planes)], dtype=torch.float64)
+    return torch.tensor([base ** (-2 * j / divisor) for j in range(planes)], dtype=torch.float64, device="cpu")
 
 
 def relative(measured: Tensor, expected: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""Contexts in which a model's functions are called: restored() puts back what they change in the process, unchanged() in a module."""
+"""Contexts in which a model's functions are called: in defaults() new tensors are float32 and on one device; restored() puts back what is
+changed in the process, unchanged() what is changed in a module."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from .._torch import plain_torch
 
 
 class _Part(NamedTuple):
@@ -56,25 +59,44 @@ _PARTS = {
 
 
 @contextmanager
+def defaults(device: torch.device | str) -> Generator[None, None, None]:
+    """New tensors are float32 and on that device where the code inside names neither, whatever the defaults of the process are.
+
+    >>> with torch.device("meta"), defaults("cpu"):
+    ...     print(torch.zeros(1).device)
+    cpu
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@contextmanager
 def restored() -> Generator[list[str], None, None]:
-    """Restores random states and defaults that are changed in its block. The list that it yields has, after the block, their names.
+    """Makes plain float32 CPU tensors in its block, whatever is on around it, and restores random states and defaults that are changed
+    there. The list that it yields has, after the block, the names of these.
 
     >>> with restored() as changed:
-    ...     _ = torch.rand(1), torch.set_grad_enabled(False)
+    ...     _ = torch.rand(1), torch.set_grad_enabled(True)
     >>> changed, torch.is_grad_enabled()
     (['the random state of torch', 'grad mode'], True)
     """
     changed: list[str] = []
-    before = {name: part.read() for name, part in _PARTS.items()}
-    try:
-        yield changed
-    finally:
-        for name, part in _PARTS.items():
-            now = part.read()
-            same = torch.equal(now, before[name]) if isinstance(now, Tensor) else now == before[name]
-            if not same:
-                part.write(before[name])
-                changed.append(name)
+    with plain_torch(), defaults("cpu"):
+        before = {name: part.read() for name, part in _PARTS.items()}
+        try:
+            yield changed
+        finally:
+            for name, part in _PARTS.items():
+                now = part.read()
+                same = torch.equal(now, before[name]) if isinstance(now, Tensor) else now == before[name]
+                if not same:
+                    part.write(before[name])
+                    changed.append(name)
 
 
 @contextmanager

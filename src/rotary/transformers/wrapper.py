@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._torch import tracing
 from .._types import CosSin
 from .deferred import Deferred, norm_and_rotate
 from .halves import compared_for_free, cos_sin, equal_halves
@@ -23,8 +24,8 @@ class Replacement:
     """Wrapper around a model's rotation function with the same signature; it calls the original when the handle is inactive.
 
     The function was recognised at one size of its arguments. At the first call with another size it is called with random numbers, to
-    see whether it is the same rotation there (fits). torch.compile cannot call it: there a size that was not tried before is left to the
-    function.
+    see whether it is the same rotation there (fits). While a program is traced (torch.compile, fake tensors, vmap, ...) it cannot be
+    called: there a size that was not tried before is left to the function.
 
     function: the model's own. spec: what it does. active: whether the handle of the patch is active.
     heads: numbers of heads to try it with, since a bound method may accept only its own.
@@ -86,13 +87,18 @@ class Replacement:
 
     def fits(self, dim: int, columns: int) -> bool:
         """Whether the function is the rotation of its spec for heads of dim channels and tables of so many columns."""
-        if torch.compiler.is_compiling():
-            return self._sizes.get((dim, columns), False)
-        if (dim, columns) not in self._sizes:
+        try:
+            known = self._sizes.get((dim, columns))
+        except TypeError:  # a SymInt of make_fx has no hash
+            return False
+        if known is None:
+            if tracing():
+                return False
             owner = getattr(self.function, "__self__", None)
             with unchanged(owner) if isinstance(owner, nn.Module) else contextlib.nullcontext():
-                self._sizes[dim, columns] = agrees(self.function, self.spec, dim, columns, self.heads)
-        return self._sizes[dim, columns]
+                known = agrees(self.function, self.spec, dim, columns, self.heads)
+            self._sizes[dim, columns] = known
+        return known
 
     def _only_defaults(self, arguments: Mapping[str, Any]) -> bool:
         """True if all arguments but tensors, tables and unsqueeze_dim have their default values, with which the function was probed."""
@@ -123,7 +129,8 @@ class Replacement:
             return None
         if not all(isinstance(table, Tensor) for table in tables):
             return None
-        compared = not torch.compiler.is_compiling() and compared_for_free(tables, spec)
+        traced = tracing()
+        compared = not traced and compared_for_free(tables, spec)
         halves = equal_halves(tables, spec) if compared else None
         cos = (cos_sin(tables, spec) if halves is None else halves)[0]
         if not cos.is_floating_point():
@@ -134,27 +141,32 @@ class Replacement:
         if not self._takes(xs, width):
             return None
         parts = [split(spec, x, width, cos.shape[-2] if spec.prefix else None) for x in xs]
-        ys = self._rotated([part.rotated for part in parts], tables, halves, axis, on_device=not compared)
+        ys = self._rotated([part.rotated for part in parts], tables, halves, axis, on_device=not (compared or traced))
         return None if ys is None else [join(spec, y, part) for y, part in zip(ys, parts, strict=True)]
 
     def _takes(self, xs: Sequence[Tensor], width: int) -> bool:
         """Whether the function is the rotation of its spec for these xs and tables that rotate so many channels."""
-        if any(width > x.shape[-1] or (width < x.shape[-1] and not self.spec.partial) for x in xs) or width % 2:
+        if width % 2:
             return False
         columns = width // 2 if self.spec.widths == "half" else width
-        return all(self.fits(x.shape[-1], columns) for x in xs)
+        for x in xs:
+            dim = x.shape[-1]
+            if width > dim or (width < dim and not self.spec.partial) or not self.fits(dim, columns):
+                return False
+        return True
 
     def _rotated(
         self, xs: list[Tensor], tables: list[Tensor], halves: CosSin | None, axis: Any, *, on_device: bool
     ) -> list[Tensor] | None:
         """The rotation by the first function of rotations.py that serves these tables, and the count of it.
 
-        on_device: the two columns of a pair were not compared, since that would wait for the device.
+        on_device: the two columns of a pair were not compared, since that would wait for the device. In a program that is traced they are
+        not compared either, and the formula serves.
         """
         ys: list[Tensor] | None = None
         if halves is not None:
             ys = by_kernel(self.spec, xs, halves, axis)
-        elif on_device and not torch.compiler.is_compiling():
+        elif on_device:
             ys = by_wide_tables(self.spec, xs, tables, axis)
         if ys is not None:
             self.calls += 1
