@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import rotary
 from rotary.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -242,3 +243,12 @@ def test_the_tests_of_stale_statements_can_fail():
         importable("rotary.scaling.YaRN") and not importable("rotary.nothing") and not importable("rotary.scaling.YaRM")
     )
     assert anchors("# A b\n## What `x` is, and why\n") == {"a-b", "what-x-is-and-why"}
+
+
+def test_a_deprecated_name_works_for_two_more_minor_releases():
+    """RELEASING.md: what is deprecated in 0.1 works in 0.1, 0.2 and 0.3, and goes in 0.4."""
+    major, minor = map(int, rotary.__version__.split(".")[:2])
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src" / "rotary").rglob("*.py")]
+    removals = {tuple(map(int, match)) for text in sources for match in re.findall(r"goes in (\d+)\.(\d+)", text)}
+    assert removals and all((major, minor) < removal <= (major, minor + 3) for removal in removals), removals
+    assert (major, minor) != (0, 1) or removals == {(0, 4)}

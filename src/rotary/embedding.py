@@ -15,6 +15,7 @@ from ._angles.cos_sin import radians_and_scale
 from ._angles.frequencies import Spectrum
 from ._angles.xpos import XPos
 from ._embedding.builders import Built
+from ._embedding.frequencies import rescaled_base
 from ._inputs.words import CONSTRUCTOR, explained
 from ._rotation import call
 from ._rotation.autograd import How, rotate
@@ -101,7 +102,7 @@ class RotaryEmbedding(Built):
             )
         spectrum = Spectrum(
             dim,
-            _checks.rescaled_base(base, base_rescale_factor, dim),
+            rescaled_base(base, base_rescale_factor, dim),
             schemes,
             _checks.number("interpolation_factor", interpolation_factor, at_least=1.0),
             _checks.one_of("angles", angles, ("exact", "float32")),

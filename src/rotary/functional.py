@@ -161,6 +161,9 @@ def cos_sin_of(
     _checks.tensor("positions", positions)
     if isinstance(directions, Tensor):
         _inputs.for_directions(positions, directions)
+        if distributed(positions) != distributed(directions):
+            _checks.local("positions", positions)
+            _checks.local("directions", directions)
         if positions.is_floating_point():
             range_of(positions, tracing())  # refuses what is not finite
         work = torch.float64 if has_float64(positions.device) else torch.float32

@@ -100,7 +100,7 @@ def test_a_module_with_another_signature_is_left(monkeypatch: pytest.MonkeyPatch
 
 def test_the_former_name_of_the_argument():
     with pytest.warns(
-        DeprecationWarning, match=r"patch\(angles=\) is now patch\(tables=\); the old name goes in 0.3"
+        DeprecationWarning, match=r"patch\(angles=\) is now patch\(tables=\); the old name goes in 0.4"
     ) as caught:
         handle = patch(Attention(Rotary()), angles="exact")
     assert caught[0].filename == __file__

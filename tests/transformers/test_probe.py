@@ -30,7 +30,7 @@ def test_the_function_of_most_models():
 
 
 def test_the_former_name_of_a_spec():
-    with pytest.warns(DeprecationWarning, match="Body is now RotationSpec; the old name goes in 0.3") as caught:
+    with pytest.warns(DeprecationWarning, match="Body is now RotationSpec; the old name goes in 0.4") as caught:
         former = rotary.transformers.Body
     assert former is RotationSpec and caught[0].filename == __file__
     with pytest.raises(AttributeError, match="has no attribute 'Bodies'"):

@@ -1,1 +1,1 @@
-"""The parts of RotaryEmbedding: builders, rotate_qkv, rerotate, and its calls for DTensors. Imported from its files."""
+"""The parts of RotaryEmbedding: builders, frequencies, rotate_qkv, rerotate, and its calls for DTensors. Imported from its files."""

@@ -20,6 +20,7 @@ from .._torch import plain_torch
 from .._types import AngleArithmetic
 from ..axes import Axes, checked
 from ..scaling.scheme import Scheme
+from .frequencies import frequencies
 from .qkv import RotatesPacked
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Built(RotatesPacked):
         >>> RotaryEmbedding.from_inv_freq([1.0, 0.01]).dim
         4
         """
-        values, double = _checks.frequencies(inv_freq)
+        values, double = frequencies(inv_freq)
         if double and angles == "float32":
             raise ValueError(
                 "angles='float32' is a float32 product, and inv_freq is float64: give inv_freq.float(), or angles='exact'"

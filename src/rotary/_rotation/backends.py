@@ -18,7 +18,7 @@ from .._types import CosSin, Tensors
 from . import eager
 
 NAMES = ("eager", "native", "triton")
-_FORMER_NAMES = {"cpu": "native"}  # until 0.3; "cpu" named the device, on which "eager" runs as well
+_FORMER_NAMES = {"cpu": "native"}  # goes in 0.4; "cpu" named the device, on which "eager" runs as well
 _BY_DEVICE = {"cpu": "native", "cuda": "triton"}
 
 _chosen: ContextVar[str | None] = ContextVar("rotary_backend", default=None)
@@ -86,7 +86,7 @@ def use_backend(name: str) -> Generator[None, None, None]:
         raise TypeError(f"the name of a backend is one of {', '.join(NAMES)}, got {_checks.describe(name)}")
     if name in _FORMER_NAMES:
         warnings.warn(
-            f"backend {name!r} is now {_FORMER_NAMES[name]!r}; the old name goes in 0.3",
+            f"backend {name!r} is now {_FORMER_NAMES[name]!r}; the old name goes in 0.4",
             DeprecationWarning,
             stacklevel=3,
         )

@@ -76,7 +76,7 @@ def convert(
     config: as RotaryEmbedding.from_config takes it. Default: the config.json (or Meta's params.json) next to the tensors.
     like: a family whose tensors are arranged in the same way, for an unknown family.
     progress: a function that is called after each tensor, see Progress.
-    given: the former name of source_pairing, deprecated; it goes in 0.3.
+    given: the former name of source_pairing, deprecated; it goes in 0.4.
 
     Converts weights, biases, norms of queries and keys, LoRA's B and DoRA's magnitudes, also with grouped heads, partial rotary, fused
     projections and MLA. Rows are reordered as bytes: a conversion to the other pairing and back gives the same file except for its header.
@@ -91,7 +91,7 @@ def convert(
         if source_pairing is not None:
             raise TypeError("convert() takes source_pairing= or its former name given=, not both")
         warnings.warn(
-            "convert(given=) is now convert(source_pairing=); the old name goes in 0.3",
+            "convert(given=) is now convert(source_pairing=); the old name goes in 0.4",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -45,7 +45,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "Body":
         warnings.warn(
-            "rotary.transformers.Body is now RotationSpec; the old name goes in 0.3", DeprecationWarning, stacklevel=2
+            "rotary.transformers.Body is now RotationSpec; the old name goes in 0.4", DeprecationWarning, stacklevel=2
         )
         return RotationSpec
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

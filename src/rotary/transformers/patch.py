@@ -47,7 +47,7 @@ def patch(
     fuse: "norms" computes RMSNorms of queries and keys per head together with the rotation behind them, in one pass, with a gradient
         (rotary.fused). The report names them, and gives the reason for each other norm: one over a whole projection, a LayerNorm, one
         whose result is used elsewhere too. Under torch.compile and autocast, and with hooks, a norm is computed by the model.
-    angles: the former name of tables, deprecated; it goes in 0.3.
+    angles: the former name of tables, deprecated; it goes in 0.4.
 
     Copies of the model, deep and shallow, and replicas of DataParallel stay patched and share the handle; a deep copy may be patched
     itself, and then has a handle of its own. Pickles and save_pretrained contain no patch. Until remove() a patched module is an instance
@@ -128,7 +128,7 @@ def _table_source(tables: TableSource | None, angles: TableSource | None) -> Tab
         if tables is not None:
             raise TypeError("patch() takes tables= or its former name angles=, not both")
         warnings.warn(
-            "patch(angles=) is now patch(tables=); the old name goes in 0.3", DeprecationWarning, stacklevel=3
+            "patch(angles=) is now patch(tables=); the old name goes in 0.4", DeprecationWarning, stacklevel=3
         )
         name, source = "angles", angles
     return "model" if source is None else _checks.one_of(name, source, ("model", "exact"))
