@@ -33,10 +33,10 @@ BESIDE := tests/transformers tests/config tests/test_distributed.py tests/test_e
 IN_SOFTWARE := $(ON_GPU) -k "(triton or test_gpu) and not test_triton_kernel and not test_triton_code"
 test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.dev
-	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	@half_log=$$(mktemp); trap 'rm -f "$$half_log"' EXIT; \
 	{ export OMP_NUM_THREADS=1; TRITON_INTERPRET=1 $(BIN)/python -m pytest -q $(IN_SOFTWARE) && ROTARY_CHIP=90 $(BIN)/python -m pytest -q $(IN_SOFTWARE) && \
-		$(BIN)/python -m pytest -q $(BESIDE); } >"$$said" 2>&1 & half=$$!; \
-	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(BESIDE)); rest=$$?; wait $$half; half=$$?; cat "$$said"; \
+		$(BIN)/python -m pytest -q $(BESIDE); } >"$$half_log" 2>&1 & half=$$!; \
+	$(BIN)/python -m pytest -q $(addprefix --ignore=,$(BESIDE)); rest=$$?; wait $$half; half=$$?; cat "$$half_log"; \
 	if [ $$rest -eq 0 ] && [ $$half -eq 0 ]; then echo "make test: every test passed"; else echo "make test: FAILED"; exit 1; fi
 
 # Four processes on this machine train as one does: tensor and context parallel, then with FSDP2 as well.

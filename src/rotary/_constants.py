@@ -24,8 +24,8 @@ class Constants:
     __slots__ = ("_tensors", "dtype", "values")
 
     def __init__(self, values: Sequence[Any], dtype: torch.dtype) -> None:
-        self.values = values
-        self.dtype = dtype
+        self.values: Sequence[Any] = values
+        self.dtype: torch.dtype = dtype
         self._tensors: dict[torch.device, Tensor] = {}
 
     def on(self, device: torch.device, *, traced: bool | None = None) -> Tensor:

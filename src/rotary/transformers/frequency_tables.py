@@ -74,7 +74,8 @@ class FrequencyTables:
     """Exact tables of the frequencies (planes,) that a rotary module had at one time, times its attention factor."""
 
     def __init__(self, inv_freq: Tensor, factor: float) -> None:
-        self.inv_freq, self.factor = inv_freq.detach().clone(), factor
+        self.inv_freq: Tensor = inv_freq.detach().clone()
+        self.factor: float = factor
         self._ropes: dict[PlaneOrder | None, RotaryEmbedding] = {}
 
     def are_of(self, inv_freq: Tensor, factor: float) -> bool:
