@@ -26,9 +26,9 @@ examples: $(VENV)/.examples
 		echo "== $$example"; $(BIN)/python examples/$$example || exit 1; done
 	@echo "== distributed.py --steps 2"; $(BIN)/torchrun --standalone --nproc-per-node 4 examples/distributed.py --steps 2
 
-# Two halves side by side, for two cores: the GPU kernels in software, models, several processes and examples; and everything else.
+# Two halves side by side, for two cores: the GPU kernels in software, models, checkpoints, several processes, examples; and all else.
 # Threads of OpenMP that wait for others sleep: spinning, they hold the core that the other half needs (a test took 5 times as long).
-BESIDE := tests/transformers tests/config tests/test_distributed.py tests/test_examples.py
+BESIDE := tests/transformers tests/config tests/checkpoints tests/test_distributed.py tests/test_examples.py
 # What reads compiled code runs nothing on a GPU, and passes once, in the other half.
 IN_SOFTWARE := $(ON_GPU) -k "(triton or test_gpu) and not test_triton_kernel and not test_triton_code"
 test: export OMP_WAIT_POLICY = passive
