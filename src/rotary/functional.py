@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from . import _checks, _inputs
-from ._angles.cos_sin import as_int64, range_of
 from ._angles.exact import cos_sin_of_directions
+from ._angles.integers import as_int64, range_of
 from ._angles.turns import turns_per_token
 from ._inputs.words import of_one_tensor
 from ._rotation import call

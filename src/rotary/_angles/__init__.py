@@ -9,6 +9,7 @@ exact.py         exact tables, by the first of the next three that can make them
 native.py        by the native library, on a CPU
 gpu.py           by one launch on a GPU; gpu_kernel.py is the Triton kernel
 eager.py         by plain torch operations; real positions and the arithmetic of transformers too
+integers.py      positions in int64, and their range
 work.py          the arguments of the first two, as a value
 plan.py          the numbers of a module's tables, packed once for the native library
 rerotation.py    tables that move keys which are rotated already

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from .._torch import has_float64, tracing
 from .._types import CosSin, Length, Range, Role
 from .frequencies import Spectrum
+from .integers import as_int64, range_of
 from .plan import LibraryPlan
 from .turns import FAR
 from .xpos import XPos, refuse
@@ -91,36 +91,6 @@ class Tables:
             overflow = xpos.overflow(max(abs(position_range[0]), abs(position_range[1])), input_dtype or dtype)
             refuse(overflow, alike=alike)
         return self.spectrum.cos_sin(positions, dtype, length=length, decay=xpos.decay(role), far=far, traced=traced)
-
-
-def as_int64(positions: Tensor, traced: bool, name: str = "positions") -> Tensor:
-    """Positions as int64. ValueError for uint64 positions of 2^63 or more where the host can read them; elsewhere they wrap."""
-    if positions.dtype == torch.int64:
-        return positions
-    converted = positions.to(torch.int64)
-    if (
-        positions.dtype == torch.uint64
-        and not traced
-        and positions.device.type == "cpu"
-        and bool((converted < 0).any())
-    ):
-        raise ValueError(f"{name} must be below 2^63, got larger ones in a uint64 tensor")
-    return converted
-
-
-def range_of(positions: Tensor, traced: bool) -> Range | None:
-    """The smallest and the largest position of a CPU tensor outside tracing; None otherwise, since reading would wait for the device.
-
-    Real positions are rounded outwards. ValueError where one is not finite.
-    """
-    if traced or positions.device.type != "cpu" or positions.numel() == 0:
-        return None
-    low, high = positions.detach().aminmax()
-    if positions.is_floating_point():
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("positions must be finite, got infinite ones or NaN")
-        return math.floor(low), math.ceil(high)
-    return int(low), int(high)
 
 
 def radians_and_scale(tables: Tables, n: int, device: torch.device) -> CosSin:

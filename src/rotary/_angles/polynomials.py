@@ -18,6 +18,7 @@ The series are cut where the next term is below 2^-57. |error| <= 2^-52 before a
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -46,7 +47,6 @@ EXP_LIMIT = 1100.0
 
 _EXPONENTS = 800
 """Half of EXP_LIMIT / ln 2, rounded up: |exponent| of each of the two factors of exp."""
-_POWERS = Constants(tuple(2.0**n for n in range(-_EXPONENTS, _EXPONENTS + 1)), torch.float64)
 
 
 def cos_sin(turns: Tensor) -> CosSin:
@@ -82,5 +82,11 @@ def _horner(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 def _power_of_two(power: Tensor) -> Tensor:
     """2^power in float64, of integers within _EXPONENTS."""
     if jit_tracing():  # which records no view of another dtype
-        return _POWERS.on(power.device, traced=True)[power + _EXPONENTS]
+        return _powers_of_two().on(power.device, traced=True)[power + _EXPONENTS]
     return ((power + 1023) << 52).view(torch.float64)
+
+
+@functools.cache
+def _powers_of_two() -> Constants:
+    """2^-_EXPONENTS .. 2^_EXPONENTS."""
+    return Constants(tuple(2.0**n for n in range(-_EXPONENTS, _EXPONENTS + 1)), torch.float64)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .._angles.cos_sin import as_int64, range_of
+from .._angles.integers import as_int64, range_of
 from .._subclasses.dtensor import distributed
 from .._subclasses.placed import Placed, Runs, part_of, placed
 from .._torch import tracing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from .. import _checks
-from .._angles.cos_sin import as_int64, range_of
+from .._angles.integers import as_int64, range_of
 from .._subclasses.dtensor import distributed
 from .._types import Length, Range, Role
 from ..positions import packed

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._angles import eager, exact
-from .._angles.cos_sin import as_int64
+from .._angles.integers import as_int64
 from .._angles.turns import turns_per_token
 from .._constants import Constants
 from .._types import CosSin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rotary._angles.cos_sin import range_of
+from rotary._angles.integers import range_of
 
 
 def test_known_range():
