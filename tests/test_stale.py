@@ -252,3 +252,9 @@ def test_a_deprecated_name_works_for_two_more_minor_releases():
     removals = {tuple(map(int, match)) for text in sources for match in re.findall(r"goes in (\d+)\.(\d+)", text)}
     assert removals and all((major, minor) < removal <= (major, minor + 3) for removal in removals), removals
     assert (major, minor) != (0, 1) or removals == {(0, 4)}
+
+
+def test_tests_that_tools_and_the_makefile_name_are_there():
+    files = [*(ROOT / "tools").glob("*.py"), ROOT / "Makefile", ROOT / ".ci" / "run"]
+    named = {path for file in files for path in re.findall(r"\btests/[\w/]+\.(?:py|sh)\b", file.read_text())}
+    assert len(named) > 20 and [path for path in sorted(named) if not (ROOT / path).is_file()] == []

@@ -29,7 +29,8 @@ TESTS = {  # file -> what is run against its mutants
     "_angles/frequencies.py": "tests/_angles/test_frequencies.py tests/test_embedding.py tests/scaling/test_by_parts.py "
     "tests/scaling/test_scheme.py",
     "_angles/xpos.py": "tests/_angles/test_xpos.py tests/test_embedding.py",
-    "_angles/cos_sin.py": "tests/_angles/test_cos_sin.py tests/_angles/test_xpos.py tests/test_embedding.py",
+    "_angles/cos_sin.py": "tests/_angles/test_xpos.py tests/test_embedding.py",
+    "_angles/integers.py": "tests/_angles/test_integers.py tests/test_positions.py tests/test_embedding.py",
     "_inputs/calls.py": "tests/_inputs tests/test_functional.py tests/test_embedding.py tests/test_failures.py",
     "_inputs/shapes.py": "tests/test_functional.py tests/test_embedding.py tests/test_failures.py",
     "_inputs/where.py": "tests/_inputs/test_where.py tests/test_embedding.py tests/test_failures.py",

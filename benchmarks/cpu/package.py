@@ -54,18 +54,22 @@ def _quartiles(times: list[float]) -> list[float]:
 
 
 def _imports(folder: Path, count: int) -> dict[str, list[float]]:
-    """Seconds of `import rotary` after torch, of the checkout and of the commit before, where git has it; and of torch itself."""
-    sources = {NOW: ROOT / "src"}
+    """Seconds of `import rotary` after torch, of the checkout and of the commit before, where git has it; and of torch itself.
+
+    Both are copies with a native library and compiled files, whatever PYTHONDONTWRITEBYTECODE says: as pip installs a package.
+    """
+    sources = {NOW: folder / "now"}
+    shutil.copytree(ROOT / "src", sources[NOW], ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     archive = subprocess.run(("git", "archive", BEFORE, "src"), cwd=ROOT, capture_output=True, check=False)
     if archive.returncode == 0:
         subprocess.run(("tar", "-x", "-C", str(folder)), input=archive.stdout, check=True)
         sources[THEN] = folder / "src"
-        for library in (ROOT / "src" / "rotary" / "_native").glob(
-            "*.so"
-        ):  # so that both look for a library and find one
-            shutil.copy(library, folder / "src" / "rotary" / "_native")
+        for library in (sources[NOW] / "rotary" / "_native").glob("*.so"):
+            shutil.copy(library, sources[THEN] / "rotary" / "_native")
+    for source in sources.values():
+        subprocess.run((sys.executable, "-m", "compileall", "-q", str(source)), check=True)
     times: dict[str, list[float]] = {name: [] for name in (*sources, TORCH)}
-    first = 0 if count == 1 else 1  # the first of several writes the compiled files
+    first = 0 if count == 1 else 1  # the first of several fills the file cache
     for turn in range(count + first):
         for name, source in sources.items():
             environment = os.environ | {"PYTHONPATH": str(source)}
