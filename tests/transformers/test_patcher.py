@@ -62,6 +62,30 @@ def test_a_method_that_is_probed_leaves_its_module_as_it_was():
         assert "set_rope_scaling" in str(handle.report())
 
 
+class Counting(nn.Module):
+    """A rotation that counts its calls."""
+
+    calls = 0
+
+    def apply_rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        self.calls += 1
+        a, b = x.chunk(2, -1)
+        return x * cos + torch.cat((-b, a), -1) * sin
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return self.apply_rotary(x, cos, sin)
+
+
+def test_a_size_that_is_first_met_in_a_call_is_tried_without_a_trace():
+    model = Counting()
+    angle = torch.rand(1, 5, 6).repeat(1, 1, 2)
+    x = torch.randn(1, 2, 5, 12)
+    with patch(model) as handle:
+        y = model(x, angle.cos(), angle.sin())
+        assert handle.calls == 1 and model.calls == 0
+    torch.testing.assert_close(y, model(x, angle.cos(), angle.sin()))
+
+
 class ByClass(nn.Module):
     """A static rotation, called through the class."""
 

@@ -15,7 +15,6 @@ from .handle import Handle
 from .probe import DIM, HEADS, WRITES, probe
 from .rebind import behind_super, called_functions, is_patched, is_replaceable, places, rebind, wrap_method
 from .spec import RotationSpec
-from .surroundings import unchanged
 from .wrapper import Replacement
 
 
@@ -35,6 +34,7 @@ class Patcher:
         self._specs: dict[Any, RotationSpec | str] = {}
         self._replacements: dict[Any, Replacement] = {}
         self._rebuilt: dict[Any, Any] = {}
+        self._searched: set[type[nn.Module]] = set()
 
     def replace_calls(self, module: nn.Module, name: str, method: Any, static: bool) -> None:
         """Rebind a method so that the rotation functions it calls are replaced."""
@@ -77,6 +77,9 @@ class Patcher:
     def report_super(self, module: nn.Module) -> None:
         """Enter into the report the rotations in methods that this module reaches through super()."""
         owner = type(module).__name__
+        if type(module) in self._searched:
+            return
+        self._searched.add(type(module))
         for name, method, base in behind_super(type(module)):
             for global_name, function in called_functions(method).items():
                 if _may_take_tables(function) and isinstance(self._spec(function, function), RotationSpec):
@@ -94,8 +97,7 @@ class Patcher:
             return
         sizes = _sizes(module)
         key = (method, *sorted(sizes))
-        with unchanged(module):
-            spec = self._spec(key, bound, sizes)
+        spec = self._spec(key, bound, sizes)
         if isinstance(spec, RotationSpec):
             replacement = self._replacement(key, bound, spec, sorted({heads for heads, _ in sizes}))
             if key not in self._rebuilt:

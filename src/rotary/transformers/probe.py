@@ -99,7 +99,7 @@ def probe(function: Callable[..., Any], sizes: Sequence[tuple[int, int]] = ((HEA
     has_axis = "unsqueeze_dim" in parameters
     changed: list[str] = []
     try:
-        with torch.no_grad(), restored() as changed:
+        with torch.no_grad(), restored(function) as changed:
             result = _probe(function, sizes, has_axis)
     except WritesArgumentsError:
         return WRITES
@@ -141,7 +141,7 @@ def agrees(
     named = spec.unsqueeze == "argument"
     axis: Any = inspect.signature(function).parameters["unsqueeze_dim"].default if named else spec.unsqueeze
     try:
-        with torch.no_grad(), restored():
+        with torch.no_grad(), restored(function):
             for count in heads:
                 for layout, rows in shapes(count, spec.form, named):
                     trial = Trial(function, spec.form, spec.tensors, layout, rows, dim)

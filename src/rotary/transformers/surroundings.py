@@ -7,7 +7,7 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -76,9 +76,11 @@ def defaults(device: torch.device | str) -> Generator[None, None, None]:
 
 
 @contextmanager
-def restored() -> Generator[list[str], None, None]:
+def restored(function: Callable[..., Any] | None = None) -> Generator[list[str], None, None]:
     """Makes plain float32 CPU tensors in its block, whatever is on around it, and restores random states and defaults that are changed
     there. The list that it yields has, after the block, the names of these.
+
+    function: what is called there; of a method that is bound to a module, what it writes into the module is restored, too.
 
     >>> with restored() as changed:
     ...     _ = torch.rand(1), torch.set_grad_enabled(True)
@@ -86,7 +88,8 @@ def restored() -> Generator[list[str], None, None]:
     (['the random state of torch', 'grad mode'], True)
     """
     changed: list[str] = []
-    with plain_torch(), defaults("cpu"):
+    owner = getattr(function, "__self__", None)
+    with unchanged(owner) if isinstance(owner, nn.Module) else nullcontext(), plain_torch(), defaults("cpu"):
         before = {name: part.read() for name, part in _PARTS.items()}
         try:
             yield changed

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._torch import tracing
 from .._types import CosSin
@@ -17,7 +16,6 @@ from .halves import compared_for_free, cos_sin, equal_halves
 from .probe import HEADS, agrees
 from .rotations import by_formula, by_kernel, by_wide_tables, join, rows_of_all, split
 from .spec import RotationSpec
-from .surroundings import unchanged
 
 
 class Replacement:
@@ -94,10 +92,7 @@ class Replacement:
         if known is None:
             if tracing():
                 return False
-            owner = getattr(self.function, "__self__", None)
-            with unchanged(owner) if isinstance(owner, nn.Module) else contextlib.nullcontext():
-                known = agrees(self.function, self.spec, dim, columns, self.heads)
-            self._sizes[dim, columns] = known
+            known = self._sizes[dim, columns] = agrees(self.function, self.spec, dim, columns, self.heads)
         return known
 
     def _only_defaults(self, arguments: Mapping[str, Any]) -> bool:
