@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rotary.transformers import patch
 from rotary.transformers.halves import compared_for_free, cos_sin, equal_halves
 from rotary.transformers.spec import RotationSpec, Widths
+from support.attention import Attention
 
 COS, SIN = torch.randn(2, 5, 4)
 FULL = {
@@ -36,19 +37,6 @@ def test_channels_of_a_pair_that_differ_have_no_column_per_pair(widths: Widths, 
     tables = [FULL[widths](t) for t in (COS, SIN)]
     tables[changed][2, 3] += 1.0
     assert equal_halves(tables, RotationSpec(widths=widths)) is None
-
-
-def rotated_by_patch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    def turn(x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        return x * cos + torch.cat((-b, a), -1) * sin
-
-    return turn(q), turn(k)
-
-
-class Attention(nn.Module):
-    def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        return rotated_by_patch(q, k, cos, sin)
 
 
 @pytest.mark.parametrize("learned", ["every channel", "every pair"])

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 
 from rotary.transformers import patch
 from rotary.transformers.patched_class import has_replaced_methods, patched_class, release
-
-
-def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    def turn(x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        return x * cos + torch.cat((-b, a), -1) * sin
-
-    return turn(q), turn(k)
+from support.attention import rotate
 
 
 class Attention(nn.Module):

@@ -13,14 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rotary.transformers import Handle, handle_of, patch, unpatch
-
-
-def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    def turn(x: Tensor) -> Tensor:
-        a, b = x.chunk(2, -1)
-        return x * cos + torch.cat((-b, a), -1) * sin
-
-    return turn(q), turn(k)
+from support.attention import rotate
 
 
 class Attention(nn.Module):

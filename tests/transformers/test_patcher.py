@@ -11,24 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from rotary.transformers import handle_of, patch
-
-
-def rotate_tensors(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    half = q.shape[-1] // 2
-
-    def turn(x: Tensor) -> Tensor:
-        return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
-
-    return turn(q), turn(k)
+from support.attention import Attention, rotate
 
 
 def weird(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return q * cos + k * sin, k * cos
-
-
-class Attention(nn.Module):
-    def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        return rotate_tensors(q, k, cos, sin)
 
 
 def arguments() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -46,7 +33,7 @@ class Scaled(Attention):
         self.register_buffer("table", torch.zeros(3))
 
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        return rotate_tensors(q, k, cos, sin)
+        return rotate(q, k, cos, sin)
 
     def set_rope_scaling(self, kind: Any, factor: Any) -> None:
         self.kind, self.factor = kind, factor
@@ -121,16 +108,14 @@ class Overridden(Attention):
 
 def test_a_rotation_that_is_reached_through_super_is_named_in_the_report():
     model = OfSuper()
-    with pytest.warns(
-        UserWarning, match=r"OfSuper: rotate_tensors, because OfSuper\.forward reaches it through Attention"
-    ):
+    with pytest.warns(UserWarning, match=r"OfSuper: rotate, because OfSuper\.forward reaches it through Attention"):
         handle = patch(model)
     expected = Attention()(*(given := arguments()))
     torch.testing.assert_close(model(*given), expected)
     handle.remove()
     both = nn.ModuleList([OfSuper(), Attention()])
     with patch(both) as handle:
-        assert set(handle.report().left) == {("OfSuper", "rotate_tensors")}
+        assert set(handle.report().left) == {("OfSuper", "rotate")}
     with pytest.raises(ValueError, match="nothing in Overridden rotates in a recognised way$"):
         patch(Overridden())
 
@@ -156,7 +141,7 @@ class Logs(Attention):
     def forward(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         if self.training and q.shape[0] > 99:
             rotate_log("run.log", 2**20, 3)
-        return rotate_tensors(q, k, cos, sin)
+        return rotate(q, k, cos, sin)
 
 
 def test_a_function_that_rotates_log_files_is_not_called():
